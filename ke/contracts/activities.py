@@ -1,0 +1,162 @@
+"""The activities as a workflow sees them: names, arguments and results, without their code.
+
+Workflows call these signatures. The classes in `activities/` subclass them and repeat `@activity.defn` with the
+same name, so the workflow sandbox never loads a database driver.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from temporalio import activity
+
+from ke.contracts.cleanup import CleanupInput, CleanupReceipt
+from ke.contracts.jobs import (
+    CancellationReceipt,
+    CollectSpec,
+    Counters,
+    ExtractSpec,
+    JobError,
+    JobInput,
+    JobOutcome,
+    JobStatus,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedJob:
+    """What the workflow needs to know of the row it works for."""
+
+    epoch: int
+    status: JobStatus
+    """Running; or cancelling, when the cancel came before the start; or terminal, when there is nothing to do."""
+    started_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """A compare-and-set of a job's state."""
+
+    job_id: str
+    status: JobStatus
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseJob:
+    """How a job ended; the row gets its result with it."""
+
+    job_id: str
+    cancelled: bool = False
+    error: JobError | None = None
+    cancellation: CancellationReceipt | None = None
+    cleanup: bool = False
+    """Whether a cleanup follows at once: the job's artifacts become `cleaning` with its last state."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectSlice:
+    """One activity's share of a collect lane."""
+
+    job_id: str
+    epoch: int
+    spec: CollectSpec
+    extract: bool
+    """Whether the job has an extract lane, which is told of every new source."""
+    started_at: str
+    """When the job started, ISO 8601: `max_seconds` counts from there."""
+    max_pages: int = 500
+    """Pages in this slice."""
+    max_seconds: float = 120.0
+    """Seconds in this slice."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractSlice:
+    """One activity's share of an extract lane."""
+
+    job_id: str
+    epoch: int
+    spec: ExtractSpec
+    collecting: bool
+    """Whether the job has a collect lane, so that more sources may come until that is done."""
+    max_seconds: float = 120.0
+    """Seconds in this slice."""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceReport:
+    """What a slice did, and whether its lane is at its end."""
+
+    done: bool
+    counters: Counters
+    """The lane's totals after this slice."""
+    interrupted: bool = False
+    """Whether a cancellation ended the slice; what it had was committed first."""
+    note: str = ""
+    """For people: what the lane waits for, or why it ended."""
+
+
+class RecordActivities(Protocol):
+    """Short activities that keep the job's row true."""
+
+    @activity.defn(name="open_job")
+    async def open_job(self, job: JobInput) -> OpenedJob:
+        """Writes the row when it is missing and sets it running."""
+        ...
+
+    @activity.defn(name="set_job_status")
+    async def set_job_status(self, change: StatusChange) -> JobStatus:
+        """Changes the state if that is allowed from where it is; returns the state it is in then."""
+        ...
+
+    @activity.defn(name="close_job")
+    async def close_job(self, close: CloseJob) -> JobOutcome:
+        """Counts, and writes the terminal state with its result."""
+        ...
+
+
+class CollectActivities(Protocol):
+    """Fetching."""
+
+    @activity.defn(name="collect_pages")
+    async def collect_pages(self, piece: CollectSlice) -> SliceReport:
+        """Fetches pages of the frontier until the slice or the frontier ends."""
+        ...
+
+
+class ExtractActivities(Protocol):
+    """Chunks, vectors, entities."""
+
+    @activity.defn(name="extract_sources")
+    async def extract_sources(self, piece: ExtractSlice) -> SliceReport:
+        """Extracts sources until the slice ends or none is left."""
+        ...
+
+
+class CleanupActivities(Protocol):
+    """The steps of a cleanup, each of which may be repeated at any point without changing the receipt."""
+
+    @activity.defn(name="begin_cleanup")
+    async def begin_cleanup(self, cleanup: CleanupInput) -> CleanupReceipt:
+        """Refuses an active job, raises the write epoch, counts what there is and opens the receipt."""
+        ...
+
+    @activity.defn(name="delete_vectors")
+    async def delete_vectors(self, cleanup: CleanupInput) -> None:
+        """Deletes the job's points, at most 1,000 ids a batch."""
+        ...
+
+    @activity.defn(name="delete_sources")
+    async def delete_sources(self, cleanup: CleanupInput) -> None:
+        """Deletes the job's sources; extractions and entities go by cascade and are counted."""
+        ...
+
+    @activity.defn(name="purge_dead_letters")
+    async def purge_dead_letters(self, cleanup: CleanupInput) -> None:
+        """Deletes the job's dead letters and its frontier."""
+        ...
+
+    @activity.defn(name="verify_cleanup")
+    async def verify_cleanup(self, cleanup: CleanupInput) -> CleanupReceipt:
+        """Counts every store exactly and closes the receipt, as cleaned or as failed."""
+        ...

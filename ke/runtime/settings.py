@@ -1,0 +1,90 @@
+"""Every setting there is, in one place: `KE_` and its name in capitals, from the environment."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ke.contracts.naming import TaskQueue
+
+
+class Settings(BaseSettings):
+    """The settings of all of `ke`'s processes.
+
+    Raises:
+        pydantic.ValidationError: A value does not fit; its message names the setting.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="KE_", frozen=True, populate_by_name=True)
+
+    # Where things are
+    data_dir: Path = Path(".ke")
+    """The folder of the embedded stack; also where `endpoints.json` is looked for."""
+    api_url: str | None = None
+    """The gateway that the CLI and the MCP tools talk to; else the one in `endpoints.json`."""
+    temporal_address: str | None = None
+    """host:port of Temporal's frontend; unset: the embedded one."""
+    temporal_namespace: str = "default"
+    temporal_api_key: SecretStr | None = None
+    """API key for Temporal Cloud; turns TLS on."""
+    temporal_tls: bool = False
+    database_url: SecretStr | None = None
+    """postgresql://user:password@host:port/name; unset: the embedded one."""
+    qdrant_url: str | None = None
+    """http://host:6333 of a Qdrant server; unset: the embedded engine."""
+    qdrant_api_key: SecretStr | None = None
+
+    # The embedded stack
+    api_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """Port of the gateway; 0: any free one."""
+    ui_port: Annotated[int, Field(ge=0, le=65535)] = 8233
+    """Port of Temporal's web UI; 0: any free one."""
+    temporal_port: Annotated[int, Field(ge=0, le=65535)] = 7233
+    """Port of Temporal's frontend; 0: any free one."""
+    workers: Annotated[int, Field(ge=0, le=64)] = 1
+    """Worker processes that `ke up` starts."""
+    temporal_cli: Path | None = None
+    """The `temporal` binary to use, before any other."""
+
+    # Work
+    task_queues: Annotated[tuple[TaskQueue, ...], NoDecode] = tuple(TaskQueue)
+    """The task queues a worker serves, comma-separated."""
+    heartbeat_cap_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """The longest pause between two heartbeats, seconds; a cancel is seen at the next one. The embedded stack sets 0.2."""
+    cpu_processes: Annotated[int | None, Field(ge=1, le=64)] = None
+    """Processes for parsing, embedding and entities in each worker; unset: one for each core."""
+    graceful_shutdown_s: Annotated[float, Field(ge=0, le=600)] = 20.0
+    """Seconds a worker gives its activities to hand back their work on SIGTERM."""
+    fetch_allow: Annotated[frozenset[str], NoDecode] = frozenset()
+    """Exact host:port pairs, comma-separated, that may be fetched though they are not public."""
+    user_agent: str = "ke/0.1 (+https://github.com/ke)"
+    """What the fetcher calls itself; robots.txt groups are chosen by the part before the slash."""
+    fetch_timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """Seconds for one request, redirects and body included."""
+    fetch_max_bytes: Annotated[int, Field(ge=1024)] = 10_000_000
+    """The longest body, decompressed, in bytes."""
+    log_level: str = "INFO"
+
+    @field_validator("task_queues", mode="before")
+    @classmethod
+    def _split_queues(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("fetch_allow", mode="before")
+    @classmethod
+    def _split_allow(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = frozenset(part.strip().lower() for part in value.split(",") if part.strip())
+        for pair in pairs:
+            host, _, port = pair.rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError(f"{pair!r} is not host:port")
+        return pairs
+
+    @cached_property
+    def endpoints_file(self) -> Path:
+        """The file by which a running embedded stack is found."""
+        return self.data_dir / "endpoints.json"

@@ -1,0 +1,262 @@
+"""The tables. Alembic's migrations build them; a test holds the two equal."""
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+
+from ke.contracts.cleanup import CleanupStatus
+from ke.contracts.jobs import COUNTER_NAMES, TERMINAL, Artifacts, JobKind, JobStatus, Lane
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+TIME: Final = sa.DateTime(timezone=True)
+NOW: Final = sa.text("clock_timestamp()")
+EMPTY: Final = sa.text("'{}'::jsonb")
+
+
+def _one_of(column: str, values: type) -> str:
+    names = ", ".join(f"'{value}'" for value in values)  # type: ignore[attr-defined]
+    return f"{column} IN ({names})"
+
+
+def _id() -> sa.Column[object]:
+    return sa.Column("id", UUID(as_uuid=True), primary_key=True)
+
+
+def _seq() -> sa.Column[int]:
+    """The order of arrival: what lists are paged by."""
+    return sa.Column("seq", sa.BigInteger, sa.Identity(always=True), nullable=False)
+
+
+def _ref(name: str, target: str, *, cascade: bool = False) -> sa.Column[object]:
+    return sa.Column(
+        name,
+        UUID(as_uuid=True),
+        sa.ForeignKey(target, ondelete="CASCADE" if cascade else None),
+        nullable=False,
+    )
+
+
+_TERMINAL_SQL: Final = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    _id(),
+    _seq(),
+    sa.Column("tenant", sa.Text, nullable=False, server_default="default"),
+    sa.Column("idempotency_key", sa.Text),
+    sa.Column("request_hash", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False, server_default=JobStatus.QUEUED.value),
+    sa.Column("artifacts", sa.Text, nullable=False, server_default=Artifacts.PRESENT.value),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("labels", JSONB, nullable=False, server_default=EMPTY),
+    sa.Column("params", JSONB, nullable=False, server_default=EMPTY),
+    sa.Column("result", JSONB),
+    sa.Column("error", JSONB),
+    sa.Column("workflow_id", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text),
+    sa.Column("write_epoch", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("cancel_reason", sa.Text),
+    sa.Column("created_at", TIME, nullable=False),
+    sa.Column("started_at", TIME),
+    sa.Column("cancel_requested_at", TIME),
+    sa.Column("completed_at", TIME),
+    sa.Column("deleted_at", TIME),  # a tombstone: the key stays taken, the rest reads as gone
+    sa.CheckConstraint(_one_of("kind", JobKind), name="kind"),
+    sa.CheckConstraint(_one_of("status", JobStatus), name="status"),
+    sa.CheckConstraint(_one_of("artifacts", Artifacts), name="artifacts"),
+    sa.CheckConstraint(
+        f"(status IN ({_TERMINAL_SQL})) = (completed_at IS NOT NULL)"
+        f" AND (status IN ({_TERMINAL_SQL})) = (result IS NOT NULL)",
+        name="terminal",
+    ),
+    sa.Index(None, "tenant", "idempotency_key", unique=True, postgresql_where=sa.text("idempotency_key IS NOT NULL")),
+    sa.Index(None, "seq", unique=True),
+    sa.Index(None, "status", postgresql_where=sa.text(f"status NOT IN ({_TERMINAL_SQL})")),
+    sa.Index(None, "project", "seq"),
+)
+"""One row a job. `write_epoch` is the fence: a write whose epoch is not the row's is refused."""
+
+job_progress = sa.Table(
+    "job_progress",
+    metadata,
+    sa.Column("job_id", UUID(as_uuid=True), sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("lane", sa.Text, primary_key=True),
+    *(sa.Column(name, sa.BigInteger, nullable=False, server_default="0") for name in COUNTER_NAMES),
+    sa.Column("done", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("note", sa.Text, nullable=False, server_default=""),
+    sa.Column("updated_at", TIME, nullable=False, server_default=NOW),
+    sa.CheckConstraint(_one_of("lane", Lane), name="lane"),
+)
+"""The counters of each lane, written with each batch; never on the job's row, whose share lock the lanes hold."""
+
+PAGE_STATES: Final = ("pending", "fetching", "fetched", "duplicate", "failed", "skipped")
+
+pages = sa.Table(
+    "pages",
+    metadata,
+    _id(),
+    _seq(),
+    _ref("job_id", "jobs.id"),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("depth", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, server_default="pending"),
+    sa.Column("reason", sa.Text),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("claim", UUID(as_uuid=True)),
+    sa.Column("not_before", TIME),
+    sa.Column("http_status", sa.Integer),
+    sa.Column("final_url", sa.Text),
+    sa.Column("content_type", sa.Text),
+    sa.Column("content_hash", sa.LargeBinary),
+    sa.Column("etag", sa.Text),
+    sa.Column("last_modified", sa.Text),
+    sa.Column("bytes", sa.BigInteger),
+    sa.Column("fetched_at", TIME),
+    sa.CheckConstraint(f"state IN {PAGE_STATES}", name="state"),
+    sa.Index(None, "job_id", "seq"),
+    sa.Index(
+        "ix_pages_frontier", "job_id", "depth", "seq", postgresql_where=sa.text("state IN ('pending', 'fetching')")
+    ),
+)
+"""The frontier of a crawl. The id is made of job and canonical URL, so a URL is there once per job."""
+
+sources = sa.Table(
+    "sources",
+    metadata,
+    _id(),
+    _seq(),
+    _ref("job_id", "jobs.id"),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("title", sa.Text),
+    sa.Column("text", sa.Text, nullable=False),  # Markdown
+    sa.Column("metadata", JSONB, nullable=False, server_default=EMPTY),
+    sa.Column("content_type", sa.Text, nullable=False),
+    sa.Column("content_hash", sa.LargeBinary, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("fetched_at", TIME, nullable=False),
+    sa.Index(None, "job_id", "seq"),
+    sa.Index(None, "job_id", "content_hash"),
+)
+"""A stored document, owned by the job that fetched it."""
+
+TASK_STATES: Final = ("pending", "claimed", "done", "failed", "skipped")
+
+extraction_tasks = sa.Table(
+    "extraction_tasks",
+    metadata,
+    sa.Column("job_id", UUID(as_uuid=True), sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("source_id", UUID(as_uuid=True), sa.ForeignKey("sources.id", ondelete="CASCADE"), primary_key=True),
+    _seq(),
+    sa.Column("state", sa.Text, nullable=False, server_default="pending"),
+    sa.Column("claim", UUID(as_uuid=True)),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.CheckConstraint(f"state IN {TASK_STATES}", name="state"),
+    sa.Index(None, "source_id"),
+    sa.Index(None, "job_id", "state", "seq"),
+)
+"""Which sources a job extracts, and how far it is: the frontier of the extract lane."""
+
+EXTRACTION_STATES: Final = ("pending", "ready")
+
+extractions = sa.Table(
+    "extractions",
+    metadata,
+    _id(),
+    _seq(),
+    _ref("job_id", "jobs.id"),
+    _ref("owner_job_id", "jobs.id"),
+    _ref("source_id", "sources.id", cascade=True),
+    sa.Column("chunk_number", sa.Integer, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("heading", sa.Text, nullable=False, server_default=""),
+    sa.Column("start", sa.Integer, nullable=False),  # characters into the source's text
+    sa.Column("end", sa.Integer, nullable=False),
+    sa.Column("tokens", sa.Integer, nullable=False),
+    sa.Column("embedder", sa.Text, nullable=False),
+    sa.Column("collection", sa.Text, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, server_default="pending"),
+    sa.CheckConstraint(f"state IN {EXTRACTION_STATES}", name="state"),
+    sa.Index(None, "job_id", "seq"),
+    sa.Index(None, "owner_job_id", "id"),
+    sa.Index(None, "source_id"),
+)
+"""One chunk. Its id is its point's id in the vector store; `ready` means that the point is there."""
+
+entities = sa.Table(
+    "entities",
+    metadata,
+    _id(),
+    _seq(),
+    _ref("job_id", "jobs.id"),
+    _ref("extraction_id", "extractions.id", cascade=True),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("start", sa.Integer, nullable=False),  # characters into the extraction's text
+    sa.Column("end", sa.Integer, nullable=False),
+    sa.Index(None, "job_id", "seq"),
+    sa.Index(None, "extraction_id"),
+)
+"""A mention of a named entity in a chunk."""
+
+dead_letters = sa.Table(
+    "dead_letters",
+    metadata,
+    _id(),
+    _seq(),
+    _ref("job_id", "jobs.id"),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("subject_id", UUID(as_uuid=True), nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("error_type", sa.Text, nullable=False),
+    sa.Column("error_message", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("first_failed_at", TIME, nullable=False),
+    sa.Column("last_failed_at", TIME, nullable=False),
+    sa.CheckConstraint("subject IN ('page', 'source')", name="subject"),
+    sa.Index(None, "job_id", "seq"),
+)
+"""What failed for good: one letter for each page or source."""
+
+cleanups = sa.Table(
+    "cleanups",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # cleanup-<job>
+    sa.Column("job_id", UUID(as_uuid=True), nullable=False),  # no foreign key: a receipt outlives its job
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("planned", JSONB, nullable=False),
+    sa.Column("deleted", JSONB, nullable=False, server_default=EMPTY),
+    sa.Column("remaining", JSONB, nullable=False, server_default=EMPTY),
+    sa.Column("delete_record", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("error", sa.Text),
+    sa.Column("started_at", TIME, nullable=False),
+    sa.Column("completed_at", TIME),
+    sa.CheckConstraint(_one_of("status", CleanupStatus), name="status"),
+    sa.Index(None, "job_id"),
+)
+"""The receipts."""
+
+cleanup_batches = sa.Table(
+    "cleanup_batches",
+    metadata,
+    sa.Column("cleanup_id", sa.Text, sa.ForeignKey("cleanups.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("store", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("collection", sa.Text),
+    sa.Column("ids", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=sa.text("'{}'::uuid[]")),
+    sa.Column("counts", JSONB, nullable=False, server_default=EMPTY),  # store name: how many
+    sa.Column("done", sa.Boolean, nullable=False, server_default=sa.false()),
+)
+"""What a cleanup deletes, batch by batch: written before the delete, so that a crash cannot lose a number."""
