@@ -277,3 +277,13 @@ class CancelRequest:
 
     reason: str = ""
     delete_record: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsChange:
+    """The argument of the `set_limits` update; what is None stays as it is."""
+
+    max_pages: int | None = None
+    max_depth: int | None = None
+    max_bytes: int | None = None
+    max_seconds: int | None = None

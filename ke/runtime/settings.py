@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     task_queues: Annotated[tuple[TaskQueue, ...], NoDecode] = tuple(TaskQueue)
     """The task queues a worker serves, comma-separated."""
     heartbeat_cap_s: Annotated[float, Field(gt=0, le=60)] = 1.0
-    """The longest pause between two heartbeats, seconds; a cancel is seen at the next one. The embedded stack sets 0.2."""
+    """Seconds between two heartbeats, at most; a cancel is seen at the next one. The embedded stack sets 0.2."""
     cpu_processes: Annotated[int | None, Field(ge=1, le=64)] = None
     """Processes for parsing, embedding and entities in each worker; unset: one for each core."""
     graceful_shutdown_s: Annotated[float, Field(ge=0, le=600)] = 20.0

@@ -1,0 +1,145 @@
+"""The connection to Postgres: transactions with deadlines, one translation of its errors, migrations."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib.resources import files
+from typing import Final
+
+import asyncpg
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from ke.contracts.errors import DatabaseUnavailable, InvalidInput
+
+CONNECT_TIMEOUT_S: Final = 5.0
+POOL_TIMEOUT_S: Final = 10.0
+STATEMENT_TIMEOUT_S: Final = 60.0
+MIGRATION_LOCK: Final = 0x6B65  # "ke": any fixed number; only migrations take it
+
+_UNAVAILABLE_STATES: Final = ("08", "53", "57P", "40001", "40P01", "55P03", "57014", "25P03")
+"""SQLSTATE prefixes after which the same transaction may well succeed: connection errors, resources exhausted,
+shutdown and recovery, serialization failure, deadlock, lock or statement timeout (PostgreSQL manual, appendix A)."""
+
+
+def _async_url(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+    except exc.ArgumentError as error:
+        raise InvalidInput("KE_DATABASE_URL is not a database URL") from error
+    if parsed.get_backend_name() not in {"postgresql", "postgres"}:
+        raise InvalidInput(f"KE_DATABASE_URL must be postgresql://..., not {parsed.drivername}://...")
+    return parsed.set(drivername="postgresql+asyncpg")
+
+
+def _is_transient(error: exc.DBAPIError) -> bool:
+    if error.connection_invalidated or isinstance(error, exc.InterfaceError):
+        return True
+    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    return isinstance(state, str) and state.startswith(_UNAVAILABLE_STATES)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turns every sign of an absent or overloaded server into `DatabaseUnavailable`; other errors are bugs and pass."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        if not _is_transient(error):
+            raise
+        raise DatabaseUnavailable(f"The database did not answer: {error.orig}") from error
+    except (exc.TimeoutError, TimeoutError, OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+        raise DatabaseUnavailable(f"The database did not answer: {type(error).__name__}") from error
+    except (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError) as error:
+        raise DatabaseUnavailable(f"The database did not answer: {error}") from error
+
+
+class Database:
+    """A pool of connections to one Postgres database."""
+
+    def __init__(self, url: str, *, pool_size: int = 10, application_name: str = "ke") -> None:
+        """Opens nothing yet.
+
+        Args:
+            url: postgresql://user:password@host:port/name
+            pool_size: Connections at most.
+            application_name: Shown in pg_stat_activity.
+
+        Raises:
+            InvalidInput: The URL is not one of Postgres.
+        """
+        self._engine: AsyncEngine = create_async_engine(
+            _async_url(url),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
+            pool_pre_ping=True,
+            connect_args={
+                "timeout": CONNECT_TIMEOUT_S,
+                "command_timeout": STATEMENT_TIMEOUT_S,
+                "server_settings": {
+                    "application_name": application_name,
+                    "timezone": "UTC",
+                    "jit": "off",
+                    "statement_timeout": str(int(STATEMENT_TIMEOUT_S * 1000)),
+                    "idle_in_transaction_session_timeout": "60000",
+                },
+            },
+        )
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """The unit of work: commits when its block ends well, rolls back when it does not.
+
+        Raises:
+            DatabaseUnavailable: Postgres is not there, or too busy; nothing was written, or, when it was lost at
+                the commit itself, it is unknown whether it was. Writes are idempotent for that reason.
+        """
+        with translated_errors():
+            async with self._engine.begin() as connection:
+                yield connection
+
+    async def is_up(self, *, timeout_s: float = 1.0) -> bool:
+        """Whether a query comes back in time; never raises."""
+        try:
+            async with asyncio.timeout(timeout_s), self.transaction() as connection:
+                await connection.execute(sa.text("SELECT 1"))
+        except (DatabaseUnavailable, TimeoutError):
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._engine.dispose()
+
+
+def alembic_config(url: str) -> Config:
+    """Alembic's configuration for the migrations inside this package."""
+    config = Config()
+    config.set_main_option("script_location", str(files("ke.storage").joinpath("migrations")))
+    config.attributes["url"] = _async_url(url)
+    return config
+
+
+def _upgrade(connection: sa.Connection, config: Config) -> None:
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+async def migrate(url: str) -> None:
+    """Brings the database to the newest schema; two at once wait for each other.
+
+    Raises:
+        DatabaseUnavailable: Postgres is not there.
+    """
+    engine = create_async_engine(_async_url(url), poolclass=sa.NullPool, connect_args={"timeout": CONNECT_TIMEOUT_S})
+    try:
+        with translated_errors():
+            async with engine.begin() as connection:
+                await connection.run_sync(_upgrade, alembic_config(url))
+    finally:
+        await engine.dispose()

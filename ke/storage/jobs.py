@@ -1,0 +1,270 @@
+"""The `jobs` table: accepting, reading, and changing the state by compare-and-set."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ke.contracts.errors import Fenced, Gone, NotFound
+from ke.contracts.jobs import (
+    COUNTER_NAMES,
+    WRITABLE,
+    Artifacts,
+    Counters,
+    JobInput,
+    JobKind,
+    JobStatus,
+    Lane,
+    params_of,
+    sources_of,
+)
+from ke.contracts.naming import job_workflow_id
+from ke.storage.tables import job_progress, jobs
+
+_NOW: Final = sa.func.clock_timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A row of `jobs`."""
+
+    id: uuid.UUID
+    seq: int
+    tenant: str
+    idempotency_key: str | None
+    request_hash: str
+    kind: JobKind
+    status: JobStatus
+    artifacts: Artifacts
+    project: str
+    labels: dict[str, str]
+    params: dict[str, Any]
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    workflow_id: str
+    run_id: str | None
+    write_epoch: int
+    cancel_reason: str | None
+    created_at: datetime
+    started_at: datetime | None
+    cancel_requested_at: datetime | None
+    completed_at: datetime | None
+    deleted_at: datetime | None
+
+
+def _row(record: sa.Row[Any]) -> JobRow:
+    values = dict(record._mapping)  # noqa: SLF001  (SQLAlchemy's documented name for a row as a mapping)
+    values["kind"] = JobKind(values["kind"])
+    values["status"] = JobStatus(values["status"])
+    values["artifacts"] = Artifacts(values["artifacts"])
+    return JobRow(**values)
+
+
+async def insert_job(connection: AsyncConnection, job: JobInput, *, status: JobStatus = JobStatus.QUEUED) -> bool:
+    """Writes the row of a new job; returns False when there is one already, or a tombstone.
+
+    Two inserts of one id at once wait for each other, so that the second sees what the first decided.
+    """
+    statement = (
+        insert(jobs)
+        .values(
+            id=uuid.UUID(job.job_id),
+            tenant=job.tenant,
+            idempotency_key=job.idempotency_key,
+            request_hash=job.request_hash,
+            kind=job.kind.value,
+            status=status.value,
+            project=job.project,
+            labels=job.labels,
+            params=params_of(job),
+            workflow_id=job_workflow_id(job.job_id),
+            created_at=datetime.fromisoformat(job.created_at),
+        )
+        .on_conflict_do_nothing()
+        .returning(jobs.c.id)
+    )
+    return (await connection.execute(statement)).first() is not None
+
+
+async def find_job(connection: AsyncConnection, job_id: uuid.UUID, *, lock: bool = False) -> JobRow | None:
+    """The row, tombstones included; with `lock` no one else changes it until the transaction ends."""
+    statement = sa.select(jobs).where(jobs.c.id == job_id)
+    if lock:
+        statement = statement.with_for_update()
+    record = (await connection.execute(statement)).first()
+    return _row(record) if record else None
+
+
+async def get_job(connection: AsyncConnection, job_id: uuid.UUID, *, lock: bool = False) -> JobRow:
+    """The row of a job that exists.
+
+    Raises:
+        NotFound: There is no such job, or it was deleted.
+    """
+    row = await find_job(connection, job_id, lock=lock)
+    if row is None or row.deleted_at is not None:
+        raise NotFound(f"There is no job {job_id}.")
+    return row
+
+
+async def list_jobs(
+    connection: AsyncConnection,
+    *,
+    limit: int,
+    before_seq: int | None = None,
+    kind: JobKind | None = None,
+    statuses: Sequence[JobStatus] = (),
+    project: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+) -> list[JobRow]:
+    """Jobs, newest first, at most `limit`; the next page starts before the last row's `seq`."""
+    statement = sa.select(jobs).where(jobs.c.deleted_at.is_(None)).order_by(jobs.c.seq.desc()).limit(limit)
+    if before_seq is not None:
+        statement = statement.where(jobs.c.seq < before_seq)
+    if kind is not None:
+        statement = statement.where(jobs.c.kind == kind.value)
+    if statuses:
+        statement = statement.where(jobs.c.status.in_([status.value for status in statuses]))
+    if project is not None:
+        statement = statement.where(jobs.c.project == project)
+    if created_after is not None:
+        statement = statement.where(jobs.c.created_at > created_after)
+    if created_before is not None:
+        statement = statement.where(jobs.c.created_at < created_before)
+    return [_row(record) for record in await connection.execute(statement)]
+
+
+async def set_run_id(connection: AsyncConnection, job_id: uuid.UUID, run_id: str) -> None:
+    """Records the Temporal run that works for the job."""
+    await connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(run_id=run_id))
+
+
+async def open_job(connection: AsyncConnection, job: JobInput, run_id: str) -> JobRow:
+    """Sets a queued job running, first writing its row when a lost commit lost that.
+
+    A job that is already cancelling, or ended, stays what it is. A tombstone is never made a job again.
+
+    Raises:
+        Gone: The job was deleted.
+    """
+    await insert_job(connection, job)
+    row = await find_job(connection, uuid.UUID(job.job_id), lock=True)
+    if row is None or row.deleted_at is not None:
+        raise Gone(f"The job {job.job_id} was deleted.")
+    if row.status is JobStatus.QUEUED:
+        moved = await move_job(connection, row.id, JobStatus.RUNNING, run_id=run_id, started_at=_NOW)
+        return moved or row
+    await set_run_id(connection, row.id, run_id)
+    return row
+
+
+async def move_job(connection: AsyncConnection, job_id: uuid.UUID, target: JobStatus, **values: Any) -> JobRow | None:
+    """Compare-and-set: moves the job to `target` when `TRANSITIONS` allows that from where it is.
+
+    Args:
+        connection: The transaction.
+        job_id: The job.
+        target: The state to reach.
+        values: Further columns to set with it.
+
+    Returns:
+        The new row, or None when the job is in no state from which `target` may be reached.
+    """
+    allowed = [status.value for status in sources_of(target)]
+    statement = (
+        sa.update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.status.in_(allowed), jobs.c.deleted_at.is_(None))
+        .values(status=target.value, **values)
+        .returning(*jobs.c)
+    )
+    record = (await connection.execute(statement)).first()
+    return _row(record) if record else None
+
+
+async def request_cancel(connection: AsyncConnection, job_id: uuid.UUID, reason: str) -> JobRow | None:
+    """Moves the job to `cancelling`; returns None when it is in no state in which that can be asked for."""
+    return await move_job(connection, job_id, JobStatus.CANCELLING, cancel_reason=reason, cancel_requested_at=_NOW)
+
+
+async def hold_fence(connection: AsyncConnection, job_id: uuid.UUID, epoch: int) -> None:
+    """Makes sure, until the transaction ends, that the job may still be written under this epoch.
+
+    Takes a share lock on the job's row: whoever raises the epoch or ends the job waits for writes under way, and
+    later writes are refused. Never update the row after this in the same transaction: two lanes that both hold the
+    share lock would wait for each other.
+
+    Raises:
+        Fenced: The epoch is old, or the job is not running, paused or cancelling.
+    """
+    statement = (
+        sa.select(jobs.c.id)
+        .where(
+            jobs.c.id == job_id,
+            jobs.c.write_epoch == epoch,
+            jobs.c.status.in_([status.value for status in WRITABLE]),
+        )
+        .with_for_update(read=True)
+    )
+    if (await connection.execute(statement)).first() is None:
+        raise Fenced(f"Job {job_id} may not be written under epoch {epoch} any more.")
+
+
+async def add_progress(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    lane: Lane,
+    delta: Counters,
+    *,
+    seeded: bool | None = None,
+    done: bool | None = None,
+    note: str | None = None,
+) -> Counters:
+    """Adds to a lane's counters, in the transaction of the batch they count; returns the lane's totals."""
+    flags = {k: v for k, v in {"seeded": seeded, "done": done, "note": note}.items() if v is not None}
+    statement = insert(job_progress).values(
+        job_id=job_id, lane=lane.value, **{name: getattr(delta, name) for name in COUNTER_NAMES}, **flags
+    )
+    sums = {name: job_progress.c[name] + statement.excluded[name] for name in COUNTER_NAMES}
+    returning = statement.on_conflict_do_update(
+        index_elements=["job_id", "lane"], set_={**sums, **flags, "updated_at": _NOW}
+    ).returning(*(job_progress.c[name] for name in COUNTER_NAMES))
+    record = (await connection.execute(returning)).one()
+    return Counters(**record._mapping)  # noqa: SLF001
+
+
+@dataclass(frozen=True, slots=True)
+class LaneProgress:
+    """A row of `job_progress`."""
+
+    counters: Counters
+    seeded: bool = False
+    done: bool = False
+    note: str = ""
+
+
+async def lane_progress(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane) -> LaneProgress:
+    """How far a lane is; zeros when it has not begun."""
+    found = await progress_of(connection, [job_id])
+    return found.get((job_id, lane), LaneProgress(Counters()))
+
+
+async def progress_of(
+    connection: AsyncConnection, job_ids: Sequence[uuid.UUID]
+) -> dict[tuple[uuid.UUID, Lane], LaneProgress]:
+    """How far the lanes of these jobs are."""
+    statement = sa.select(job_progress).where(job_progress.c.job_id.in_(job_ids))
+    return {
+        (record.job_id, Lane(record.lane)): LaneProgress(
+            Counters(**{name: record._mapping[name] for name in COUNTER_NAMES}),  # noqa: SLF001
+            record.seeded,
+            record.done,
+            record.note,
+        )
+        for record in await connection.execute(statement)
+    }
