@@ -5,7 +5,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
+from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 
 from ke.contracts.activities import (
     CloseJob,
@@ -122,7 +123,7 @@ class JobWorkflow:
     # The run
 
     @workflow.run
-    async def run(self, job: JobInput) -> JobOutcome:
+    async def run(self, _job: JobInput) -> JobOutcome:
         """Runs the job to its end.
 
         Returns:
@@ -152,7 +153,7 @@ class JobWorkflow:
 
     async def _open(self) -> None:
         self._opened = await workflow.execute_activity_method(
-            RecordActivities.open_job, self._job, summary="open the record", **policies.RECORD
+            RecordActivities.open_job, self._job, **policies.record("open the record")
         )
         self._show(self._opened.status)
 
@@ -187,7 +188,7 @@ class JobWorkflow:
                 if not self._interrupted or isinstance(error.cause, ApplicationError):
                     raise
                 # The slice was cancelled before a worker had it, or its worker is dead and cannot acknowledge.
-                self._count_answer(timed_out=isinstance(error.cause, TimeoutError))
+                self._count_answer(timed_out=isinstance(error.cause, ActivityTimeoutError))
                 return
             finally:
                 del self._running[lane]
@@ -219,8 +220,7 @@ class JobWorkflow:
                     max_pages=policies.SLICE_MAX_PAGES,
                     max_seconds=policies.SLICE_MAX_SECONDS,
                 ),
-                summary=f"collect, slice {self._slices + 1}",
-                **policies.COLLECT,
+                **policies.lane_slice(TaskQueue.COLLECT, f"collect, slice {self._slices + 1}"),
             )
         assert self._job.extract is not None  # noqa: S101  (the other lane there is)
         return workflow.start_activity_method(
@@ -232,7 +232,6 @@ class JobWorkflow:
                 collecting=self._job.collect is not None,
                 max_seconds=policies.SLICE_MAX_SECONDS,
             ),
-            summary=f"extract, slice {self._slices + 1}",
             **policies.EXTRACT,
         )
 
@@ -260,8 +259,7 @@ class JobWorkflow:
         now = await workflow.execute_activity_method(
             RecordActivities.set_job_status,
             StatusChange(self._job.job_id, status, reason),
-            summary=f"record {status}",
-            **policies.RECORD,
+            **policies.record(f"record {status}"),
         )
         self._show(now)
 
@@ -295,7 +293,7 @@ class JobWorkflow:
             cleanup=self._cancel is not None,
         )
         outcome = await workflow.execute_activity_method(
-            RecordActivities.close_job, close, summary="close the record", **policies.CLOSE
+            RecordActivities.close_job, close, **policies.close("close the record")
         )
         self._totals = {Lane.COLLECT: outcome.counters}
         self._show(outcome.status)

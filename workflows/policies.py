@@ -23,37 +23,40 @@ SLICE_MAX_SECONDS: Final = 120.0
 """A slice ends itself after this, so that its report reaches the history and the web UI."""
 SLICE_MAX_PAGES: Final = 500
 
-RECORD: Final = ActivityConfig(
-    task_queue=TaskQueue.JOBS,
-    start_to_close_timeout=timedelta(seconds=90),
-    retry_policy=RETRY,
-    cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-    priority=Priority(priority_key=1),
-)
-"""Short writes to the job's row, before all other work."""
 
-CLOSE: Final = ActivityConfig(
-    task_queue=TaskQueue.JOBS,
-    start_to_close_timeout=timedelta(minutes=10),
-    heartbeat_timeout=HEARTBEAT_TIMEOUT,
-    retry_policy=RETRY,
-    cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-    priority=Priority(priority_key=1),
-)
-"""The last write: it counts, which takes a while for a million pages."""
+def record(summary: str) -> ActivityConfig:
+    """Short writes to the job's row, before all other work."""
+    return ActivityConfig(
+        task_queue=TaskQueue.JOBS,
+        start_to_close_timeout=timedelta(seconds=90),
+        retry_policy=RETRY,
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        priority=Priority(priority_key=1),
+        summary=summary,
+    )
 
-COLLECT: Final = ActivityConfig(
-    task_queue=TaskQueue.COLLECT,
-    start_to_close_timeout=timedelta(minutes=15),
-    heartbeat_timeout=HEARTBEAT_TIMEOUT,
-    retry_policy=RETRY,
-    cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-)
 
-EXTRACT: Final = ActivityConfig(
-    task_queue=TaskQueue.EXTRACT,
-    start_to_close_timeout=timedelta(minutes=15),
-    heartbeat_timeout=HEARTBEAT_TIMEOUT,
-    retry_policy=RETRY,
-    cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-)
+def close(summary: str) -> ActivityConfig:
+    """The last write: it counts, which takes a while for a million pages."""
+    return ActivityConfig(
+        task_queue=TaskQueue.JOBS,
+        start_to_close_timeout=timedelta(minutes=10),
+        heartbeat_timeout=HEARTBEAT_TIMEOUT,
+        retry_policy=RETRY,
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        priority=Priority(priority_key=1),
+        summary=summary,
+    )
+
+
+def lane_slice(queue: TaskQueue, summary: str) -> ActivityConfig:
+    """A slice of a lane: ends itself after `SLICE_MAX_SECONDS` and what it has in flight."""
+    return ActivityConfig(
+        task_queue=queue,
+        start_to_close_timeout=timedelta(minutes=15),
+        heartbeat_timeout=HEARTBEAT_TIMEOUT,
+        retry_policy=RETRY,
+        # Not the default: with that the workflow would go on while the activity still writes.
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        summary=summary,
+    )

@@ -1,0 +1,52 @@
+"""The short activities that keep a job's row true."""
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from temporalio import activity
+
+from activities.heartbeat import Beat, run_with_heartbeat
+from ke.contracts import activities as contract
+from ke.contracts.activities import CloseJob, OpenedJob, StatusChange
+from ke.contracts.jobs import JobInput, JobOutcome, JobStatus
+from ke.storage import closing, jobs
+from ke.storage.database import Database
+
+
+class RecordActivities(contract.RecordActivities):
+    """Writes the job's row."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @activity.defn(name="open_job")
+    async def open_job(self, job: JobInput) -> OpenedJob:
+        """Writes the row when it is missing and sets it running."""
+        async with self._database.transaction() as connection:
+            row = await jobs.open_job(connection, job, activity.info().workflow_run_id or "")
+        return OpenedJob(row.write_epoch, row.status, (row.started_at or datetime.now(UTC)).isoformat())
+
+    @activity.defn(name="set_job_status")
+    async def set_job_status(self, change: StatusChange) -> JobStatus:
+        """Changes the state if that is allowed from where it is; returns the state it is in then."""
+        job_id = uuid.UUID(change.job_id)
+        values: dict[str, Any] = {}
+        if change.status is JobStatus.CANCELLING:
+            values = {"cancel_requested_at": sa.func.clock_timestamp(), "cancel_reason": change.reason}
+        async with self._database.transaction() as connection:
+            row = await jobs.move_job(connection, job_id, change.status, **values)
+            if row is None:
+                row = await jobs.get_job(connection, job_id)
+        return row.status
+
+    @activity.defn(name="close_job")
+    async def close_job(self, close: CloseJob) -> JobOutcome:
+        """Counts, and writes the terminal state with its result."""
+
+        async def body(_beat: Beat) -> JobOutcome:
+            async with self._database.transaction() as connection:
+                return await closing.close_job(connection, close)
+
+        return await run_with_heartbeat(body)

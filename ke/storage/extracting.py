@@ -1,0 +1,272 @@
+"""The extract lane's rows: which sources are to do, and what was made of them."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ke.contracts.errors import Fenced
+from ke.contracts.ids import entity_id, extraction_id
+from ke.contracts.jobs import Counters, ExtractSpec, Lane
+from ke.storage.dead_letters import DeadLetter, write_dead_letters
+from ke.storage.jobs import add_progress, hold_fence
+from ke.storage.tables import entities, extraction_tasks, extractions, jobs, sources
+
+_OPEN: Final = ("pending", "claimed")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedSource:
+    """A source to extract."""
+
+    id: uuid.UUID
+    owner_job_id: uuid.UUID
+    owner_epoch: int
+    """The write epoch of the owner when the source was claimed: a cleanup of the owner fences this work too."""
+    url: str
+    title: str | None
+    text: str
+    content_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EntityMention:
+    """A named entity in a chunk, by characters into the chunk."""
+
+    text: str
+    label: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewExtraction:
+    """A chunk to store; its id is its point's."""
+
+    id: uuid.UUID
+    source: ClaimedSource
+    chunk_number: int
+    text: str
+    heading: str
+    start: int
+    end: int
+    tokens: int
+    mentions: Sequence[EntityMention]
+
+
+def new_extraction_id(job_id: uuid.UUID, source: ClaimedSource, chunk_number: int, embedder: str) -> uuid.UUID:
+    """The id of a chunk of this source in this job."""
+    return extraction_id(job_id, source.id, source.content_hash, chunk_number, embedder)
+
+
+async def select_sources(connection: AsyncConnection, job_id: uuid.UUID, spec: ExtractSpec) -> None:
+    """Queues the sources that an extract job names; those that are queued already stay as they are."""
+    wanted = sa.select(sa.literal(job_id), sources.c.id).order_by(sources.c.seq)
+    if spec.source_job_id is not None:
+        wanted = wanted.where(sources.c.job_id == uuid.UUID(spec.source_job_id))
+    elif spec.source_ids is not None:
+        wanted = wanted.where(sources.c.id.in_([uuid.UUID(source) for source in spec.source_ids]))
+    else:
+        return
+    statement = insert(extraction_tasks).from_select(["job_id", "source_id"], wanted).on_conflict_do_nothing()
+    await connection.execute(statement)
+
+
+async def release_tasks(connection: AsyncConnection, job_id: uuid.UUID) -> None:
+    """Gives back what an earlier, dead or ended slice had claimed."""
+    statement = (
+        sa.update(extraction_tasks)
+        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "claimed")
+        .values(state="pending", claim=None)
+    )
+    await connection.execute(statement)
+
+
+async def claim_tasks(
+    connection: AsyncConnection, job_id: uuid.UUID, claim: uuid.UUID, *, limit: int
+) -> list[ClaimedSource]:
+    """Takes sources to extract, in the order in which they were stored."""
+    due = (
+        sa.select(extraction_tasks.c.source_id)
+        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "pending")
+        .order_by(extraction_tasks.c.seq)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    taken = (
+        sa.update(extraction_tasks)
+        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.source_id.in_(due.scalar_subquery()))
+        .values(state="claimed", claim=claim)
+        .returning(extraction_tasks.c.source_id, extraction_tasks.c.seq)
+        .cte("taken")
+    )
+    statement = (
+        sa.select(
+            sources.c.id,
+            sources.c.job_id,
+            jobs.c.write_epoch,
+            sources.c.url,
+            sources.c.title,
+            sources.c.text,
+            sources.c.content_hash,
+        )
+        .join_from(taken, sources, sources.c.id == taken.c.source_id)
+        .join(jobs, jobs.c.id == sources.c.job_id)
+        .order_by(taken.c.seq)
+    )
+    return [ClaimedSource(*record) for record in await connection.execute(statement)]
+
+
+async def hold_fences(
+    connection: AsyncConnection, job_id: uuid.UUID, epoch: int, claimed: Sequence[ClaimedSource]
+) -> None:
+    """Holds the job's fence, and that of every other job whose sources these are.
+
+    Raises:
+        Fenced: The job may not be written any more, or an owner was cleaned meanwhile.
+    """
+    await hold_fence(connection, job_id, epoch)
+    owners = {s.owner_job_id: s.owner_epoch for s in claimed if s.owner_job_id != job_id}
+    if not owners:
+        return
+    statement = (
+        sa.select(jobs.c.id, jobs.c.write_epoch)
+        .where(jobs.c.id.in_(owners))
+        .order_by(jobs.c.id)
+        .with_for_update(read=True)
+    )
+    epochs = {record.id: record.write_epoch for record in await connection.execute(statement)}
+    for owner, expected in owners.items():
+        if epochs.get(owner) != expected:
+            raise Fenced(f"The sources of job {owner} were cleaned up meanwhile.")
+
+
+async def write_extractions(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    epoch: int,
+    claimed: Sequence[ClaimedSource],
+    batch: Sequence[NewExtraction],
+    *,
+    embedder: str,
+    collection: str,
+) -> None:
+    """Writes chunks as `pending`, with their entities: rows first, so that no point is ever without its row.
+
+    Raises:
+        Fenced: The job may not be written any more.
+    """
+    await hold_fences(connection, job_id, epoch, claimed)
+    values = [
+        {
+            "id": e.id,
+            "job_id": job_id,
+            "owner_job_id": e.source.owner_job_id,
+            "source_id": e.source.id,
+            "chunk_number": e.chunk_number,
+            "text": e.text,
+            "heading": e.heading,
+            "start": e.start,
+            "end": e.end,
+            "tokens": e.tokens,
+            "embedder": embedder,
+            "collection": collection,
+            "epoch": epoch,
+        }
+        for e in batch
+    ]
+    if not values:
+        return
+    await connection.execute(insert(extractions).on_conflict_do_nothing(), values)
+    mentions = [
+        {
+            "id": entity_id(e.id, m.start, m.end, m.label),
+            "job_id": job_id,
+            "extraction_id": e.id,
+            "text": m.text,
+            "label": m.label,
+            "start": m.start,
+            "end": m.end,
+        }
+        for e in batch
+        for m in e.mentions
+    ]
+    if mentions:
+        await connection.execute(insert(entities).on_conflict_do_nothing(), mentions)
+
+
+async def finish_tasks(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    epoch: int,
+    claim: uuid.UUID,
+    claimed: Sequence[ClaimedSource],
+    made: Mapping[uuid.UUID, Counters],
+) -> Counters:
+    """Marks the chunks of these sources `ready`, now that their points are there, and counts them.
+
+    Args:
+        connection: The transaction.
+        job_id: The job.
+        epoch: The write epoch under which the slice works.
+        claim: Under which the sources were claimed.
+        claimed: The sources that are finished.
+        made: For each source, what it adds to the counters.
+
+    Returns:
+        The lane's totals.
+    """
+    await hold_fences(connection, job_id, epoch, claimed)
+    ids = [s.id for s in claimed]
+    done = sa.update(extraction_tasks).where(
+        extraction_tasks.c.job_id == job_id,
+        extraction_tasks.c.source_id.in_(ids),
+        extraction_tasks.c.claim == claim,
+        extraction_tasks.c.state == "claimed",
+    )
+    returned = done.values(state="done", claim=None).returning(extraction_tasks.c.source_id)
+    mine = list((await connection.execute(returned)).scalars())
+    ready = sa.update(extractions).where(extractions.c.job_id == job_id, extractions.c.source_id.in_(mine))
+    await connection.execute(ready.values(state="ready"))
+    return await add_progress(connection, job_id, Lane.EXTRACT, sum((made[i] for i in mine), Counters()))
+
+
+async def fail_task(
+    connection: AsyncConnection, job_id: uuid.UUID, epoch: int, claim: uuid.UUID, letter: DeadLetter
+) -> Counters:
+    """Turns a source that cannot be extracted into a dead letter."""
+    await hold_fence(connection, job_id, epoch)
+    statement = sa.update(extraction_tasks).where(
+        extraction_tasks.c.job_id == job_id,
+        extraction_tasks.c.source_id == letter.subject_id,
+        extraction_tasks.c.claim == claim,
+    )
+    found = await connection.execute(statement.values(state="failed", claim=None, attempts=letter.attempts))
+    if not found.rowcount:
+        return await add_progress(connection, job_id, Lane.EXTRACT, Counters())
+    await write_dead_letters(connection, job_id, [letter])
+    return await add_progress(connection, job_id, Lane.EXTRACT, Counters(dead_letters=1))
+
+
+async def open_tasks(connection: AsyncConnection, job_id: uuid.UUID) -> int:
+    """How many sources are still to do, claimed ones included."""
+    statement = (
+        sa.select(sa.func.count())
+        .select_from(extraction_tasks)
+        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state.in_(_OPEN))
+    )
+    return int((await connection.execute(statement)).scalar_one())
+
+
+async def skip_open_tasks(connection: AsyncConnection, job_id: uuid.UUID) -> int:
+    """Marks the sources that were not extracted as skipped; returns how many."""
+    statement = (
+        sa.update(extraction_tasks)
+        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state.in_(_OPEN))
+        .values(state="skipped", claim=None)
+    )
+    return (await connection.execute(statement)).rowcount
