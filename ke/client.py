@@ -1,0 +1,444 @@
+"""The gateway's API from Python: typed, async, every failure a specific error.
+
+    ClientError
+    ├── GatewayUnreachable      no connection, it broke, or no answer in time
+    └── ApiError                the gateway refused: its problem document, untouched
+
+    async with KnowledgeExtractionClient("http://127.0.0.1:8080") as ke:
+        job = await ke.submit_crawl(["https://example.com/"], extract={})
+        job = await ke.get_job(job["id"], wait_s=30)
+
+Answers are plain dictionaries; `ke.client_types` gives their types.
+"""
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import httpx
+
+from ke.client_types import DeadLetter, Job, Page, Purged, Receipt, SearchHit, Source, SourceItem
+
+ItemT = TypeVar("ItemT")
+
+DEFAULT_TIMEOUT_S: Final = 30.0
+MAX_WAIT_S: Final = 60
+"""The longest a call may wait in the gateway, in seconds."""
+
+
+class ClientError(Exception):
+    """A call to the gateway failed."""
+
+
+class GatewayUnreachable(ClientError):
+    """The gateway did not answer."""
+
+
+class ApiError(ClientError):
+    """The gateway refused; the members of its problem document (RFC 9457) are here as they came.
+
+    Attributes:
+        type: The problem's stable URI: tell problems apart by this, never by text.
+        title: The same for every problem of this type.
+        status: The HTTP status.
+        detail: What is wrong with this very request.
+        problem: The whole document.
+        retry_after_s: Seconds after which another try makes sense, where the gateway said so.
+    """
+
+    def __init__(self, problem: Mapping[str, Any], status: int, *, retry_after_s: float | None = None) -> None:
+        self.problem = dict(problem)
+        self.type = str(problem.get("type", "about:blank"))
+        self.title = str(problem.get("title", ""))
+        self.status = status
+        self.detail = str(problem.get("detail") or self.title)
+        self.retry_after_s = retry_after_s
+        super().__init__(f"{self.detail} ({status}, {self.type})")
+
+
+class KnowledgeExtractionClient:
+    """A client of one gateway; use it as an async context manager.
+
+    Every method raises `ApiError` when the gateway refuses and `GatewayUnreachable` when it does not answer.
+
+    Args:
+        base_url: http://host:port of the gateway.
+        timeout_s: Seconds for one call; a call that asks the gateway to wait gets that time on top.
+        transport: For tests: where requests go instead of the network.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._base_url = base_url
+        self._http = httpx.AsyncClient(
+            base_url=base_url,
+            timeout=httpx.Timeout(timeout_s, connect=min(5.0, timeout_s)),
+            headers={"Accept": "application/json"},
+            transport=transport,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._http.__aexit__(kind, error, traceback)
+
+    # Submit
+
+    async def submit_scrape(
+        self,
+        urls: Sequence[str],
+        *,
+        extract: Mapping[str, Any] | None = None,
+        project: str = "default",
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Fetches a list of URLs.
+
+        Args:
+            urls: At most 1,000.
+            extract: What to extract from the pages; `{}`: with all defaults; None: nothing.
+            project: What the job belongs to.
+            labels: At most 32 names and values of the caller's.
+            idempotency_key: Names the job: the same key gives the same job. None: one is made, so that a repeat
+                inside this call is safe.
+        """
+        body = {"kind": "scrape", "urls": list(urls), "extract": extract}
+        return await self._submit(body, project, labels, idempotency_key)
+
+    async def submit_crawl(
+        self,
+        seeds: Sequence[str],
+        *,
+        limits: Mapping[str, Any] | None = None,
+        scope: Mapping[str, Any] | None = None,
+        rate: Mapping[str, Any] | None = None,
+        extract: Mapping[str, Any] | None = None,
+        project: str = "default",
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Fetches a site from its seeds and sitemaps, within limits.
+
+        Args:
+            seeds: Where to begin; at most 1,000.
+            limits: `max_pages`, `max_depth`, `max_bytes`, `max_seconds`.
+            scope: `include`, `exclude`, `same_host`, `sitemaps`, `robots`.
+            rate: `concurrency`, `delay_s`.
+            extract: As in `submit_scrape`.
+            project: As in `submit_scrape`.
+            labels: As in `submit_scrape`.
+            idempotency_key: As in `submit_scrape`.
+        """
+        body: dict[str, Any] = {"kind": "crawl", "seeds": list(seeds), "extract": extract}
+        body |= {k: dict(v) for k, v in (("limits", limits), ("scope", scope), ("rate", rate)) if v is not None}
+        return await self._submit(body, project, labels, idempotency_key)
+
+    async def submit_extract(
+        self,
+        *,
+        source_job_id: str | None = None,
+        source_ids: Sequence[str] | None = None,
+        project: str = "default",
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> Job:
+        """Turns stored sources into chunks, vectors and entities.
+
+        Args:
+            source_job_id: Extract the sources that this job stored; or
+            source_ids: exactly these, at most 1,000.
+            project: As in `submit_scrape`.
+            labels: As in `submit_scrape`.
+            idempotency_key: As in `submit_scrape`.
+            options: `chunk_size`, `chunk_tokens`, `embedder`, `entities`.
+        """
+        body: dict[str, Any] = {"kind": "extract", **options}
+        if source_job_id is not None:
+            body["source_job_id"] = source_job_id
+        if source_ids is not None:
+            body["source_ids"] = list(source_ids)
+        return await self._submit(body, project, labels, idempotency_key)
+
+    async def _submit(
+        self, body: dict[str, Any], project: str, labels: Mapping[str, str] | None, key: str | None
+    ) -> Job:
+        body |= {"project": project, "labels": dict(labels or {})}
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+        job: Job = await self._call("POST", "/jobs", json=body, headers=headers, repeatable=True)
+        return job
+
+    # Read
+
+    async def get_job(self, job_id: str, *, wait_s: float = 0) -> Job:
+        """The job; with `wait_s` as soon as it has ended, or after so many seconds (at most 60) as it is then."""
+        params = {"wait": f"{wait_s:g}"} if wait_s else None
+        job: Job = await self._call("GET", f"/jobs/{job_id}", params=params, wait_s=wait_s)
+        return job
+
+    async def list_jobs(
+        self,
+        *,
+        kind: str | None = None,
+        status: str | Sequence[str] | None = None,
+        project: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Job]:
+        """Jobs, newest first."""
+        params = {
+            "kind": kind,
+            "status": status,
+            "project": project,
+            "created_after": created_after.isoformat() if created_after else None,
+            "created_before": created_before.isoformat() if created_before else None,
+            "limit": limit,
+            "cursor": cursor,
+        }
+        page: Page[Job] = await self._call("GET", "/jobs", params=params)
+        return page
+
+    async def list_sources(
+        self, job_id: str, *, state: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> Page[SourceItem]:
+        """The sources a job stored, or worked on; with `state` those that its extraction left in that state."""
+        page: Page[SourceItem] = await self._list(f"/jobs/{job_id}/sources", limit, cursor, state=state)
+        return page
+
+    async def list_pages(
+        self, job_id: str, *, state: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> Page[dict[str, Any]]:
+        """The URLs a job has seen, and what became of each."""
+        page: Page[dict[str, Any]] = await self._list(f"/jobs/{job_id}/pages", limit, cursor, state=state)
+        return page
+
+    async def list_extractions(
+        self, job_id: str, *, limit: int = 50, cursor: str | None = None
+    ) -> Page[dict[str, Any]]:
+        """The chunks a job made."""
+        page: Page[dict[str, Any]] = await self._list(f"/jobs/{job_id}/extractions", limit, cursor)
+        return page
+
+    async def list_entities(self, job_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[dict[str, Any]]:
+        """The named entities a job found."""
+        page: Page[dict[str, Any]] = await self._list(f"/jobs/{job_id}/entities", limit, cursor)
+        return page
+
+    async def list_dead_letters(self, job_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[DeadLetter]:
+        """The pages and sources of a job that failed for good."""
+        page: Page[DeadLetter] = await self._list(f"/jobs/{job_id}/dead-letters", limit, cursor)
+        return page
+
+    async def iterate_jobs(self, **filters: Any) -> AsyncIterator[Job]:
+        """All jobs that `list_jobs` would list, page by page."""
+        async for job in _each(lambda cursor: self.list_jobs(**filters, limit=200, cursor=cursor)):
+            yield job
+
+    async def iterate_sources(self, job_id: str, *, state: str | None = None) -> AsyncIterator[SourceItem]:
+        """All sources that `list_sources` would list, page by page."""
+        async for item in _each(lambda cursor: self.list_sources(job_id, state=state, limit=200, cursor=cursor)):
+            yield item
+
+    async def iterate_extractions(self, job_id: str) -> AsyncIterator[dict[str, Any]]:
+        """All chunks of a job, page by page."""
+        async for item in _each(lambda cursor: self.list_extractions(job_id, limit=200, cursor=cursor)):
+            yield item
+
+    async def iterate_entities(self, job_id: str) -> AsyncIterator[dict[str, Any]]:
+        """All entities of a job, page by page."""
+        async for item in _each(lambda cursor: self.list_entities(job_id, limit=200, cursor=cursor)):
+            yield item
+
+    async def iterate_dead_letters(self, job_id: str) -> AsyncIterator[DeadLetter]:
+        """All dead letters of a job, page by page."""
+        async for item in _each(lambda cursor: self.list_dead_letters(job_id, limit=200, cursor=cursor)):
+            yield item
+
+    async def get_source(self, source_id: str) -> Source:
+        """A stored document with its text."""
+        source: Source = await self._call("GET", f"/sources/{source_id}")
+        return source
+
+    async def search(
+        self,
+        query: str,
+        *,
+        job_ids: Sequence[str] | None = None,
+        project: str | None = None,
+        limit: int = 10,
+        embedder: str | None = None,
+    ) -> list[SearchHit]:
+        """The chunks whose meaning is nearest to the query, best first."""
+        body: dict[str, Any] = {"query": query, "limit": limit}
+        filters = {"job_ids": None if job_ids is None else list(job_ids), "project": project, "embedder": embedder}
+        body |= {name: value for name, value in filters.items() if value is not None}
+        found: dict[str, list[SearchHit]] = await self._call("POST", "/search", json=body, repeatable=True)
+        return found["data"]
+
+    # Steer
+
+    async def cancel_job(self, job_id: str, *, reason: str | None = None, cleanup: bool = False) -> Job:
+        """Cancels a job; with `cleanup` all it made is deleted when it stands still."""
+        body = {"cleanup": cleanup} | ({"reason": reason} if reason else {})
+        job: Job = await self._call("POST", f"/jobs/{job_id}/cancel", json=body)
+        return job
+
+    async def pause_job(self, job_id: str) -> Job:
+        """Lets a running job finish what is in flight, and wait."""
+        job: Job = await self._call("POST", f"/jobs/{job_id}/pause")
+        return job
+
+    async def resume_job(self, job_id: str) -> Job:
+        """Lets a paused job go on."""
+        job: Job = await self._call("POST", f"/jobs/{job_id}/resume")
+        return job
+
+    # Clean up and delete
+
+    async def cleanup_job(
+        self, job_id: str, *, dry_run: bool = False, delete_record: bool = False, wait_s: float = 0
+    ) -> Receipt:
+        """Deletes all that an ended job made: starts its cleanup, or joins the one that runs or is done.
+
+        Args:
+            job_id: The job.
+            dry_run: Only count what would go; the receipt has the status `planned`.
+            delete_record: Delete the job's record too.
+            wait_s: Seconds to wait for the end, at most 60; the receipt's status says whether it came.
+        """
+        receipt: Receipt = await self._call(
+            "POST",
+            f"/jobs/{job_id}/cleanup",
+            json={"dry_run": dry_run, "delete_record": delete_record},
+            headers={"Prefer": f"wait={int(wait_s)}"} if wait_s else None,
+            wait_s=wait_s,
+            repeatable=True,
+        )
+        return receipt
+
+    async def delete_job_record(self, job_id: str, *, cleanup: bool | None = None) -> Receipt | None:
+        """Deletes the record of an ended job.
+
+        Args:
+            job_id: The job.
+            cleanup: True: clean up first, then delete; False: delete and leave what the job made; None: refuse
+                when there is something left.
+
+        Returns:
+            The receipt of the cleanup that was started, or None when the record is deleted.
+        """
+        params = None if cleanup is None else {"cleanup": "true" if cleanup else "false"}
+        receipt: Receipt | None = await self._call("DELETE", f"/jobs/{job_id}", params=params)
+        return receipt
+
+    async def get_cleanup(self, cleanup_id: str) -> Receipt:
+        """A receipt, while its cleanup runs and after its job is gone."""
+        receipt: Receipt = await self._call("GET", f"/cleanups/{cleanup_id}")
+        return receipt
+
+    async def purge_dead_letters(self, job_id: str) -> int:
+        """Deletes a job's dead letters; returns how many."""
+        purged: Purged = await self._call("DELETE", f"/jobs/{job_id}/dead-letters")
+        return purged["purged"]
+
+    async def is_ready(self) -> bool:
+        """Whether the gateway and all it needs are up; never raises."""
+        try:
+            await self._call("GET", "/readyz")
+        except ClientError:
+            return False
+        return True
+
+    # Calls
+
+    async def _list(self, path: str, limit: int, cursor: str | None, **filters: Any) -> Any:
+        return await self._call("GET", path, params={"limit": limit, "cursor": cursor, **filters})
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        headers: dict[str, str] | None = None,
+        wait_s: float = 0,
+        repeatable: bool = False,
+    ) -> Any:
+        """Sends one request; when the connection broke and a repeat is safe, once more."""
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        request = self._http.build_request(
+            method,
+            path,
+            params=given or None,
+            json=json,
+            headers=headers,
+            timeout=httpx.Timeout(self._timeout_s + wait_s, connect=min(5.0, self._timeout_s)),
+        )
+        try:
+            response = await self._http.send(request)
+        except (httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError) as error:
+            if not (repeatable or method == "GET"):
+                raise GatewayUnreachable(f"The connection to {self._base_url} broke: {error}") from error
+            response = await self._send_again(request)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        return _content(response)
+
+    async def _send_again(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await self._http.send(request)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: httpx.HTTPError) -> GatewayUnreachable:
+        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+            return GatewayUnreachable(f"The gateway at {self._base_url} did not answer in time.")
+        return GatewayUnreachable(f"There is no connection to the gateway at {self._base_url}: {error}")
+
+
+async def _each(fetch: Callable[[str | None], Awaitable[Page[ItemT]]]) -> AsyncIterator[ItemT]:
+    cursor: str | None = None
+    while True:
+        page = await fetch(cursor)
+        for item in page["data"]:
+            yield item
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return
+
+
+def _content(response: httpx.Response) -> Any:
+    """The body of a good answer.
+
+    Raises:
+        ApiError: The answer is a problem, or none that this gateway gives.
+    """
+    if response.status_code == httpx.codes.NO_CONTENT:
+        return None
+    try:
+        content = response.json()
+    except ValueError:
+        content = None
+    if response.is_success and content is not None:
+        return content
+    if not isinstance(content, dict):
+        content = {"title": response.reason_phrase, "detail": f"{response.url} is not an API of ke"}
+    after = response.headers.get("Retry-After", "")
+    raise ApiError(content, response.status_code, retry_after_s=float(after) if after.isdigit() else None)

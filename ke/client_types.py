@@ -1,0 +1,157 @@
+"""The shapes in which the gateway answers, as types for Python's callers."""
+
+from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
+
+ItemT = TypeVar("ItemT")
+
+
+class Page(TypedDict, Generic[ItemT]):
+    """A part of a list."""
+
+    data: list[ItemT]
+    next_cursor: str | None
+
+
+class CountersView(TypedDict):
+    """What a job has done; each number is of things, `bytes` of response bodies."""
+
+    pages_fetched: int
+    pages_failed: int
+    pages_skipped: int
+    pages_duplicate: int
+    sources: int
+    sources_extracted: int
+    sources_skipped: int
+    extractions: int
+    entities: int
+    vectors: int
+    dead_letters: int
+    bytes: int
+    elapsed_s: float
+
+
+class CancellationView(TypedDict):
+    """The proof that a cancelled job stands still."""
+
+    requested_at: str
+    quiescent_at: str
+    latency_s: float
+    activities_drained: int
+    reason: str
+
+
+class ResultView(CountersView):
+    """What a job did, once it has ended."""
+
+    cancellation: NotRequired[CancellationView | None]
+
+
+class JobErrorView(TypedDict):
+    """Why a job failed."""
+
+    type: str
+    message: str
+
+
+class Job(TypedDict):
+    """A job as it reads."""
+
+    id: str
+    kind: Literal["scrape", "crawl", "extract"]
+    status: str
+    artifacts: str
+    project: str
+    labels: dict[str, str]
+    params: dict[str, Any]
+    progress: CountersView
+    result: ResultView | None
+    error: JobErrorView | None
+    waiting_for: NotRequired[str | None]
+    """Why it does not move; not in lists."""
+    workflow_id: str
+    run_id: str | None
+    created_at: str
+    started_at: str | None
+    cancel_requested_at: str | None
+    completed_at: str | None
+
+
+class StoreCountsView(TypedDict):
+    """A number for each store."""
+
+    vectors: int
+    sources: int
+    extractions: int
+    entities: int
+    dead_letters: int
+    pages: int
+
+
+class Receipt(TypedDict):
+    """What a cleanup has really deleted, and what is left. A dry run has the status `planned`."""
+
+    id: str
+    job_id: str
+    status: Literal["planned", "running", "cleaned", "failed"]
+    planned: StoreCountsView
+    deleted: StoreCountsView
+    remaining: StoreCountsView
+    started_at: str | None
+    completed_at: str | None
+    delete_record: bool
+    error: str | None
+
+
+class SourceItem(TypedDict):
+    """A stored document, without its text."""
+
+    id: str
+    job_id: str
+    url: str
+    title: str | None
+    content_type: str
+    content_hash: str
+    bytes: int
+    fetched_at: str
+    extraction_state: str | None
+
+
+class Source(SourceItem):
+    """A stored document."""
+
+    text: str
+    metadata: dict[str, Any]
+
+
+class DeadLetter(TypedDict):
+    """A page or a source that failed for good."""
+
+    id: str
+    job_id: str
+    subject: Literal["page", "source"]
+    subject_id: str
+    url: str
+    error_type: str
+    error_message: str
+    attempts: int
+    first_failed_at: str
+    last_failed_at: str
+
+
+class SearchHit(TypedDict):
+    """A chunk that answers a query."""
+
+    id: str
+    text: str
+    heading: str
+    score: float
+    url: str
+    title: str | None
+    source_id: str
+    job_id: str
+
+
+class Purged(TypedDict):
+    """How many dead letters were deleted."""
+
+    purged: int

@@ -1,0 +1,100 @@
+"""The connection to Temporal: with a deadline on every call, and its errors as ours."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
+
+from temporalio.client import Client
+from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode
+
+from ke.contracts.errors import TemporalUnavailable
+from ke.runtime.settings import Settings
+
+CONNECT_TIMEOUT_S: Final = 5.0
+RPC_TIMEOUT_S: Final = 5.0
+"""Seconds for one call, retries included."""
+RPC_TIMEOUT: Final = timedelta(seconds=RPC_TIMEOUT_S)
+
+_ANSWERS: Final = frozenset({RPCStatusCode.NOT_FOUND, RPCStatusCode.ALREADY_EXISTS})
+"""Statuses that say something about the workflow; all others are about the service or how it is set up."""
+
+
+async def connect(
+    address: str, settings: Settings, *, timeout_s: float = CONNECT_TIMEOUT_S, lazy: bool = False
+) -> Client:
+    """Connects to Temporal.
+
+    Args:
+        address: host:port of the frontend.
+        settings: Namespace, TLS and API key; an API key turns TLS on.
+        timeout_s: Seconds for the whole attempt.
+        lazy: Connect at the first call; such a client cannot serve a worker.
+
+    Raises:
+        TemporalUnavailable: It did not answer in time, or refused.
+    """
+    api_key = settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None
+    with translated_rpc_errors():
+        async with asyncio.timeout(timeout_s):
+            return await Client.connect(
+                address,
+                namespace=settings.temporal_namespace,
+                api_key=api_key,
+                tls=True if settings.temporal_tls or api_key else None,
+                connect_timeout=timedelta(seconds=timeout_s),
+                keep_alive_config=KeepAliveConfig(interval_millis=10_000, timeout_millis=5_000),
+                lazy=lazy,
+            )
+
+
+@contextmanager
+def translated_rpc_errors() -> Iterator[None]:
+    """Turns every sign of an absent, overloaded or wrongly set up Temporal into `TemporalUnavailable`.
+
+    What Temporal says about a workflow (not found, already exists) passes as it is.
+    """
+    try:
+        yield
+    except RPCError as error:
+        if error.status in _ANSWERS and "amespace" not in error.message:
+            raise
+        raise TemporalUnavailable(f"Temporal did not answer: {error.status.name}: {error.message}") from error
+    except TimeoutError as error:
+        raise TemporalUnavailable("Temporal did not answer in time.") from error
+    except RuntimeError as error:
+        # The SDK's core reports a connection that cannot be made as a bare RuntimeError.
+        if "connect" not in str(error):
+            raise
+        raise TemporalUnavailable("Temporal cannot be reached.") from error
+
+
+class TemporalConnection:
+    """A client for a process that must start, and stay up, without Temporal.
+
+    Args:
+        address: host:port of the frontend.
+        settings: Namespace, TLS and API key.
+    """
+
+    def __init__(self, address: str, settings: Settings) -> None:
+        self._address = address
+        self._settings = settings
+        self._client: Client | None = None
+
+    async def client(self) -> Client:
+        """The client; it connects at its first call, and again whenever it must."""
+        if self._client is None:
+            self._client = await connect(self._address, self._settings, lazy=True)
+        return self._client
+
+    async def is_up(self, *, timeout_s: float = 1.0) -> bool:
+        """Whether Temporal answers in time; never raises."""
+        try:
+            with translated_rpc_errors():
+                async with asyncio.timeout(timeout_s):
+                    client = await self.client()
+                    return await client.service_client.check_health(timeout=timedelta(seconds=timeout_s))
+        except (TemporalUnavailable, RPCError):
+            return False
