@@ -1,0 +1,111 @@
+"""The one thread that calls the engine, so that the server's event loop stays free."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from ke.storage.vectors.edge_engine import EdgeEngine
+
+T = TypeVar("T")
+
+_GROUP: Final = 16
+"""Calls taken together, at most; their writes share one flush."""
+
+
+@dataclass(slots=True)
+class _Call:
+    run: Callable[[EdgeEngine], Any]
+    writes_to: str | None
+    done: Future[Any] = field(default_factory=Future)
+    result: Any = None
+
+
+class EngineThread:
+    """Runs calls in order of arrival; a write's caller hears of it when it is durable.
+
+    Writes that wait together are flushed together: one flush costs more than one batch of points. Everything is
+    done in one thread, so a fence that was set is seen by every write after it.
+    """
+
+    def __init__(self, engine: EdgeEngine) -> None:
+        """Starts the thread; the engine is its own from here on."""
+        self._engine = engine
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    async def read(self, run: Callable[[EdgeEngine], T]) -> T:
+        """The result of a call that writes nothing, or is durable by itself."""
+        result: T = await self._submit(_Call(run, None))
+        return result
+
+    async def write(self, collection: str, run: Callable[[EdgeEngine], T]) -> T:
+        """The result of a call that writes to `collection`, after the flush that made it durable."""
+        result: T = await self._submit(_Call(run, collection))
+        return result
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
+    def close(self, timeout_s: float) -> bool:
+        """Finishes all calls, flushes and closes the engine; returns whether that was done in time."""
+        self._calls.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    async def _submit(self, call: _Call) -> Any:
+        self._calls.put(call)
+        # Shielded: a caller that hangs up does not take back a write that is under way.
+        return await asyncio.shield(asyncio.wrap_future(call.done))
+
+    def _work(self) -> None:
+        while True:
+            group, last = self._next_group()
+            self._run(group)
+            if last:
+                break
+        self._engine.close()
+
+    def _next_group(self) -> tuple[list[_Call], bool]:
+        group: list[_Call] = []
+        call = self._calls.get()
+        while call is not None:
+            group.append(call)
+            if len(group) == _GROUP:
+                return group, False
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:
+                return group, False
+        return group, True
+
+    def _run(self, group: list[_Call]) -> None:
+        waiting: dict[str, list[_Call]] = {}
+        for call in group:
+            try:
+                call.result = call.run(self._engine)
+            except Exception as error:  # noqa: BLE001  the caller gets it; the thread must go on
+                call.done.set_exception(error)
+                continue
+            if call.writes_to is None:
+                call.done.set_result(call.result)
+            else:
+                waiting.setdefault(call.writes_to, []).append(call)
+        for collection, calls in waiting.items():
+            self._flush(collection, calls)
+
+    def _flush(self, collection: str, calls: list[_Call]) -> None:
+        try:
+            self._engine.flush(collection)
+        except Exception as error:  # noqa: BLE001  none of these writes is durable, and their callers must know
+            for call in calls:
+                call.done.set_exception(error)
+            return
+        for call in calls:
+            call.done.set_result(call.result)
