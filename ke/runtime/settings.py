@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     qdrant_url: str | None = None
     """http://host:6333 of a Qdrant server; unset: the embedded engine."""
     qdrant_api_key: SecretStr | None = None
+    vectors_socket: Path | None = None
+    """The Unix socket of the embedded engine's process; unset: the one in `endpoints.json`."""
 
     # The embedded stack
     api_port: Annotated[int, Field(ge=0, le=65535)] = 8080

@@ -1,0 +1,91 @@
+"""The processes that use the stack's services: the gateway and the workers."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from signal import SIGKILL, SIGTERM
+from typing import Final
+
+import httpx
+
+from ke.contracts.naming import TaskQueue
+from ke.runtime.embedded.ports import LOOPBACK
+from ke.runtime.embedded.processes import ChildSpec
+from ke.runtime.embedded.temporal import EmbeddedTemporal
+from ke.runtime.settings import Settings
+
+DRAIN_MAX_S: Final = 30.0
+"""The longest a worker is waited for when all is stopped, so that everything ends within a minute."""
+DRAIN_MARGIN_S: Final = 5.0
+GATEWAY_DRAIN_S: Final = 10
+GATEWAY_STOP_S: Final = 15.0
+READY_TIMEOUT_S: Final = 180.0
+"""Loading the language models takes a slow disk this long."""
+REQUEST_TIMEOUT_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What consumers connect to."""
+
+    temporal: EmbeddedTemporal
+    api_port: int
+    env: Mapping[str, str]
+    """The whole environment of a consumer."""
+
+
+ConsumerSpecs = Callable[[Settings, Services], list[ChildSpec]]
+"""Says which consumers a stack has."""
+
+
+def gateway_and_workers(settings: Settings, services: Services) -> list[ChildSpec]:
+    """One gateway, and as many workers as the settings say."""
+    return [_gateway(services), *(_worker(number, settings, services) for number in range(1, settings.workers + 1))]
+
+
+def _gateway(services: Services) -> ChildSpec:
+    async def ready() -> bool:
+        return await _is_healthy(services.api_port)
+
+    uvicorn = ("-P", "-m", "uvicorn", "api.app:create_app", "--factory", "--no-access-log")
+    return ChildSpec(
+        name="gateway",
+        command=(
+            *(sys.executable, *uvicorn, "--host", LOOPBACK, "--port", str(services.api_port)),
+            *("--timeout-graceful-shutdown", str(GATEWAY_DRAIN_S)),
+        ),
+        ready=ready,
+        ready_timeout_s=READY_TIMEOUT_S,
+        stops=((SIGTERM, GATEWAY_STOP_S),),
+        # Without services there is nothing left to hand back to.
+        death_signal=SIGKILL,
+        consumer=True,
+        env=services.env,
+    )
+
+
+def _worker(number: int, settings: Settings, services: Services) -> ChildSpec:
+    workflows = TaskQueue.JOBS in settings.task_queues
+    queue = TaskQueue.JOBS if workflows else settings.task_queues[0]
+
+    async def ready() -> bool:
+        return await services.temporal.has_pollers(queue, workflows=workflows)
+
+    return ChildSpec(
+        name=f"worker-{number}",
+        command=(sys.executable, "-P", "-m", "worker"),
+        ready=ready,
+        ready_timeout_s=READY_TIMEOUT_S,
+        stops=((SIGTERM, min(settings.graceful_shutdown_s + DRAIN_MARGIN_S, DRAIN_MAX_S)),),
+        death_signal=SIGKILL,
+        consumer=True,
+        env=services.env,
+    )
+
+
+async def _is_healthy(port: int) -> bool:
+    try:
+        async with httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, trust_env=False) as client:
+            return (await client.get(f"http://{LOOPBACK}:{port}/healthz")).is_success
+    except httpx.HTTPError:
+        return False
