@@ -1,17 +1,12 @@
 """A small real web server for a folder, on loopback: what the demo and the tests crawl.
 
-It serves files with their content types, ETag and Last-Modified, answers redirects from a ``_redirects`` file, fills in
-its own origin in ``.xml`` and ``.txt`` files, and keeps a record of every request, so that a crawl can be checked from
-the other side of the wire. It can be made slow or faulty, page by page.
+It answers redirects from a ``_redirects`` file, fills in its own origin in ``.xml`` and ``.txt`` files, and records
+every request, so that a crawl can be checked from the other side of the wire. It can be made slow or faulty::
 
-From a program::
-
-    async with SiteServer(Path("examples/site")) as server:
+    async with SiteServer("examples/site") as server:
         print(server.url, server.requests)
 
-From the command line::
-
-    python examples/serve.py examples/site --port 8080 --delay 0.05
+    $ python examples/serve.py examples/site --port 8080 --delay 0.05
 """
 
 import argparse
@@ -22,9 +17,7 @@ import sys
 import time
 from collections.abc import MutableSequence
 from dataclasses import asdict, dataclass
-from http import HTTPStatus
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Final, Self, TextIO
 
 from aiohttp import web
@@ -82,8 +75,7 @@ class SiteServer:
         Args:
             folder: What to serve. Links inside it that lead out of it are refused.
             port: TCP port on 127.0.0.1; 0 takes any free one.
-            access_log: A list that becomes ``requests``, or a file that gets one JSON line a request, written when its
-                answer begins. An existing file is appended to.
+            access_log: A list that becomes ``requests``, or a file to which each answer appends a JSON line.
             delay_s: Pause before every answer, seconds.
             fail: Path to the status it answers.
             slow: Path to its own pause, seconds.
@@ -124,7 +116,7 @@ class SiteServer:
 
     @property
     def host_port(self) -> str:
-        """``host:port``, the form that the setting ``KE_FETCH_ALLOW`` takes."""
+        """``127.0.0.1:PORT``, the form that the setting ``KE_FETCH_ALLOW`` takes."""
         return f"{HOST}:{self.port}"
 
     @property
@@ -136,8 +128,7 @@ class SiteServer:
         """Begin to listen; returns once connections are accepted.
 
         Raises:
-            OSError: The port is in use, or the log file cannot be written.
-            OverflowError: There is no such port.
+            OSError: The port is in use, or the log file cannot be written; OverflowError: there is no such port.
             RuntimeError: The server runs already.
         """
         if self._runner is not None:
@@ -172,9 +163,7 @@ class SiteServer:
     async def __aenter__(self) -> Self:
         return await self.start()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
@@ -185,8 +174,7 @@ class SiteServer:
         if pause_s > 0 and await self._stopped_within(pause_s):
             raise web.HTTPServiceUnavailable(text="Stopping\n")
         if request.path in self.fail:
-            status = self.fail[request.path]
-            return web.Response(status=status, text=f"{status} {_phrase(status)}\n")
+            return web.Response(status=self.fail[request.path], text="Failing as told\n")
         if request.method not in {"GET", "HEAD"}:
             raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"])
         if request.path in self._redirects:
@@ -280,10 +268,6 @@ def read_redirects(path: Path) -> dict[str, tuple[str, int]]:
     return redirects
 
 
-def _phrase(status: int) -> str:
-    return HTTPStatus(status).phrase if status in set(HTTPStatus) else "Unknown"
-
-
 async def serve_until_signalled(server: SiteServer) -> None:
     """Serve, print the URL, and stop on SIGINT or SIGTERM."""
     ended = asyncio.Event()
@@ -291,7 +275,7 @@ async def serve_until_signalled(server: SiteServer) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
     async with server:
-        print(server.url, flush=True)  # noqa: T201 - a command line prints
+        print(server.url, flush=True)
         await ended.wait()  # for as long as the person wants: the one wait without a limit
 
 
@@ -307,7 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
         server = SiteServer(options.folder, options.port, access_log=options.access_log, delay_s=options.delay)
         asyncio.run(serve_until_signalled(server))
     except (OSError, ValueError, OverflowError) as error:
-        print(f"serve.py: {error}", file=sys.stderr)  # noqa: T201 - a command line prints
+        print(f"serve.py: {error}", file=sys.stderr)
         return 1
     return 0
 
