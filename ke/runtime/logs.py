@@ -7,9 +7,9 @@ from typing import IO, Final
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-LIBRARY_LOGGERS: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "temporalio", "sqlalchemy", "alembic", "httpx")
-"""Loggers that libraries give handlers or levels of their own."""
-QUIET_LOGGERS: Final = ("httpx", "httpcore", "asyncio", "trafilatura", "alembic.runtime.plugins")
+LIBRARY_LOGGERS: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
+"""Loggers to which their library gives handlers of its own."""
+QUIET_LOGGERS: Final = ("httpx", "httpcore", "asyncio", "sqlalchemy", "trafilatura", "alembic.runtime.plugins")
 """Loggers that say at INFO what nobody asks for."""
 
 

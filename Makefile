@@ -1,0 +1,42 @@
+# Needs make, Python 3.11 or newer, and internet. `make` alone lists what there is.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test lint openapi lock clean
+MAKEFLAGS += --no-print-directory
+PY := .venv/bin/python
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: ## Make .venv as requirements.lock says; every target does this first
+	@python=$$(./tools/find-python.sh) && "$$python" tools/setup.py
+
+demo: setup temporal ## Show it all on an example site; SITE=https://... takes a real one
+	@$(PY) examples/demo.py $(if $(SITE),--site '$(SITE)')
+
+up: setup temporal ## Run the whole stack until Ctrl-C; ARGS='--port 0' and the like
+	@.venv/bin/ke up $(ARGS)
+
+test: setup temporal ## Run the tests; ARGS='-k cancel' and the like
+	@$(PY) -m pytest $(ARGS)
+
+lint: setup ## Check style, types and layers
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports
+
+openapi: setup ## Write the API's description to openapi.json
+	@$(PY) -m api.openapi > openapi.json.new && mv openapi.json.new openapi.json && echo 'wrote openapi.json'
+
+lock: ## Write requirements.lock anew from pyproject.toml; needs uv; UPGRADE=1 takes newer versions
+	uv pip compile --generate-hashes --universal --no-header --no-emit-index-url --python-version 3.11 --extra dev \
+		$(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock pyproject.toml
+
+clean: ## Remove .venv and caches; data folders stay
+	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache openapi.json.new
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Found, downloaded or built before it is needed, where its progress can be seen.
+.PHONY: temporal
+temporal: setup
+	@$(PY) -m ke.runtime.embedded.temporal_cli > /dev/null
