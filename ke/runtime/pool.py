@@ -1,0 +1,136 @@
+"""Processes for work that would block the event loop: parsing, chunking, embedding, entities."""
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import Final, ParamSpec, TypeVar
+
+from ke.contracts.errors import WorkLost
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NICENESS: Final = 5
+_ONE_THREAD: Final = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""For the native libraries in a pool process: the pool is the parallelism."""
+
+
+class CpuPool:
+    """A process pool that outlives its processes and does not outlive its owner.
+
+    Functions and arguments are pickled; processes are started by `spawn`, one with each of the first calls. A call
+    should take at most 200 ms, so that a cancelled job does not hold a process for long.
+    """
+
+    def __init__(self, processes: int) -> None:
+        """Takes the number of processes; none is started yet."""
+        self._processes = processes
+        self._executor: ProcessPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result, or its exception.
+
+        A caller that is cancelled lets go of the call: it is dropped when it still waits, and its result is when it
+        runs.
+
+        Raises:
+            WorkLost: A pool process died while this call waited or ran. All calls in the pool are lost with it, as
+                nobody knows which one it had; the pool has new processes at once.
+            RuntimeError: The pool is closed.
+        """
+        executor = self._open()
+        try:
+            return await asyncio.wrap_future(self._submit(executor, function, *args, **kwargs))
+        except BrokenProcessPool as error:
+            self._replace(executor)
+            raise WorkLost("a pool process died") from error
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Ends all processes: those still at work after `timeout_s` seconds are killed."""
+        self._closed = True
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            await asyncio.to_thread(_end, executor, timeout_s)
+
+    def _open(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the pool is closed")
+            if self._executor is None:
+                self._executor = ProcessPoolExecutor(
+                    self._processes, mp_context=multiprocessing.get_context("spawn"), initializer=_enter
+                )
+            return self._executor
+
+    def _replace(self, broken: ProcessPoolExecutor) -> None:
+        """Lets go of a broken pool; the first of its callers does it for all, and the next call makes a new one."""
+        with self._lock:
+            if self._executor is broken:
+                self._executor = None
+        broken.shutdown(wait=False)
+
+    @staticmethod
+    def _submit(
+        executor: ProcessPoolExecutor, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        """Submits with the environment and signal mask that a process started now is to inherit."""
+        resource_tracker.ensure_running()  # would unblock SIGINT if it had to start in between
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = {name: os.environ.get(name) for name in _ONE_THREAD}
+        os.environ.update(_ONE_THREAD)
+        try:
+            return executor.submit(function, *args, **kwargs)
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _enter() -> None:
+    """The first thing in a pool process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, which drains
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.nice(_NICENESS)
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool process whose owner was killed would wait for work for ever: it holds both ends of its queue."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _end(executor: ProcessPoolExecutor, timeout_s: float) -> None:
+    # The executor has no public way to its processes before Python 3.14.
+    processes: list[BaseProcess] = list((executor._processes or {}).values())  # noqa: SLF001
+
+    def kill() -> None:
+        for process in processes:
+            with contextlib.suppress(ValueError):  # it has ended and was closed
+                process.kill()
+
+    late = threading.Timer(timeout_s, kill)
+    late.start()
+    executor.shutdown(wait=True, cancel_futures=True)
+    late.cancel()
