@@ -60,3 +60,36 @@ def lane_slice(queue: TaskQueue, summary: str) -> ActivityConfig:
         cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=summary,
     )
+
+
+SECOND_SWEEP_AFTER: Final = HEARTBEAT_TIMEOUT
+"""How long after the rows the vectors are swept again, where the store cannot refuse late writes: by then a worker
+that is cut off from Temporal knows that its activity timed out."""
+
+
+def cleanup_count(summary: str) -> ActivityConfig:
+    """A step of a cleanup that counts all stores."""
+    return _cleanup(summary, start_to_close=timedelta(minutes=10))
+
+
+def cleanup_delete(summary: str) -> ActivityConfig:
+    """A step of a cleanup that deletes batch after batch; a new attempt goes on after the last one."""
+    return _cleanup(summary, start_to_close=timedelta(minutes=30))
+
+
+def cleanup_fail(summary: str) -> ActivityConfig:
+    """The last step of a cleanup that was stopped: it must not keep the run open when a store is down."""
+    config = _cleanup(summary, start_to_close=timedelta(minutes=1))
+    config["schedule_to_close_timeout"] = timedelta(minutes=2)
+    return config
+
+
+def _cleanup(summary: str, *, start_to_close: timedelta) -> ActivityConfig:
+    return ActivityConfig(
+        task_queue=TaskQueue.CLEANUP,
+        start_to_close_timeout=start_to_close,
+        heartbeat_timeout=HEARTBEAT_TIMEOUT,
+        retry_policy=RETRY,
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        summary=summary,
+    )

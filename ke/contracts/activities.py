@@ -9,7 +9,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from ke.contracts.cleanup import CleanupInput, CleanupReceipt
+from ke.contracts.cleanup import CleanupFailure, CleanupInput, CleanupReceipt
 from ke.contracts.jobs import (
     CancellationReceipt,
     CollectSpec,
@@ -159,4 +159,9 @@ class CleanupActivities(Protocol):
     @activity.defn(name="verify_cleanup")
     async def verify_cleanup(self, cleanup: CleanupInput) -> CleanupReceipt:
         """Counts every store exactly and closes the receipt, as cleaned or as failed."""
+        ...
+
+    @activity.defn(name="fail_cleanup")
+    async def fail_cleanup(self, failure: CleanupFailure) -> None:
+        """Closes the receipt of a run that was stopped, so that the next one can go on from there."""
         ...

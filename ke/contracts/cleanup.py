@@ -64,3 +64,13 @@ class CleanupReceipt:
     completed_at: str | None = None
     delete_record: bool = False
     error: str | None = None
+    fenced: bool = False
+    """Whether the vector store itself refused late writes; if not, it was swept a second time, a while later."""
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupFailure:
+    """Why a cleanup ended before its end."""
+
+    job_id: str
+    error: str

@@ -242,6 +242,8 @@ cleanups = sa.Table(
     sa.Column("remaining", JSONB, nullable=False, server_default=EMPTY),
     sa.Column("delete_record", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("error", sa.Text),
+    sa.Column("fenced", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("run_id", sa.Text),  # the Temporal run that works on it: a new run raises the epoch, a retry does not
     sa.Column("started_at", TIME, nullable=False),
     sa.Column("completed_at", TIME),
     sa.CheckConstraint(_one_of("status", CleanupStatus), name="status"),
@@ -259,5 +261,6 @@ cleanup_batches = sa.Table(
     sa.Column("ids", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=sa.text("'{}'::uuid[]")),
     sa.Column("counts", JSONB, nullable=False, server_default=EMPTY),  # store name: how many
     sa.Column("done", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Index("ix_cleanup_batches_open", "store", postgresql_where=sa.text("NOT done")),
 )
 """What a cleanup deletes, batch by batch: written before the delete, so that a crash cannot lose a number."""

@@ -27,6 +27,8 @@ def upgrade() -> None:
         ),
         sa.Column("delete_record", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("fenced", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("run_id", sa.Text(), nullable=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("completed_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint("status IN ('running', 'cleaned', 'failed')", name=op.f("ck_cleanups_status")),
@@ -106,6 +108,13 @@ def upgrade() -> None:
             ["cleanup_id"], ["cleanups.id"], name=op.f("fk_cleanup_batches_cleanup_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("cleanup_id", "store", "number", name=op.f("pk_cleanup_batches")),
+    )
+    op.create_index(
+        "ix_cleanup_batches_open",
+        "cleanup_batches",
+        ["store"],
+        unique=False,
+        postgresql_where=sa.text("NOT done"),
     )
     op.create_table(
         "dead_letters",
@@ -296,6 +305,7 @@ def downgrade() -> None:
     op.drop_table("job_progress")
     op.drop_index(op.f("ix_dead_letters_job_id_seq"), table_name="dead_letters")
     op.drop_table("dead_letters")
+    op.drop_index("ix_cleanup_batches_open", table_name="cleanup_batches", postgresql_where=sa.text("NOT done"))
     op.drop_table("cleanup_batches")
     op.drop_index(
         op.f("ix_jobs_tenant_idempotency_key"),

@@ -1,0 +1,197 @@
+"""The receipts of cleanups, what a job still has, and the tombstone that a deleted job leaves."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ke.contracts.cleanup import STORES, CleanupReceipt, CleanupStatus, StoreCounts
+from ke.contracts.errors import NotFound
+from ke.contracts.jobs import ACTIVE, COUNTER_NAMES
+from ke.storage.jobs import find_job
+from ke.storage.tables import (
+    cleanup_batches,
+    cleanups,
+    dead_letters,
+    entities,
+    extraction_tasks,
+    extractions,
+    job_progress,
+    jobs,
+    pages,
+    sources,
+)
+from ke.storage.vectors.base import VectorStore
+
+_NOW: Final = sa.func.clock_timestamp()
+_KEPT_OF_RESULT: Final = frozenset({*COUNTER_NAMES, "elapsed_s"})
+
+
+def counts_of(stored: Mapping[str, Any]) -> StoreCounts:
+    """The counts that a JSON column holds; a store it does not name counts zero."""
+    return StoreCounts(**{store: int(stored.get(store, 0)) for store in STORES})
+
+
+# What there is
+
+
+async def row_counts(connection: AsyncConnection, job_id: uuid.UUID) -> StoreCounts:
+    """What a cleanup of this job would delete from Postgres, exactly; `vectors` stays zero.
+
+    Counts what the job made, and what other jobs made from the sources it owns.
+    """
+
+    async def count(statement: sa.Select[Any]) -> int:
+        # One statement each: all of them together could outlast the deadline of one on a very large job.
+        return int((await connection.execute(statement)).scalar_one())
+
+    def of_job(table: sa.Table) -> sa.Select[Any]:
+        return sa.select(sa.func.count()).select_from(table).where(table.c.job_id == job_id)
+
+    by_others = (extractions.c.owner_job_id == job_id) & (extractions.c.job_id != job_id)
+    return StoreCounts(
+        sources=await count(of_job(sources)),
+        extractions=await count(of_job(extractions))
+        + await count(sa.select(sa.func.count()).select_from(extractions).where(by_others)),
+        entities=await count(of_job(entities))
+        + await count(sa.select(sa.func.count()).select_from(entities.join(extractions)).where(by_others)),
+        dead_letters=await count(of_job(dead_letters)),
+        pages=await count(of_job(pages)),
+    )
+
+
+async def vector_counts(vectors: VectorStore, job_id: uuid.UUID) -> dict[str, int]:
+    """How many points of this job, as maker or owner, each collection that has some holds, exactly.
+
+    Raises:
+        VectorStoreUnavailable: The store did not answer.
+    """
+    found = {name: await vectors.count_job(name, job_id) for name in await vectors.collections()}
+    return {name: number for name, number in found.items() if number}
+
+
+async def active_dependents(connection: AsyncConnection, job_id: uuid.UUID) -> list[uuid.UUID]:
+    """The active jobs that extract from this job's sources, those included that have only been told to so far."""
+    task_of_this = (
+        sa.select(sa.literal(1))
+        .select_from(extraction_tasks.join(sources))
+        .where(extraction_tasks.c.job_id == jobs.c.id, sources.c.job_id == job_id)
+    )
+    listed = jobs.c.params["source_ids"]
+    named = sa.func.jsonb_array_elements_text(
+        sa.case((sa.func.jsonb_typeof(listed) == "array", listed), else_=sa.text("'[]'::jsonb"))
+    ).column_valued("named")
+    names_source = (
+        sa.select(sa.literal(1))
+        .select_from(named)
+        .join(sources, sources.c.id == sa.cast(named, sa.Uuid))
+        .where(sources.c.job_id == job_id)
+        .correlate(jobs)
+    )
+    statement = (
+        sa.select(jobs.c.id)
+        .where(
+            jobs.c.status.in_([status.value for status in ACTIVE]),
+            jobs.c.id != job_id,
+            sa.exists(task_of_this) | (jobs.c.params["source_job_id"].astext == str(job_id)) | sa.exists(names_source),
+        )
+        .order_by(jobs.c.seq)
+    )
+    return list((await connection.execute(statement)).scalars())
+
+
+# The receipt
+
+
+async def deleted_counts(connection: AsyncConnection, receipt_id: str) -> StoreCounts:
+    """The sum of the finished batches."""
+    item = sa.func.jsonb_each_text(cleanup_batches.c.counts).table_valued("key", "value").render_derived()
+    statement = (
+        sa.select(item.c.key, sa.func.sum(sa.cast(item.c.value, sa.BigInteger)).label("total"))
+        .select_from(cleanup_batches.join(item, sa.true()))
+        .where(cleanup_batches.c.cleanup_id == receipt_id, cleanup_batches.c.done)
+        .group_by(item.c.key)
+    )
+    return counts_of({record.key: record.total for record in await connection.execute(statement)})
+
+
+async def find_receipt(connection: AsyncConnection, receipt_id: str) -> CleanupReceipt | None:
+    """The receipt as it stands; while it is not closed, `remaining` is what was planned and is not deleted yet."""
+    record = (await connection.execute(sa.select(cleanups).where(cleanups.c.id == receipt_id))).first()
+    if record is None:
+        return None
+    planned = counts_of(record.planned)
+    closed = record.status != CleanupStatus.RUNNING
+    deleted = counts_of(record.deleted) if closed else await deleted_counts(connection, receipt_id)
+    return CleanupReceipt(
+        id=record.id,
+        job_id=str(record.job_id),
+        status=CleanupStatus(record.status),
+        planned=planned,
+        deleted=deleted,
+        remaining=counts_of(record.remaining) if closed else _rest(planned, deleted),
+        started_at=record.started_at.isoformat(),
+        completed_at=record.completed_at.isoformat() if record.completed_at else None,
+        delete_record=record.delete_record,
+        error=record.error,
+        fenced=record.fenced,
+    )
+
+
+async def get_receipt(connection: AsyncConnection, receipt_id: str) -> CleanupReceipt:
+    """The receipt of a cleanup that was begun.
+
+    Raises:
+        NotFound: There is none.
+    """
+    receipt = await find_receipt(connection, receipt_id)
+    if receipt is None:
+        raise NotFound(f"There is no cleanup {receipt_id}.")
+    return receipt
+
+
+def _rest(planned: StoreCounts, deleted: StoreCounts) -> StoreCounts:
+    return StoreCounts(**{store: max(0, getattr(planned, store) - getattr(deleted, store)) for store in STORES})
+
+
+async def ask_record_deletion(connection: AsyncConnection, receipt_id: str) -> bool:
+    """Makes a running cleanup delete the job's record at its end; returns False when none is running."""
+    statement = (
+        sa.update(cleanups)
+        .where(cleanups.c.id == receipt_id, cleanups.c.status == CleanupStatus.RUNNING.value)
+        .values(delete_record=True)
+    )
+    return (await connection.execute(statement)).rowcount > 0
+
+
+# The tombstone
+
+
+async def tombstone(connection: AsyncConnection, job_id: uuid.UUID) -> None:
+    """Deletes the record of an ended job down to its tombstone; a job that is one already stays as it is.
+
+    What is left: id, kind, state, times, counters, and the idempotency key, so that the key answers `gone` and is
+    never taken for a new job. What could hold a URL or other people's words goes, the lanes' notes included.
+    """
+    row = await find_job(connection, job_id, lock=True)
+    if row is None or row.deleted_at is not None:
+        return
+    result = row.result
+    if result is not None:
+        result = {name: value for name, value in result.items() if name in _KEPT_OF_RESULT}
+    await connection.execute(sa.delete(job_progress).where(job_progress.c.job_id == job_id))
+    await connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(
+            deleted_at=_NOW,
+            params={},
+            labels={},
+            request_hash="",
+            result=result,
+            error={"type": row.error.get("type", ""), "message": ""} if row.error else None,
+            cancel_reason=None,
+        )
+    )
