@@ -1,0 +1,80 @@
+"""How a command fails: exit codes that scripts can use, and one line (or one document) on stderr.
+
+    CommandFailed            anything a user can understand: the problem document, and the exit code it gives
+
+Everything expected becomes a `CommandFailed`; `ke.cli.main.main` prints it. A traceback means a bug of ours.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from enum import IntEnum
+from http import HTTPStatus
+from typing import Any, Final
+
+from ke.cli.text import clean
+
+
+class ExitCode(IntEnum):
+    """What a script may branch on."""
+
+    OK = 0
+    NOT_DONE = 1
+    """The question was answered, but with no: the job failed, the cleanup left something, the time was up."""
+    USAGE = 2
+    """The command or its input cannot be done as it is written."""
+    CONFLICT = 3
+    """Not in the state that it is in (409)."""
+    NOT_FOUND = 4
+    """There is no such thing, or no longer (404, 410)."""
+    UNAVAILABLE = 5
+    """The gateway, or something behind it, did not answer: try again."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+
+
+EXIT_CODES_HELP: Final = (
+    "Exit codes: 0 done · 1 the job failed, or what was asked for did not come true · 2 wrong usage or input · "
+    "3 conflict with the current state (409) · 4 not found or gone (404, 410) · 5 the gateway or something behind it "
+    "is not reachable · 130 interrupted. "
+    "Errors are one line on stderr; with --json they are the API's problem document (RFC 9457)."
+)
+
+
+class CommandFailed(Exception):
+    """A command could not do what it was asked, and the user is told why."""
+
+    def __init__(self, detail: str, code: ExitCode, problem: Mapping[str, Any] | None = None) -> None:
+        """Takes the one line for people, the exit code, and the API's problem document when there is one."""
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code
+        self.problem = dict(problem) if problem else {"type": "about:blank", "title": code.name, "detail": detail}
+
+
+def code_for_status(status: int) -> ExitCode:
+    """The exit code of an HTTP error status."""
+    if status == HTTPStatus.CONFLICT:
+        return ExitCode.CONFLICT
+    if status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
+        return ExitCode.NOT_FOUND
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ExitCode.UNAVAILABLE
+    return ExitCode.USAGE
+
+
+def detail_of(problem: Mapping[str, Any]) -> str:
+    """One line for people: the API's own detail, and every further field that is wrong."""
+    line = str(problem.get("detail") or problem.get("title") or "the gateway refused, without saying why")
+    further = [_field_error(error) for error in (problem.get("errors") or [])[1:] if isinstance(error, Mapping)]
+    return f"{line}; {'; '.join(further)}" if further else line
+
+
+def _field_error(error: Mapping[str, Any]) -> str:
+    return f"{error.get('pointer') or error.get('parameter') or ''}: {error.get('detail')}".removeprefix(": ")
+
+
+def report(error: CommandFailed, *, as_json: bool) -> None:
+    """Print a failure to stderr: `error: <detail>`, or the problem document as one line of JSON."""
+    line = json.dumps(error.problem) if as_json else f"error: {clean(error.detail)}"
+    sys.stderr.write(f"{line}\n")

@@ -1,0 +1,195 @@
+"""`ke jobs`: look at jobs, and steer them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ke.cli import output
+from ke.cli.errors import CommandFailed, ExitCode
+from ke.cli.options import ApiUrl, Cursor, JobId, Json, Limit, Timeout, Wait, receipt_id
+from ke.cli.session import call
+from ke.cli.watch import follow, follow_cleanup, has_ended, view_for
+from ke.contracts.cleanup import CleanupStatus
+from ke.contracts.jobs import Artifacts, JobKind, JobStatus
+
+if TYPE_CHECKING:
+    from ke.client import KnowledgeExtractionClient
+
+app = typer.Typer(no_args_is_help=True, help="Look at jobs, and steer them.")
+GOOD_ENDS = frozenset({JobStatus.COMPLETED, JobStatus.COMPLETED_WITH_ERRORS, JobStatus.CANCELLED})
+
+
+@app.command("list")
+def list_jobs(
+    *,
+    kind: Annotated[JobKind | None, typer.Option(help="Only jobs of this kind.")] = None,
+    status: Annotated[list[JobStatus] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
+    project: Annotated[str | None, typer.Option(metavar="NAME", help="Only jobs of this project.")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """List jobs, newest first."""
+    states = [state.value for state in status] if status else None
+    wanted = kind.value if kind else None
+    page = call(
+        api_url, lambda ke: ke.list_jobs(kind=wanted, status=states, project=project, limit=limit, cursor=cursor)
+    )
+    output.emit(page, output.job_list, as_json=as_json)
+
+
+@app.command()
+def get(job: JobId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
+    """Show one job: its state, its numbers, and what it waits for."""
+    output.emit(call(api_url, lambda ke: ke.get_job(job)), output.job_detail, as_json=as_json)
+
+
+@app.command()
+def watch(job: JobId, *, timeout: Timeout = None, as_json: Json = False, api_url: ApiUrl = None) -> None:
+    """Follow a job until it ends; exit code 1 when it failed. Ctrl-C only stops watching."""
+    watch_to_end(job, quiet=as_json, timeout_s=timeout, as_json=as_json, api_url=api_url)
+
+
+def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: bool, api_url: str | None) -> None:
+    """Follow a job, print it when it has ended, and exit by how it ended.
+
+    Raises:
+        CommandFailed: It failed, or the time was up.
+        typer.Exit: Ctrl-C: the job goes on.
+    """
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        with view_for(quiet=quiet) as view:
+            return await follow(ke, job_id, view, timeout_s=timeout_s)
+
+    try:
+        job = call(api_url, work)
+    except KeyboardInterrupt:
+        output.note(f"Stopped watching; the job goes on. To cancel it: ke jobs cancel {job_id}")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    output.emit(job, output.job_detail, as_json=as_json)
+    if job["status"] not in GOOD_ENDS:
+        error = job.get("error") or {}
+        raise CommandFailed(
+            f"job {job_id} {job['status']}: {error.get('message') or 'no reason given'}",
+            ExitCode.NOT_DONE,
+            {"type": f"urn:ke:problem:{error.get('type') or 'job-failed'}", "detail": error.get("message")},
+        )
+
+
+@app.command()
+def cancel(
+    job: JobId,
+    *,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the receipt keeps it.")] = None,
+    cleanup: Annotated[bool, typer.Option("--cleanup", help="Then delete all that it made.")] = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Cancel a job. No fetch starts after this; with --wait it has ended when this returns."""
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        accepted = await ke.cancel_job(job, reason=reason, cleanup=cleanup)
+        if not wait:
+            return accepted
+        with view_for(quiet=True) as view:
+            return await follow(ke, job, view, timeout_s=timeout, until=_is_settled)
+
+    ended = call(api_url, work)
+    output.emit(ended, output.job_detail, as_json=as_json)
+    if not has_ended(ended):
+        output.note(f"The cancel was accepted. To see it through: ke jobs watch {job}")
+    elif ended["status"] != JobStatus.CANCELLED:
+        raise CommandFailed(f"the job {ended['status']} before the cancel took effect", ExitCode.NOT_DONE)
+    elif ended["artifacts"] == Artifacts.CLEANUP_FAILED:
+        raise CommandFailed(f"the job is cancelled, but its cleanup failed: ke receipts get {job}", ExitCode.NOT_DONE)
+
+
+def _is_settled(job: Mapping[str, Any]) -> bool:
+    """Whether a cancelled job has ended, and its cleanup too."""
+    return has_ended(job) and job.get("artifacts") != Artifacts.CLEANING
+
+
+@app.command()
+def pause(job: JobId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
+    """Let a running job finish what is in flight, and wait."""
+    output.emit(call(api_url, lambda ke: ke.pause_job(job)), output.job_detail, as_json=as_json)
+
+
+@app.command()
+def resume(job: JobId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
+    """Let a paused job go on."""
+    output.emit(call(api_url, lambda ke: ke.resume_job(job)), output.job_detail, as_json=as_json)
+
+
+@app.command()
+def cleanup(
+    job: JobId,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
+    delete_record: Annotated[bool, typer.Option("--delete-record", help="Delete the job's record too.")] = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Delete all that an ended job made: vectors, sources, extractions, entities and dead letters."""
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        started = await ke.cleanup_job(job, dry_run=dry_run, delete_record=delete_record)
+        return await follow_cleanup(ke, job, timeout_s=timeout) if wait and not dry_run else started
+
+    _show_receipt(job, call(api_url, work), as_json=as_json)
+
+
+@app.command()
+def delete(
+    job: JobId,
+    *,
+    cleanup: Annotated[
+        bool | None,
+        typer.Option("--cleanup/--keep-artifacts", help="What becomes of what the job made.", show_default=False),
+    ] = None,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Delete the record of an ended job; a job with artifacts needs one of the two choices."""
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any] | None:
+        started = await ke.delete_job_record(job, cleanup=cleanup)
+        return await follow_cleanup(ke, job, timeout_s=timeout) if started is not None and wait else started
+
+    receipt = call(api_url, work)
+    if receipt is not None:
+        _show_receipt(job, receipt, as_json=as_json)
+        return
+    output.emit({"id": job, "deleted": True}, lambda out, _: out.print(f"Deleted job {job}."), as_json=as_json)
+
+
+@app.command()
+def receipt(job: JobId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
+    """Show a job's cleanup receipt; it outlives the job."""
+    show_cleanup(job, as_json=as_json, api_url=api_url)
+
+
+def show_cleanup(job_id: str, *, as_json: bool, api_url: str | None) -> None:
+    """Print the receipt of a job's cleanup."""
+    found = call(api_url, lambda ke: ke.get_cleanup(receipt_id(job_id)))
+    output.emit(found, output.cleanup_receipt, as_json=as_json)
+
+
+def _show_receipt(job_id: str, receipt: Mapping[str, Any], *, as_json: bool) -> None:
+    output.emit(receipt, output.cleanup_receipt, as_json=as_json)
+    if receipt["status"] == CleanupStatus.RUNNING:
+        output.note(f"The cleanup is running. To see its receipt: ke receipts get {job_id}")
+    if receipt["status"] == CleanupStatus.FAILED:
+        why = receipt.get("error") or "something remains"
+        raise CommandFailed(f"the cleanup of job {job_id} failed: {why}", ExitCode.NOT_DONE)

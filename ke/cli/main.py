@@ -1,0 +1,75 @@
+"""`ke`: the command line, put together."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from ke.cli import jobs, records, search, submit, system
+from ke.cli.errors import EXIT_CODES_HELP, CommandFailed, ExitCode, report
+
+app = typer.Typer(
+    name="ke",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog=EXIT_CODES_HELP,
+    help=(
+        "Turn web sites and documents into a searchable knowledge base, by durable jobs that can be stopped, "
+        "cleaned up and deleted without a trace."
+    ),
+)
+JOBS, SYSTEM = "Jobs", "System"
+
+app.command(rich_help_panel=JOBS)(submit.crawl)
+app.command(rich_help_panel=JOBS)(submit.scrape)
+app.command(rich_help_panel=JOBS)(submit.extract)
+app.command(rich_help_panel=JOBS)(search.search)
+app.add_typer(jobs.app, name="jobs", rich_help_panel=JOBS)
+app.add_typer(records.sources, name="sources", rich_help_panel=JOBS)
+app.add_typer(records.receipts, name="receipts", rich_help_panel=JOBS)
+app.add_typer(records.dead_letters, name="dead-letters", rich_help_panel=JOBS)
+app.command(rich_help_panel=SYSTEM)(system.up)
+app.command(rich_help_panel=SYSTEM)(system.init)
+app.command(
+    rich_help_panel=SYSTEM,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)(system.temporal)
+app.command(rich_help_panel=SYSTEM)(system.mcp)
+app.command(rich_help_panel=SYSTEM)(system.version)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: What follows `ke` on the command line.
+
+    Returns:
+        The exit code, one of `ExitCode` or what the command gave.
+    """
+    as_json = "--json" in arguments
+    try:
+        result = app(args=list(arguments), prog_name="ke", standalone_mode=False)
+    except CommandFailed as error:
+        report(error, as_json=as_json)
+        return int(error.code)
+    except typer.Abort:
+        return int(ExitCode.INTERRUPTED)
+    except typer.TyperException as error:
+        if not error.format_message():  # `ke` alone: its help was printed
+            return int(ExitCode.USAGE)
+        problem = {"type": "urn:ke:problem:usage", "title": "Wrong usage", "detail": error.format_message()}
+        report(CommandFailed(error.format_message(), ExitCode.USAGE, problem), as_json=as_json)
+        return int(ExitCode.USAGE)
+    return result if isinstance(result, int) else int(ExitCode.OK)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = int(ExitCode.INTERRUPTED)
+    sys.exit(code)

@@ -1,0 +1,78 @@
+"""Options and arguments that several commands share."""
+
+import uuid
+from typing import Annotated, Final
+
+import typer
+
+_ID_PREFIXES: Final = ("job-", "cleanup-")
+
+
+def parse_job_id(value: str) -> str:
+    """The job id in `value`: a UUID, as it is or as the name of its workflow (`job-<id>`) or receipt.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    text = value.strip()
+    for prefix in _ID_PREFIXES:
+        text = text.removeprefix(prefix)
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise typer.BadParameter(f"{value!r} is not a job id") from None
+
+
+def parse_source_id(value: str) -> str:
+    """The source id in `value`: a UUID.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    try:
+        return str(uuid.UUID(value.strip()))
+    except ValueError:
+        raise typer.BadParameter(f"{value!r} is not a source id") from None
+
+
+def receipt_id(job_id: str) -> str:
+    """The id of a job's cleanup receipt: `ke.contracts.naming.cleanup_id`, without loading Temporal's SDK for it."""
+    return f"cleanup-{job_id}"
+
+
+def parse_label(value: str) -> str:
+    """Check that `value` is `key=value`.
+
+    Raises:
+        typer.BadParameter: It is not.
+    """
+    key, separator, _ = value.partition("=")
+    if not key or not separator:
+        raise typer.BadParameter(f"{value!r} is not key=value")
+    return value
+
+
+def labels_of(pairs: list[str] | None) -> dict[str, str]:
+    """The labels that `key=value` pairs name; the last of a key counts."""
+    split = (pair.partition("=") for pair in pairs or [])
+    return {key: value for key, _, value in split}
+
+
+ApiUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--api-url",
+        envvar="KE_API_URL",
+        metavar="URL",
+        help="The gateway; else the one that KE_DATA_DIR/endpoints.json names (.ke/ by default).",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", parser=parse_job_id, help="A job id, or job-<id>.")]
+Cursor = Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on where the list before this one ended.")]
+Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Entries, at most; the gateway gives 200 at once.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Return when it is done.")]
+Timeout = Annotated[
+    float | None,
+    typer.Option(min=0.0, metavar="SECONDS", help="Stop waiting after so long (exit code 1); the job goes on."),
+]

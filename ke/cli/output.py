@@ -1,0 +1,270 @@
+"""What commands print: one JSON document for machines, tables and short blocks for people.
+
+stdout carries the answer and nothing else. Tables have no frames and are never cut off in a pipe, so `grep`, `awk`
+and `cut` work on them too. Everything that came from a web page is cleaned before it reaches a terminal.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ke.cli.text import age, clean, count, duration, local_time, printable, shorten, size
+
+Document = Mapping[str, Any]
+STATUS_STYLE: Final[Mapping[str, str]] = {
+    "queued": "dim",
+    "running": "cyan",
+    "paused": "yellow",
+    "cancelling": "yellow",
+    "cancelled": "magenta",
+    "completed": "green",
+    "completed_with_errors": "yellow",
+    "failed": "red",
+    "cleaned": "green",
+    "cleanup_failed": "red",
+}
+PIPE_WIDTH: Final = 1000
+"""Columns of a table that goes to a file or a pipe: nothing is cut."""
+STORES: Final = ("vectors", "sources", "extractions", "entities", "dead_letters")
+COUNTERS: Final = (
+    ("pages fetched", "pages_fetched"),
+    ("pages failed", "pages_failed"),
+    ("pages skipped", "pages_skipped"),
+    ("pages duplicate", "pages_duplicate"),
+    ("sources", "sources"),
+    ("sources extracted", "sources_extracted"),
+    ("sources skipped", "sources_skipped"),
+    ("extractions", "extractions"),
+    ("entities", "entities"),
+    ("vectors", "vectors"),
+    ("dead letters", "dead_letters"),
+)
+
+
+def console() -> Console:
+    """A console for stdout as it is now."""
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(highlight=False, soft_wrap=False, width=width)
+
+
+def note(message: str) -> None:
+    """Say something beside the answer: on stderr."""
+    sys.stderr.write(f"{clean(message)}\n")
+
+
+def emit(document: Any, view: Callable[[Console, Any], None], *, as_json: bool) -> None:
+    """Print an answer: the document itself, or what `view` makes of it."""
+    if as_json:
+        # ASCII only: nothing from a web page can reach a terminal unescaped, whatever its encoding.
+        sys.stdout.write(f"{json.dumps(document, indent=2)}\n")
+        return
+    view(console(), document)
+
+
+def _status(value: Any) -> Text:
+    name = str(value or "-")
+    return Text(name, style=STATUS_STYLE.get(name, ""))
+
+
+def _table(columns: Sequence[str], *, numbers: Iterable[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    right = frozenset(numbers)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def _cell(value: Any) -> Text:
+    return value if isinstance(value, Text) else Text(clean(value) or "-")
+
+
+def _facts(out: Console, facts: Iterable[tuple[str, Any]]) -> None:
+    """Print `name  value` lines; what is None is left out."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        if value is not None:
+            grid.add_row(name, _cell(value))
+    out.print(grid)
+
+
+def counters_of(job: Document) -> Document:
+    """A job's numbers: its result once it has one, its progress until then."""
+    found = job.get("result") or job.get("progress") or {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def job_list(out: Console, page: Document) -> None:
+    """One line a job."""
+    jobs = page.get("data") or []
+    if not jobs:
+        out.print("No jobs.")
+        return
+    numbers = ("PAGES", "SOURCES", "CHUNKS", "AGE")
+    table = _table(("ID", "KIND", "STATUS", "ARTIFACTS", *numbers, "PROJECT"), numbers=numbers)
+    for job in jobs:
+        done = counters_of(job)
+        table.add_row(
+            _cell(job.get("id")),
+            _cell(job.get("kind")),
+            _status(job.get("status")),
+            _status(job.get("artifacts")),
+            count(done.get("pages_fetched")),
+            count(done.get("sources")),
+            count(done.get("extractions")),
+            age(job.get("created_at")),
+            _cell(job.get("project")),
+        )
+    out.print(table)
+    next_page(page)
+
+
+def next_page(page: Document) -> None:
+    """Say how to get the rest of a list, when there is one."""
+    if page.get("next_cursor"):
+        note(f"There is more: --cursor {page['next_cursor']}")
+
+
+def job_detail(out: Console, job: Document) -> None:
+    """All that is known of one job."""
+    error = job.get("error") or {}
+    cancellation = (job.get("result") or {}).get("cancellation") or {}
+    done = counters_of(job)
+    _facts(
+        out,
+        (
+            ("job", job.get("id")),
+            ("kind", job.get("kind")),
+            ("status", _status(job.get("status"))),
+            ("artifacts", _status(job.get("artifacts"))),
+            ("project", job.get("project")),
+            ("labels", ", ".join(f"{key}={value}" for key, value in (job.get("labels") or {}).items()) or None),
+            ("waiting for", job.get("waiting_for") or None),
+            ("error", f"{error.get('type')}: {error.get('message')}" if error else None),
+            ("created", local_time(job.get("created_at"))),
+            ("started", local_time(job.get("started_at")) if job.get("started_at") else None),
+            ("completed", local_time(job.get("completed_at")) if job.get("completed_at") else None),
+            ("took", duration(done.get("elapsed_s")) if done.get("elapsed_s") is not None else None),
+            ("workflow", job.get("workflow_id")),
+        ),
+    )
+    numbers = [(name, count(done.get(key))) for name, key in COUNTERS if done.get(key)]
+    if done.get("bytes"):
+        numbers.append(("downloaded", size(done["bytes"])))
+    if numbers:
+        out.print()
+        _facts(out, numbers)
+    if cancellation:
+        out.print()
+        cancellation_receipt(out, cancellation)
+
+
+def cancellation_receipt(out: Console, receipt: Document) -> None:
+    """When a cancelled job stood still, and why it was cancelled."""
+    _facts(
+        out,
+        (
+            ("cancelled after", duration(receipt.get("latency_s"))),
+            ("activities drained", count(receipt.get("activities_drained"))),
+            ("reason", receipt.get("reason") or None),
+        ),
+    )
+
+
+def cleanup_receipt(out: Console, receipt: Document) -> None:
+    """What a cleanup planned, deleted and left, store by store."""
+    planned = receipt.get("planned") or {}
+    deleted = receipt.get("deleted") or {}
+    remaining = receipt.get("remaining") or {}
+    _facts(
+        out,
+        (
+            ("receipt", receipt.get("id")),
+            ("job", receipt.get("job_id")),
+            ("status", _status(receipt.get("status") or "dry run: nothing was deleted")),
+            ("error", receipt.get("error")),
+        ),
+    )
+    out.print()
+    numbers = ("PLANNED", "DELETED", "REMAINING")
+    table = _table(("STORE", *numbers), numbers=numbers)
+    stores = [*STORES, *(name for name in planned if name not in STORES)]
+    for store in stores:
+        table.add_row(
+            store.replace("_", " "), count(planned.get(store)), count(deleted.get(store)), count(remaining.get(store))
+        )
+    out.print(table)
+
+
+def search_hits(out: Console, answer: Document) -> None:
+    """Hits, best first: the score, where it is from, and the passage."""
+    hits = answer.get("data") or []
+    if not hits:
+        out.print("Nothing found.")
+    for number, hit in enumerate(hits, start=1):
+        score = hit.get("score")
+        heading = Text(f"{number:>2}. ", style="dim")
+        heading.append(f"{score:.3f}  " if isinstance(score, int | float) else "", style="green")
+        heading.append(clean(hit.get("url")), style="bold")
+        out.print(heading, no_wrap=True, overflow="ignore", crop=False)
+        out.print(Padding(Text(shorten(hit.get("text"), 320)), (0, 0, 1, 4)))
+
+
+def source_list(out: Console, page: Document) -> None:
+    """One line a source."""
+    sources = page.get("data") or []
+    if not sources:
+        out.print("No sources.")
+        return
+    table = _table(("ID", "SIZE", "AGE", "URL", "TITLE"), numbers=("SIZE", "AGE"))
+    for source in sources:
+        table.add_row(
+            _cell(source.get("id")),
+            size(source.get("bytes")),
+            age(source.get("fetched_at")),
+            _cell(source.get("url")),
+            _cell(shorten(source.get("title") or "", 60)),
+        )
+    out.print(table)
+    next_page(page)
+
+
+def dead_letter_list(out: Console, page: Document) -> None:
+    """One line for each page or source that failed for good."""
+    letters = page.get("data") or []
+    if not letters:
+        out.print("No dead letters.")
+        return
+    table = _table(("SUBJECT", "TRIES", "AGE", "ERROR", "URL", "MESSAGE"), numbers=("TRIES", "AGE"))
+    for letter in letters:
+        table.add_row(
+            _cell(letter.get("subject")),
+            count(letter.get("attempts")),
+            age(letter.get("last_failed_at")),
+            _cell(letter.get("error_type")),
+            _cell(letter.get("url")),
+            _cell(shorten(letter.get("error_message") or "", 80)),
+        )
+    out.print(table)
+    next_page(page)
+
+
+def source_text(out: Console, source: Document) -> None:
+    """A source's title, address and text."""
+    out.print(Text(clean(source.get("title") or source.get("url")), style="bold"))
+    out.print(Text(clean(source.get("url")), style="dim"), overflow="ignore")
+    out.print()
+    for line in str(source.get("text") or "").splitlines():
+        out.print(Text(printable(line)))
+
+
+def letters(number: int) -> str:
+    """A number of dead letters, in words."""
+    return "1 dead letter" if number == 1 else f"{number:,} dead letters"

@@ -1,0 +1,191 @@
+"""`ke crawl`, `ke scrape`, `ke extract`: new jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ke.cli import output
+from ke.cli.jobs import watch_to_end
+from ke.cli.options import ApiUrl, Json, Timeout, labels_of, parse_job_id, parse_label, parse_source_id
+from ke.cli.session import call
+
+if TYPE_CHECKING:
+    from ke.client import KnowledgeExtractionClient
+
+Urls = Annotated[list[str], typer.Argument(metavar="URL...", help="http or https addresses.")]
+Extract = Annotated[
+    bool, typer.Option("--extract/--no-extract", help="Turn the pages into chunks, vectors and entities too.")
+]
+ChunkSize = Annotated[
+    int | None, typer.Option(metavar="N", help="Sources in a batch of the extraction; all in one pass when not given.")
+]
+ChunkTokens = Annotated[int | None, typer.Option(metavar="N", help="Tokens in a chunk, at most (256 by default).")]
+NoEntities = Annotated[bool, typer.Option("--no-entities", help="Do not look for named entities.")]
+Project = Annotated[str, typer.Option(metavar="NAME", help="What the job belongs to.")]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", parser=parse_label, help="A label of yours; may be repeated."),
+]
+Key = Annotated[
+    str | None, typer.Option("--key", metavar="KEY", help="Idempotency key: the same key gives the same job.")
+]
+Watch = Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")]
+WaitQuietly = Annotated[bool, typer.Option("--wait", help="Wait for the end, without progress.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Aftermath:
+    """What a command does once its job is accepted."""
+
+    watch: bool
+    wait: bool
+    timeout_s: float | None
+    as_json: bool
+    api_url: str | None
+
+
+def crawl(
+    urls: Urls,
+    *,
+    max_pages: Annotated[int | None, typer.Option(metavar="N", help="Pages, at most (500 by default).")] = None,
+    max_depth: Annotated[int | None, typer.Option(metavar="N", help="Links from a seed, at most (5).")] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="REGEX", help="Follow only URLs that match one of these.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="REGEX", help="Never follow URLs that match.")] = None,
+    no_robots: Annotated[
+        bool, typer.Option("--no-robots", help="Ignore robots.txt: only for sites that are yours.")
+    ] = False,
+    delay: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Between two requests to one host (0 by default).")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(metavar="N", help="Requests to one host at once (8).")] = None,
+    extract: Extract = True,
+    chunk_size: ChunkSize = None,
+    chunk_tokens: ChunkTokens = None,
+    no_entities: NoEntities = False,
+    project: Project = "default",
+    label: Labels = None,
+    key: Key = None,
+    watch: Watch = False,
+    wait: WaitQuietly = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Fetch a site from these seeds and its sitemaps, within limits, and extract what it says."""
+    limits = _given(max_pages=max_pages, max_depth=max_depth)
+    scope = _given(include=include or None, exclude=exclude or None, robots=False if no_robots else None)
+    rate = _given(concurrency=concurrency, delay_s=delay)
+    spec = _extract_spec(chunk_size, chunk_tokens, no_entities=no_entities) if extract else None
+
+    def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
+        return ke.submit_crawl(
+            urls,
+            limits=limits or None,
+            scope=scope or None,
+            rate=rate or None,
+            extract=spec,
+            project=project,
+            labels=labels_of(label),
+            idempotency_key=key,
+        )
+
+    _accept(submit, Aftermath(watch, wait, timeout, as_json, api_url))
+
+
+def scrape(
+    urls: Urls,
+    *,
+    extract: Extract = True,
+    chunk_size: ChunkSize = None,
+    chunk_tokens: ChunkTokens = None,
+    no_entities: NoEntities = False,
+    project: Project = "default",
+    label: Labels = None,
+    key: Key = None,
+    watch: Watch = False,
+    wait: WaitQuietly = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Fetch exactly these pages, and extract what they say."""
+    spec = _extract_spec(chunk_size, chunk_tokens, no_entities=no_entities) if extract else None
+
+    def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
+        return ke.submit_scrape(urls, extract=spec, project=project, labels=labels_of(label), idempotency_key=key)
+
+    _accept(submit, Aftermath(watch, wait, timeout, as_json, api_url))
+
+
+def extract(
+    *,
+    job: Annotated[
+        str | None,
+        typer.Option("--job", metavar="JOB", parser=parse_job_id, help="Extract all that this job has stored; or"),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", metavar="ID", parser=parse_source_id, help="exactly this source; may be repeated."),
+    ] = None,
+    chunk_size: ChunkSize = None,
+    chunk_tokens: ChunkTokens = None,
+    no_entities: NoEntities = False,
+    project: Project = "default",
+    label: Labels = None,
+    key: Key = None,
+    watch: Watch = False,
+    wait: WaitQuietly = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Turn stored sources into chunks, vectors and entities."""
+    if (job is None) == (not source):
+        raise typer.BadParameter("say either --job or --source, and not both")
+    spec = _extract_spec(chunk_size, chunk_tokens, no_entities=no_entities)
+
+    def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
+        return ke.submit_extract(
+            source_job_id=job,
+            source_ids=source or None,
+            project=project,
+            labels=labels_of(label),
+            idempotency_key=key,
+            **spec,
+        )
+
+    _accept(submit, Aftermath(watch, wait, timeout, as_json, api_url))
+
+
+def _extract_spec(chunk_size: int | None, chunk_tokens: int | None, *, no_entities: bool) -> dict[str, Any]:
+    """The `extract` member of a job: only what was asked for, so that the gateway's defaults hold for the rest."""
+    spec = _given(chunk_size=chunk_size, chunk_tokens=chunk_tokens)
+    return spec | {"entities": None} if no_entities else spec
+
+
+def _given(**members: Any) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _accept(submit: Callable[[KnowledgeExtractionClient], Awaitable[Mapping[str, Any]]], aftermath: Aftermath) -> None:
+    """Submit a job; print it, or follow it to its end."""
+    job = call(aftermath.api_url, submit)
+    if aftermath.watch or aftermath.wait:
+        if not aftermath.as_json:
+            output.note(f"job {job['id']}")
+        watch_to_end(
+            job["id"],
+            quiet=aftermath.as_json or not aftermath.watch,
+            timeout_s=aftermath.timeout_s,
+            as_json=aftermath.as_json,
+            api_url=aftermath.api_url,
+        )
+        return
+    output.emit(job, output.job_detail, as_json=aftermath.as_json)
+    output.note(f"To follow it: ke jobs watch {job['id']}")

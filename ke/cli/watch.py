@@ -1,0 +1,199 @@
+"""Following a job until it ends: live on a terminal, a line for each change anywhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from ke.cli.errors import CommandFailed, ExitCode
+from ke.cli.options import receipt_id
+from ke.cli.output import STATUS_STYLE, console, counters_of
+from ke.cli.text import clean, count, duration, size
+from ke.contracts.jobs import TERMINAL
+
+if TYPE_CHECKING:
+    from ke.client import KnowledgeExtractionClient
+
+POLL_S: Final = 0.5
+"""Seconds between two looks at a job."""
+OUTAGE_S: Final = 30.0
+"""Seconds that a gateway may be away while a job is watched: long enough for its restart."""
+
+Job = Mapping[str, Any]
+
+
+class View(Protocol):
+    """What shows a job as it goes on."""
+
+    def show(self, job: Job) -> None:
+        """Show the job as it is now."""
+
+
+class SilentView:
+    """Shows nothing: for `--wait` and `--json`."""
+
+    def show(self, job: Job) -> None:
+        """Do nothing."""
+
+
+class LineView:
+    """A line for each change, for logs and pipes."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._last = ""
+
+    def show(self, job: Job) -> None:
+        """Print one line when anything has changed."""
+        line = summary(job)
+        if line != self._last:
+            self._last = line
+            took = counters_of(job).get("elapsed_s")
+            self._out.print(Text(f"{line}  {duration(took)}" if took is not None else line), overflow="ignore")
+
+
+class LiveView(AbstractContextManager["LiveView"]):
+    """A block of a terminal that is drawn again and again."""
+
+    def __init__(self, out: Console) -> None:
+        self._live = Live(console=out, refresh_per_second=8, transient=False)
+        self._spinner = Spinner("dots")
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._live.stop()
+
+    def show(self, job: Job) -> None:
+        """Draw the job as it is now."""
+        status = str(job.get("status"))
+        grid = Table.grid(padding=(0, 1))
+        mark = Text("■", style=STATUS_STYLE.get(status, "")) if status in TERMINAL else self._spinner
+        grid.add_row(mark, Text(summary(job), style=STATUS_STYLE.get(status, "")))
+        took = counters_of(job).get("elapsed_s")
+        grid.add_row("", Text(f"{job.get('kind')} {job.get('id')}  {duration(took)}", style="dim"))
+        self._live.update(grid)
+
+
+def summary(job: Job) -> str:
+    """One line: the state, and the numbers that are not zero."""
+    done = counters_of(job)
+    parts = [
+        f"{count(done[key])} {name}"
+        for key, name in (
+            ("pages_fetched", "pages"),
+            ("pages_failed", "failed"),
+            ("sources", "sources"),
+            ("sources_extracted", "extracted"),
+            ("extractions", "chunks"),
+            ("entities", "entities"),
+            ("dead_letters", "dead letters"),
+        )
+        if done.get(key)
+    ]
+    if done.get("bytes"):
+        parts.append(size(done["bytes"]))
+    waiting = job.get("waiting_for")
+    if waiting and str(job.get("status")) not in TERMINAL:
+        parts.append(f"waiting for {clean(waiting)}")
+    return f"{job.get('status')}: {', '.join(parts)}" if parts else str(job.get("status"))
+
+
+def view_for(*, quiet: bool) -> AbstractContextManager[View]:
+    """The view that fits stdout."""
+    if quiet:
+        return nullcontext(SilentView())
+    out = console()
+    return LiveView(out) if sys.stdout.isatty() else nullcontext(LineView(out))
+
+
+async def follow(
+    client: KnowledgeExtractionClient,
+    job_id: str,
+    view: View,
+    *,
+    timeout_s: float | None = None,
+    until: Callable[[Job], bool] | None = None,
+) -> Job:
+    """Look at a job until it has ended.
+
+    Args:
+        client: An open client.
+        job_id: The job.
+        view: Is shown each reading.
+        timeout_s: Seconds after which to give up; None: as long as it takes.
+        until: What counts as the end; a terminal status when not given.
+
+    Returns:
+        The last reading.
+
+    Raises:
+        CommandFailed: The time was up.
+        ApiError: The gateway refused.
+        GatewayUnreachable: It was away for longer than `OUTAGE_S`.
+    """
+    from ke.client import ClientError  # noqa: PLC0415  (an HTTP stack: not for `ke --help`)
+
+    ended = until or has_ended
+    started_s = last_answer_s = time.monotonic()
+    while True:
+        try:
+            job = await client.get_job(job_id)
+        except ClientError as error:
+            if not _may_pass(error) or time.monotonic() - last_answer_s > OUTAGE_S:
+                raise
+        else:
+            last_answer_s = time.monotonic()
+            view.show(job)
+            if ended(job):
+                return job
+        if timeout_s is not None and time.monotonic() - started_s > timeout_s:
+            raise CommandFailed(f"job {job_id} has not ended within {duration(timeout_s)}", ExitCode.NOT_DONE)
+        await asyncio.sleep(POLL_S)
+
+
+async def follow_cleanup(
+    client: KnowledgeExtractionClient, job_id: str, *, timeout_s: float | None = None
+) -> Mapping[str, Any]:
+    """Look at a job's cleanup until it has ended.
+
+    Returns:
+        The receipt.
+
+    Raises:
+        CommandFailed: The time was up.
+        ApiError: There is no such cleanup.
+    """
+    started_s = time.monotonic()
+    while True:
+        receipt = await client.get_cleanup(receipt_id(job_id))
+        if receipt["status"] != "running":
+            return receipt
+        if timeout_s is not None and time.monotonic() - started_s > timeout_s:
+            raise CommandFailed(
+                f"the cleanup of job {job_id} has not ended within {duration(timeout_s)}", ExitCode.NOT_DONE
+            )
+        await asyncio.sleep(POLL_S)
+
+
+def has_ended(job: Job) -> bool:
+    """Whether the job's status is terminal."""
+    return str(job.get("status")) in TERMINAL
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether waiting a little may help: no answer at all, or 503."""
+    return getattr(error, "status", HTTPStatus.SERVICE_UNAVAILABLE) == HTTPStatus.SERVICE_UNAVAILABLE

@@ -1,0 +1,71 @@
+"""Finding the gateway, for everything that talks to it from outside: the CLI, the MCP tools, the examples.
+
+`KE_API_URL` names it; else `endpoints.json` of the embedded stack in `KE_DATA_DIR` does. Both are settings like all
+others (`ke.runtime.settings`); they are read here by themselves, because loading the rest takes longer than most
+commands do.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from ke.contracts.errors import InvalidInput, Unavailable
+
+DEFAULT_DATA_DIR: Final = ".ke"
+ENDPOINTS_FILE: Final = "endpoints.json"
+
+
+class NoGateway(Unavailable):
+    """No gateway is running here."""
+
+    code = "no-gateway"
+
+
+class BadGatewayUrl(InvalidInput):
+    """The gateway's address must be an http or https URL."""
+
+    code = "bad-gateway-url"
+
+
+def find_gateway(api_url: str | None = None) -> str:
+    """The URL of the gateway, without a slash at its end.
+
+    Args:
+        api_url: What the caller was told to use; None: look for it.
+
+    Raises:
+        NoGateway: None is named, and no embedded stack is ready in the data folder.
+        BadGatewayUrl: What names it is no http or https URL.
+    """
+    named = api_url or os.environ.get("KE_API_URL")
+    return _checked(named or _of_embedded_stack())
+
+
+def _of_embedded_stack() -> str:
+    folder = Path(os.environ.get("KE_DATA_DIR") or DEFAULT_DATA_DIR)
+    path = folder / ENDPOINTS_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NoGateway(
+            f"No gateway is running here: KE_API_URL is not set and there is no {path}. Start one with `ke up`."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise NoGateway(f"{path} cannot be read: {error}") from error
+    api = content.get("api") if isinstance(content, dict) else None
+    if not isinstance(api, str):
+        raise NoGateway(f"{path} does not say where the gateway is.")
+    return api
+
+
+def _checked(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and url.isprintable() and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise BadGatewayUrl(f"The gateway's address must be an http or https URL, not {url!r}.")
+    return url.rstrip("/")
