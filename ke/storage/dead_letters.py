@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -51,3 +52,40 @@ async def write_dead_letters(connection: AsyncConnection, job_id: uuid.UUID, let
     statement = insert(dead_letters)
     updated = {name: statement.excluded[name] for name in ("error_type", "error_message", "attempts", "last_failed_at")}
     await connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=updated), values)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterRow:
+    """A dead letter as it lies there."""
+
+    seq: int
+    id: uuid.UUID
+    job_id: uuid.UUID
+    subject: str
+    subject_id: uuid.UUID
+    url: str
+    error_type: str
+    error_message: str
+    attempts: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+
+
+async def list_dead_letters(
+    connection: AsyncConnection, job_id: uuid.UUID, *, limit: int, after: int | None = None
+) -> list[DeadLetterRow]:
+    """A job's dead letters in the order of their arrival, at most `limit`, from after the `seq` in `after`."""
+    statement = (
+        sa.select(*(dead_letters.c[name] for name in DeadLetterRow.__dataclass_fields__))
+        .where(dead_letters.c.job_id == job_id)
+        .order_by(dead_letters.c.seq)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(dead_letters.c.seq > after)
+    return [DeadLetterRow(*record) for record in await connection.execute(statement)]
+
+
+async def purge_dead_letters(connection: AsyncConnection, job_id: uuid.UUID) -> int:
+    """Deletes all dead letters of a job; returns how many that were."""
+    return (await connection.execute(sa.delete(dead_letters).where(dead_letters.c.job_id == job_id))).rowcount

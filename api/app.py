@@ -1,0 +1,65 @@
+"""The gateway: `uvicorn api.app:create_app --factory`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from fastapi import FastAPI
+
+from api import openapi, problems
+from api.middleware import JsonOnly, RequestLog
+from api.resources import Gateway
+from api.routes import cleanups, dead_letters, health, jobs, search, sources
+from api.schemas import MAX_BODY_BYTES
+from ke.runtime import logs
+from ke.runtime.endpoints import resolve
+from ke.runtime.resources import open_vectors
+from ke.runtime.settings import Settings
+
+ROUTERS: Final = (jobs.router, sources.router, dead_letters.router, cleanups.router, search.router, health.router)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Makes the gateway; it connects to nothing before it is asked something.
+
+    Args:
+        settings: None: those of the environment, and this process's logs are set up by them.
+
+    Raises:
+        Unavailable: It is not said where Temporal, Postgres and the vector store are.
+        pydantic.ValidationError: A setting does not fit.
+    """
+    if settings is None:
+        settings = Settings()
+        logs.configure("gateway", settings.log_level)
+    connections = resolve(settings)
+    gateway = Gateway.build(settings, connections, open_vectors(connections, settings))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.gateway = gateway
+        yield
+        await gateway.close()
+
+    return assemble(lifespan)
+
+
+def assemble(lifespan: openapi.Lifespan | None = None) -> FastAPI:
+    """Puts routes, problems and middleware together; without a lifespan there is only the description of the API."""
+    app = FastAPI(
+        title="ke",
+        summary="Durable knowledge-extraction jobs: crawl, extract, search, cancel and clean without a trace",
+        description=openapi.DESCRIPTION,
+        version=openapi.VERSION,
+        lifespan=lifespan,
+        max_body_size=MAX_BODY_BYTES,
+        redoc_url=None,
+        openapi_tags=openapi.TAGS,
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    problems.install(app)
+    openapi.install(app)
+    app.add_middleware(JsonOnly)
+    app.add_middleware(RequestLog)
+    return app

@@ -1,0 +1,108 @@
+"""The gateway's own refusals: each a kind of the common errors, with a code that callers can tell apart.
+
+    KeError
+    ├── InvalidInput
+    │   ├── ValidationFailed        the body or a parameter does not fit
+    │   ├── MalformedJson           the body is not JSON
+    │   ├── IdempotencyKeyReused    the same key with another body
+    │   ├── UnknownReference        the body names a job or a source that is not there
+    │   └── BadCursor               the cursor is not one this list gave out
+    ├── PayloadTooLarge             the body is longer than the limit
+    ├── UnsupportedMediaType        the body is not sent as JSON
+    ├── MethodNotAllowed            the resource does not have this method
+    └── Conflict
+        ├── NotCancellable          the job is in no state in which it can be cancelled
+        ├── NotPausable             it is not running
+        ├── NotResumable            it is not paused
+        ├── JobActive               it must end first
+        ├── CleanupRunning          its cleanup must end first
+        └── ArtifactsPresent        say what becomes of what the job made
+
+`api.problems` gives each its HTTP status.
+"""
+
+from ke.contracts.errors import Conflict, InvalidInput, KeError
+
+
+class ValidationFailed(InvalidInput):
+    """The request does not fit what is asked for here; `errors` says where."""
+
+    code = "validation-failed"
+
+
+class MalformedJson(InvalidInput):
+    """The body is not JSON."""
+
+    code = "malformed-json"
+
+
+class IdempotencyKeyReused(InvalidInput):
+    """This Idempotency-Key was used before, with another body."""
+
+    code = "idempotency-key-reused"
+
+
+class UnknownReference(InvalidInput):
+    """The request names something that does not exist."""
+
+    code = "unknown-reference"
+
+
+class BadCursor(InvalidInput):
+    """This cursor is not one that this list gave out."""
+
+    code = "bad-cursor"
+
+
+class PayloadTooLarge(KeError):
+    """The body is longer than the limit."""
+
+    code = "payload-too-large"
+
+
+class UnsupportedMediaType(KeError):
+    """The body must be sent as application/json."""
+
+    code = "unsupported-media-type"
+
+
+class MethodNotAllowed(KeError):
+    """This resource does not have this method."""
+
+    code = "method-not-allowed"
+
+
+class NotCancellable(Conflict):
+    """The job is in no state in which it can be cancelled."""
+
+    code = "not-cancellable"
+
+
+class NotPausable(Conflict):
+    """Only a running job can be paused."""
+
+    code = "not-pausable"
+
+
+class NotResumable(Conflict):
+    """Only a paused job can be resumed."""
+
+    code = "not-resumable"
+
+
+class JobActive(Conflict):
+    """A job that is still active must end first."""
+
+    code = "job-active"
+
+
+class CleanupRunning(Conflict):
+    """The cleanup of this job must end first."""
+
+    code = "cleanup-running"
+
+
+class ArtifactsPresent(Conflict):
+    """What this job made is still there: say what becomes of it."""
+
+    code = "artifacts-present"

@@ -1,0 +1,82 @@
+"""Around every request: an id, one line of log, a problem document for what nobody expected."""
+
+import re
+import time
+import uuid
+from http import HTTPStatus
+from typing import Final
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import problems
+from api.errors import UnsupportedMediaType
+
+REQUEST_ID_HEADER: Final = "X-Request-ID"
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
+_QUIET: Final = frozenset({"/healthz", "/readyz"})
+
+log = structlog.get_logger(__name__)
+
+
+class RequestLog:
+    """Gives each request an id, logs how it was answered, and turns a crash into a problem document."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        started, status = time.perf_counter(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception:  # the edge of the process: nothing may end it, and no inside may leave it
+                log.exception("unexpected error", method=scope["method"], path=scope["path"])
+                if status:
+                    raise
+                await problems.internal_error(scope["path"])(scope, receive, send_with_id)
+            finally:
+                write = log.debug if scope["path"] in _QUIET and status == HTTPStatus.OK else log.info
+                write(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    duration_ms=round((time.perf_counter() - started) * 1000, 1),
+                )
+
+
+class JsonOnly:
+    """Refuses bodies that are not sent as JSON."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+            kind = headers.get("content-type", "")
+            if has_body and not _JSON.fullmatch(kind.strip()):
+                said = f"not as {kind[:100]!r}" if kind else "and Content-Type must say so"
+                error = UnsupportedMediaType(f"The body must be sent as application/json, {said}.")
+                await problems.response(error, scope["path"])(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

@@ -1,0 +1,34 @@
+"""Whether the gateway is alive, and whether it is of use."""
+
+import asyncio
+
+from fastapi import APIRouter, Response
+
+from api.resources import GatewayDep
+from api.views import Health, Readiness
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", operation_id="isAlive", summary="Is the gateway alive?")
+async def is_alive() -> Health:
+    """Answers as long as the process does, whatever else is down."""
+    return Health()
+
+
+@router.get(
+    "/readyz",
+    operation_id="isReady",
+    summary="Is all that the gateway needs up?",
+    responses={503: {"description": "`checks` says what is down", "model": Readiness}},
+)
+async def is_ready(gateway: GatewayDep, response: Response) -> Readiness:
+    """Asks the database, Temporal and the vector store, a second each and all at once."""
+    names = ("database", "temporal", "vectors")
+    answers = await asyncio.gather(gateway.database.is_up(), gateway.engine.is_up(), gateway.vectors.healthy())
+    checks = dict(zip(names, answers, strict=True))
+    if all(answers):
+        return Readiness(status="ready", checks=checks)
+    response.status_code = 503
+    response.headers["Retry-After"] = "1"
+    return Readiness(status="not ready", checks=checks)

@@ -1,0 +1,57 @@
+"""What jobs have stored: pages, sources, extractions, entities."""
+
+from typing import Literal
+from uuid import UUID
+
+from fastapi import APIRouter
+
+from api.pagination import Cursor, Limit, slice_of
+from api.resources import GatewayDep
+from api.routes.params import JobId
+from api.service import lists
+from api.views import EntityItem, ExtractionItem, PageItem, PageOf, SourceItem, SourceView
+
+router = APIRouter(tags=["sources"])
+
+TaskState = Literal["pending", "claimed", "done", "failed", "skipped"]
+PageState = Literal["pending", "fetching", "fetched", "duplicate", "failed", "skipped"]
+
+
+@router.get("/jobs/{job_id}/sources", operation_id="listSources", summary="List a job's sources")
+async def list_sources(
+    gateway: GatewayDep, job_id: JobId, state: TaskState | None = None, limit: Limit = 50, cursor: Cursor = None
+) -> PageOf[SourceItem]:
+    """Shows the sources a job stored, or works on; with `state` those whose extraction is in that state."""
+    part = slice_of(limit, cursor, "sources", job_id, state)
+    return await lists.sources(gateway, job_id, part, state=state)
+
+
+@router.get("/jobs/{job_id}/pages", operation_id="listPages", summary="List the URLs a job has seen")
+async def list_pages(
+    gateway: GatewayDep, job_id: JobId, state: PageState | None = None, limit: Limit = 50, cursor: Cursor = None
+) -> PageOf[PageItem]:
+    """Shows the frontier of a scrape or crawl, and what became of each URL."""
+    part = slice_of(limit, cursor, "pages", job_id, state)
+    return await lists.pages(gateway, job_id, part, state=state)
+
+
+@router.get("/jobs/{job_id}/extractions", operation_id="listExtractions", summary="List a job's chunks")
+async def list_extractions(
+    gateway: GatewayDep, job_id: JobId, limit: Limit = 50, cursor: Cursor = None
+) -> PageOf[ExtractionItem]:
+    """Shows the chunks a job made."""
+    return await lists.extractions(gateway, job_id, slice_of(limit, cursor, "extractions", job_id))
+
+
+@router.get("/jobs/{job_id}/entities", operation_id="listEntities", summary="List a job's entities")
+async def list_entities(
+    gateway: GatewayDep, job_id: JobId, limit: Limit = 50, cursor: Cursor = None
+) -> PageOf[EntityItem]:
+    """Shows the named entities a job found."""
+    return await lists.entities(gateway, job_id, slice_of(limit, cursor, "entities", job_id))
+
+
+@router.get("/sources/{source_id}", operation_id="getSource", summary="Read a source")
+async def get_source(gateway: GatewayDep, source_id: UUID) -> SourceView:
+    """Reads a stored document with its text."""
+    return await lists.source(gateway, source_id)

@@ -1,0 +1,271 @@
+"""What the gateway takes: each body with its ranges. Out of range is refused, never clamped."""
+
+import re
+from typing import Annotated, ClassVar, Literal, Self
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from ke.contracts.errors import InvalidInput
+from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobKind
+from ke.extraction.embed import DEFAULT_EMBEDDER, find_embedder
+from ke.extraction.entities import check_entities
+from ke.web.errors import BadPattern
+from ke.web.urls import MAX_PATTERN_CHARS, MAX_PATTERNS, MAX_URL_CHARS, Scope
+
+MAX_URLS = 1000
+MAX_BODY_BYTES = 256 * 1024
+
+
+def _without_nul(text: str) -> str:
+    if "\x00" in text:
+        raise PydanticCustomError("nul", "This contains a NUL character")
+    return text
+
+
+def _pattern(text: str) -> str:
+    try:
+        Scope(CrawlScope(include=(text,), same_host=False), CrawlLimits(), frozenset())
+    except BadPattern as error:
+        raise PydanticCustomError("bad_pattern", "{why}", {"why": error.message}) from None
+    return text
+
+
+_FORMAT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _project(text: str) -> str:
+    if not _FORMAT.fullmatch(text):
+        raise PydanticCustomError(
+            "project_name", "A project's name begins with a letter or digit and has letters, digits, . _ - only"
+        )
+    return text
+
+
+def _embedder(name: str) -> str:
+    try:
+        find_embedder(name)
+    except InvalidInput as error:
+        raise PydanticCustomError("unknown_embedder", "{why}", {"why": error.message}) from None
+    return name
+
+
+def _entities(name: str) -> str:
+    try:
+        check_entities(name)
+    except InvalidInput as error:
+        raise PydanticCustomError("unknown_entities", "{why}", {"why": error.message}) from None
+    return name
+
+
+NoNul = AfterValidator(_without_nul)
+Url = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARS), NoNul]
+Urls = Annotated[tuple[Url, ...], Field(min_length=1, max_length=MAX_URLS)]
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATTERN_CHARS), NoNul, AfterValidator(_pattern)]
+Patterns = Annotated[tuple[Pattern, ...], Field(max_length=MAX_PATTERNS)]
+ProjectName = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_project)]
+LabelName = Annotated[str, StringConstraints(min_length=1, max_length=64), NoNul]
+LabelValue = Annotated[str, StringConstraints(max_length=256), NoNul]
+Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=32)]
+Reason = Annotated[str, StringConstraints(max_length=500), NoNul]
+EmbedderName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_embedder)]
+FinderName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_entities)]
+Flag = Annotated[bool, Field(strict=True)]
+MAX_BIGINT = 2**63 - 1
+
+
+class Body(BaseModel):
+    """A request's body, or a part of one: unknown fields are refused."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class LimitsBody(Body):
+    """Where a crawl stops; null means no limit."""
+
+    max_pages: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 500
+    max_depth: Annotated[int, Field(strict=True, ge=0, le=50)] = 5
+    max_bytes: Annotated[int, Field(strict=True, ge=1, le=MAX_BIGINT)] | None = None
+    max_seconds: Annotated[int, Field(strict=True, ge=1, le=31_536_000)] | None = None
+
+
+class ScopeBody(Body):
+    """Which of the links it finds a crawl follows."""
+
+    include: Patterns = Field((), description="Regular expressions: a URL must match one of them, if there are any")
+    exclude: Patterns = Field((), description="Regular expressions: a URL that matches one is not followed")
+    same_host: Flag = Field(default=True, description="Stay on the hosts (with ports) of the seeds")
+    sitemaps: Flag = Field(default=True, description="Read the sitemaps that robots.txt names, or /sitemap.xml")
+    robots: Flag = Field(default=True, description="Obey robots.txt (RFC 9309)")
+
+
+class RateBody(Body):
+    """How hard a job may press one host."""
+
+    concurrency: Annotated[int, Field(strict=True, ge=1, le=64, description="Requests at once")] = 8
+    delay_s: Annotated[
+        float, Field(strict=True, ge=0, le=3600, description="Seconds between the starts of two requests")
+    ] = 0.0
+
+
+class ExtractOptions(Body):
+    """What to make of sources."""
+
+    chunk_size: Annotated[int, Field(strict=True, ge=1, le=10_000)] | None = Field(
+        None, description="Sources in a batch; null: all in one pass"
+    )
+    chunk_tokens: Annotated[int, Field(strict=True, ge=16, le=2048)] = Field(
+        256, description="The longest text chunk, in tokens"
+    )
+    embedder: EmbedderName = DEFAULT_EMBEDDER
+    entities: FinderName | None = Field("spacy", description="The finder of named entities; null: none")
+    structured: None = Field(
+        None, alias="schema", description="A JSON Schema for structured extraction; not offered yet: null only"
+    )
+
+    def to_spec(self) -> ExtractSpec:
+        """The same as the job's input has it."""
+        return ExtractSpec(
+            chunk_size=self.chunk_size,
+            chunk_tokens=self.chunk_tokens,
+            embedder=self.embedder,
+            entities=self.entities,
+        )
+
+
+class JobBody(Body):
+    """What every job has."""
+
+    project: ProjectName = "default"
+    labels: Labels = Field(default_factory=dict)
+
+
+class ScrapeBody(JobBody):
+    """Fetches a list of URLs."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        json_schema_extra={"examples": [{"kind": "scrape", "urls": ["https://example.com/"], "extract": {}}]}
+    )
+
+    kind: Literal["scrape"]
+    urls: Urls
+    extract: ExtractOptions | None = Field(None, description="{}: with all defaults; null: only fetch")
+
+    def to_specs(self) -> tuple[CollectSpec | None, ExtractSpec | None]:
+        """What the two lanes are to do."""
+        return CollectSpec(urls=self.urls, follow=False), self.extract.to_spec() if self.extract else None
+
+
+class CrawlBody(JobBody):
+    """Fetches a site, from seeds and sitemaps, within limits."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"kind": "crawl", "seeds": ["https://example.com/"], "limits": {"max_pages": 100}, "extract": {}}
+            ]
+        }
+    )
+
+    kind: Literal["crawl"]
+    seeds: Urls
+    limits: LimitsBody = LimitsBody()
+    scope: ScopeBody = ScopeBody()
+    rate: RateBody = RateBody()
+    extract: ExtractOptions | None = Field(None, description="{}: with all defaults; null: only fetch")
+
+    def to_specs(self) -> tuple[CollectSpec | None, ExtractSpec | None]:
+        """What the two lanes are to do."""
+        collect = CollectSpec(
+            urls=self.seeds,
+            follow=True,
+            limits=CrawlLimits(**self.limits.model_dump()),
+            scope=CrawlScope(**self.scope.model_dump()),
+            rate=FetchRate(**self.rate.model_dump()),
+        )
+        return collect, self.extract.to_spec() if self.extract else None
+
+
+class ExtractBody(JobBody, ExtractOptions):
+    """Turns stored sources into chunks, vectors and entities."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        json_schema_extra={
+            "examples": [{"kind": "extract", "source_job_id": "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11", "chunk_size": 50}]
+        }
+    )
+
+    kind: Literal["extract"]
+    source_job_id: UUID | None = Field(None, description="Extract the sources that this job stored")
+    source_ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=MAX_URLS)] | None = Field(
+        None, description="Extract exactly these sources"
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.source_job_id is None) == (self.source_ids is None):
+            raise PydanticCustomError("exactly_one", "Give exactly one of source_job_id and source_ids")
+        return self
+
+    def to_specs(self) -> tuple[CollectSpec | None, ExtractSpec | None]:
+        """What the two lanes are to do: there is only the one."""
+        spec = ExtractSpec(
+            chunk_size=self.chunk_size,
+            chunk_tokens=self.chunk_tokens,
+            embedder=self.embedder,
+            entities=self.entities,
+            source_job_id=str(self.source_job_id) if self.source_job_id else None,
+            source_ids=tuple(dict.fromkeys(map(str, self.source_ids))) if self.source_ids else None,
+        )
+        return None, spec
+
+
+SubmitBody = Annotated[ScrapeBody | CrawlBody | ExtractBody, Field(discriminator="kind")]
+
+
+def urls_of(body: ScrapeBody | CrawlBody | ExtractBody) -> tuple[str, tuple[str, ...]]:
+    """The name of the field with URLs, and the URLs."""
+    match body:
+        case ScrapeBody():
+            return "urls", body.urls
+        case CrawlBody():
+            return "seeds", body.seeds
+        case ExtractBody():
+            return "", ()
+
+
+def kind_of(body: ScrapeBody | CrawlBody | ExtractBody) -> JobKind:
+    """The kind of job that a body asks for."""
+    return JobKind(body.kind)
+
+
+class CancelBody(Body):
+    """How to cancel."""
+
+    reason: Reason | None = Field(None, description="For the record", examples=["Wrong site"])
+    cleanup: Flag = Field(default=False, description="Delete all the job made when it stands still")
+
+
+class CleanupBody(Body):
+    """How to clean up."""
+
+    dry_run: Flag = Field(default=False, description="Only count what would go")
+    delete_record: Flag = Field(default=False, description="Delete the job's record too")
+
+
+class SearchBody(Body):
+    """What to search for, and where."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        json_schema_extra={"examples": [{"query": "how do I cancel a running job", "limit": 5}]}
+    )
+
+    query: Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True), NoNul]
+    job_ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=100)] | None = Field(
+        None, description="Only chunks that these jobs made"
+    )
+    project: ProjectName | None = None
+    limit: Annotated[int, Field(strict=True, ge=1, le=100)] = 10
+    mode: Literal["dense"] = Field("dense", description="By meaning; text and hybrid are not offered yet")
+    embedder: EmbedderName = DEFAULT_EMBEDDER

@@ -1,0 +1,192 @@
+"""Cleaning up after jobs, and deleting their records."""
+
+import asyncio
+import time
+import uuid
+from dataclasses import replace
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+from temporalio.exceptions import WorkflowAlreadyStartedError
+
+from api.errors import ArtifactsPresent
+from api.resources import Gateway
+from api.schemas import CleanupBody
+from api.service import states
+from api.views import ReceiptView
+from ke.contracts.cleanup import CleanupInput, CleanupReceipt, CleanupStatus, StoreCounts
+from ke.contracts.errors import NotFound
+from ke.contracts.jobs import Artifacts
+from ke.contracts.naming import cleanup_id
+from ke.storage.cleanups import (
+    active_dependents,
+    ask_record_deletion,
+    find_receipt,
+    get_receipt,
+    row_counts,
+    tombstone,
+    vector_counts,
+)
+from ke.storage.jobs import JobRow, find_job, get_job
+
+BEGUN_WITHIN_S: Final = 2.0
+"""Seconds for which an answer waits for the receipt of a cleanup that it started."""
+POLL_FIRST_S: Final = 0.05
+POLL_MAX_S: Final = 0.5
+
+
+async def clean_up(
+    gateway: Gateway, job_id: uuid.UUID, body: CleanupBody, *, wait_s: float
+) -> tuple[ReceiptView, bool]:
+    """Starts the cleanup of an ended job, or joins the one that runs, or gives the receipt of the one that is done.
+
+    Works on deleted jobs too: a record may go before what the job made.
+
+    Args:
+        gateway: The clients.
+        job_id: The job.
+        body: What is asked for.
+        wait_s: Seconds to wait for the end.
+
+    Returns:
+        The receipt, and whether this is all there will be: a dry run, or a cleanup that has ended.
+
+    Raises:
+        NotFound: There never was such a job.
+        JobActive: It has not ended, or others work on its sources.
+        Unavailable: A store or Temporal does not answer.
+    """
+    async with gateway.database.transaction() as connection:
+        row = await _ended_job(connection, job_id)
+        before = await find_receipt(connection, cleanup_id(str(job_id)))
+    if body.dry_run:
+        found = await count_all(gateway, job_id)
+        return ReceiptView.plan(job_id, found, delete_record=body.delete_record), True
+    if row.artifacts is not Artifacts.CLEANED or before is None:
+        await _start(gateway, row, body)
+    if body.delete_record:
+        await _delete_record_too(gateway, row)
+    receipt = await _receipt_of_run(gateway, job_id, before, wait_s=wait_s)
+    if receipt is None:
+        found = await count_all(gateway, job_id)
+        return ReceiptView.plan(job_id, found, delete_record=body.delete_record, running=True), False
+    return ReceiptView.of(receipt), wait_s > 0 and receipt.status is not CleanupStatus.RUNNING
+
+
+async def _ended_job(connection: AsyncConnection, job_id: uuid.UUID) -> JobRow:
+    row = await find_job(connection, job_id)
+    if row is None:
+        raise NotFound(f"There is no job {job_id}.")
+    if not row.status.is_terminal:
+        raise states.still_active(row, "cleaned up")
+    if row.artifacts is not Artifacts.CLEANED:
+        dependents = await active_dependents(connection, job_id)
+        if dependents:
+            raise states.blocked(row, dependents)
+    return row
+
+
+async def count_all(gateway: Gateway, job_id: uuid.UUID) -> StoreCounts:
+    """What a cleanup of this job would delete from every store, exactly."""
+    vectors = await vector_counts(gateway.vectors, job_id)
+    async with gateway.database.transaction() as connection:
+        rows = await row_counts(connection, job_id)
+    return replace(rows, vectors=sum(vectors.values()))
+
+
+async def _start(gateway: Gateway, row: JobRow, body: CleanupBody) -> None:
+    try:
+        await gateway.engine.start_cleanup(CleanupInput(str(row.id), delete_record=body.delete_record))
+    except WorkflowAlreadyStartedError:
+        return  # it was done well since the row was read: the receipt says so
+
+
+async def _delete_record_too(gateway: Gateway, row: JobRow) -> None:
+    """Makes a cleanup that was there before, running or done, delete the record as well."""
+    async with gateway.database.transaction() as connection:
+        if await ask_record_deletion(connection, cleanup_id(str(row.id))):
+            return
+        now = await find_job(connection, row.id, lock=True)
+        if now is not None and now.artifacts is Artifacts.CLEANED:
+            await tombstone(connection, row.id)
+
+
+async def _receipt_of_run(
+    gateway: Gateway, job_id: uuid.UUID, before: CleanupReceipt | None, *, wait_s: float
+) -> CleanupReceipt | None:
+    """The receipt once the run has begun, or ended where the caller waits; None when it did not begin in time.
+
+    A receipt that had failed before this call says nothing of the run that was started now.
+    """
+    begun_by, ended_by = time.monotonic() + BEGUN_WITHIN_S, time.monotonic() + wait_s
+    pause = POLL_FIRST_S
+    while True:
+        async with gateway.database.transaction() as connection:
+            receipt = await find_receipt(connection, cleanup_id(str(job_id)))
+        stale = receipt is not None and receipt.status is CleanupStatus.FAILED and receipt == before
+        now = time.monotonic()
+        if receipt is not None and not stale:
+            if receipt.status is not CleanupStatus.RUNNING or now >= ended_by:
+                return receipt
+        elif now >= max(begun_by, ended_by):
+            return None
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, POLL_MAX_S)
+
+
+async def read_receipt(gateway: Gateway, receipt_id: str) -> ReceiptView:
+    """The receipt of a cleanup, while it runs and after the job is gone.
+
+    Raises:
+        NotFound: There is none.
+    """
+    async with gateway.database.transaction() as connection:
+        return ReceiptView.of(await get_receipt(connection, receipt_id))
+
+
+async def delete_job(gateway: Gateway, job_id: uuid.UUID, *, cleanup: bool | None) -> ReceiptView | None:
+    """Deletes the record of an ended job, leaving its tombstone.
+
+    Args:
+        gateway: The clients.
+        job_id: The job.
+        cleanup: True: clean up first; False: leave what the job made; None: only when nothing is left.
+
+    Returns:
+        The receipt of the cleanup at whose end the record goes; None when it is gone.
+
+    Raises:
+        NotFound: There is no such job, or it was deleted.
+        JobActive: It has not ended.
+        CleanupRunning: Its cleanup has not ended.
+        ArtifactsPresent: Something is left, and the caller has not said what becomes of it.
+    """
+    async with gateway.database.transaction() as connection:
+        row = await get_job(connection, job_id)
+    if not row.status.is_terminal:
+        raise states.still_active(row, "deleted")
+    if row.artifacts is Artifacts.CLEANING and not cleanup:
+        raise states.being_cleaned(row)
+    if row.artifacts is not Artifacts.CLEANED and cleanup is not False:
+        found = await count_all(gateway, job_id)
+        if found.total and cleanup is None:
+            raise _artifacts_present(row, found)
+        if found.total or row.artifacts is Artifacts.CLEANING:
+            receipt, _ = await clean_up(gateway, job_id, CleanupBody(delete_record=True), wait_s=0)
+            return receipt
+    async with gateway.database.transaction() as connection:
+        row = await get_job(connection, job_id, lock=True)
+        if row.artifacts is Artifacts.CLEANING:
+            raise states.being_cleaned(row)
+        await tombstone(connection, job_id)
+    return None
+
+
+def _artifacts_present(row: JobRow, found: StoreCounts) -> ArtifactsPresent:
+    left = [f"{getattr(found, name)} {name.replace('_', ' ')}" for name in found.__slots__ if getattr(found, name)]
+    return ArtifactsPresent(
+        f"The job has left {', '.join(left)}. DELETE with ?cleanup=true to delete these first, "
+        f"or with ?cleanup=false to keep them and delete the record alone.",
+        **states.about(row),
+        choices=["cleanup=true", "cleanup=false"],
+    )

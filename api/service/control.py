@@ -1,0 +1,139 @@
+"""Steering jobs: cancel, pause, resume."""
+
+import asyncio
+import time
+import uuid
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.resources import Gateway
+from api.schemas import CancelBody
+from api.service import states
+from api.service.engine import Execution
+from api.service.reading import load, repair, settle
+from api.views import JobView
+from ke.contracts.errors import Conflict, TemporalUnavailable
+from ke.contracts.jobs import CancelRequest, JobStatus
+from ke.storage.jobs import JobRow, get_job, request_cancel
+
+SEEN_WITHIN_S: Final = 2.0
+"""Seconds for which a signal's answer waits for the workflow to act on it."""
+SEEN_POLL_S: Final = 0.05
+
+
+class _WorkflowClosed(Exception):
+    """The row is open, but there is no open workflow to ask."""
+
+
+async def cancel_job(gateway: Gateway, job_id: uuid.UUID, body: CancelBody) -> JobView:
+    """Asks for a cancellation; the job is `cancelling` when this returns, and its workflow knows.
+
+    The change of state and the call to Temporal are one transaction, committed after the call: a row that says
+    `cancelling` has a workflow that was told.
+
+    Raises:
+        NotFound: There is no such job.
+        NotCancellable: It is in no state in which it can be cancelled, and why.
+        Unavailable: The cancel was not accepted, or it is unknown whether it was: ask again.
+    """
+    try:
+        async with gateway.database.transaction() as connection:
+            row = await request_cancel(connection, job_id, body.reason or "")
+            if row is None:
+                refused = await get_job(connection, job_id)
+            else:
+                await _tell(gateway, row, body)
+    except _WorkflowClosed:
+        refused = await _repair(gateway, job_id)
+    else:
+        if row is not None:
+            return await _view(gateway, job_id)
+    _, execution = await settle(gateway, refused)
+    raise states.not_cancellable(refused, execution)
+
+
+async def _tell(gateway: Gateway, row: JobRow, body: CancelBody) -> None:
+    reason = body.reason or ""
+    if not body.cleanup:
+        if not await gateway.engine.cancel_job(str(row.id), reason):
+            raise _WorkflowClosed
+        return
+    # The signal says what the cancellation alone cannot: that a cleanup follows. Once it is delivered the job stops,
+    # so the cancellation after it only makes Temporal show the workflow as cancelled.
+    if not await gateway.engine.signal_job(str(row.id), "cancel_and_clean", CancelRequest(reason=reason)):
+        raise _WorkflowClosed
+    try:
+        await gateway.engine.cancel_job(str(row.id), reason)
+    except TemporalUnavailable:
+        return
+
+
+async def _repair(gateway: Gateway, job_id: uuid.UUID) -> JobRow:
+    """The row as it is when its workflow turned out to be closed."""
+    row, _ = await load(gateway, job_id)
+    if row.status.is_terminal:
+        return row
+    execution = await gateway.engine.describe_job(str(job_id))
+    if execution is not None and execution.is_open:
+        return row
+    return await repair(gateway, row, execution)
+
+
+async def pause_job(gateway: Gateway, job_id: uuid.UUID) -> JobView:
+    """Signals a running job to pause; waits a little for it to do so.
+
+    Raises:
+        NotFound: There is no such job.
+        NotPausable: It is not running.
+        Unavailable: Postgres or Temporal does not answer.
+    """
+    async with gateway.database.transaction() as connection:
+        await _require(connection, job_id, JobStatus.RUNNING)
+    return await _signal(gateway, job_id, "pause", until=JobStatus.PAUSED)
+
+
+async def resume_job(gateway: Gateway, job_id: uuid.UUID) -> JobView:
+    """Signals a paused job to go on; waits a little for it to do so.
+
+    Raises:
+        NotFound: There is no such job.
+        NotResumable: It is not paused.
+        Unavailable: Postgres or Temporal does not answer.
+    """
+    async with gateway.database.transaction() as connection:
+        await _require(connection, job_id, JobStatus.PAUSED)
+    return await _signal(gateway, job_id, "resume", until=JobStatus.RUNNING)
+
+
+async def _require(connection: AsyncConnection, job_id: uuid.UUID, status: JobStatus) -> None:
+    row = await get_job(connection, job_id)
+    if row.status is not status:
+        raise _refusal(row, status)
+
+
+def _refusal(row: JobRow, wanted: JobStatus) -> Conflict:
+    return states.not_pausable(row) if wanted is JobStatus.RUNNING else states.not_resumable(row)
+
+
+async def _signal(gateway: Gateway, job_id: uuid.UUID, name: str, *, until: JobStatus) -> JobView:
+    if not await gateway.engine.signal_job(str(job_id), name):
+        row = await _repair(gateway, job_id)
+        raise _refusal(row, JobStatus.RUNNING if until is JobStatus.PAUSED else JobStatus.PAUSED)
+    deadline = time.monotonic() + SEEN_WITHIN_S
+    while True:
+        row, lanes = await load(gateway, job_id)
+        if row.status is until or row.status.is_terminal or time.monotonic() >= deadline:
+            return JobView.of(row, lanes)
+        await asyncio.sleep(SEEN_POLL_S)
+
+
+async def _view(gateway: Gateway, job_id: uuid.UUID) -> JobView:
+    row, lanes = await load(gateway, job_id)
+    waits = states.awaited(await _glance(gateway, row)) if row.status is JobStatus.CANCELLING else None
+    return JobView.of(row, lanes, waiting_for=waits)
+
+
+async def _glance(gateway: Gateway, row: JobRow) -> Execution | None:
+    _, execution = await settle(gateway, row)
+    return execution

@@ -1,0 +1,119 @@
+"""The lists of a job, a part at a time."""
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from api.pagination import Slice
+from api.resources import Gateway
+from api.views import (
+    DeadLetterItem,
+    EntityItem,
+    ExtractionItem,
+    JobView,
+    PageItem,
+    PageOf,
+    PurgedView,
+    SourceItem,
+    SourceView,
+)
+from ke.contracts.jobs import JobKind, JobStatus
+from ke.storage import dead_letters, listing
+from ke.storage.jobs import get_job, list_jobs, progress_of
+
+
+class _Numbered(Protocol):
+    @property
+    def seq(self) -> int: ...
+
+
+RowT = TypeVar("RowT", bound=_Numbered)
+
+
+def _seq(row: _Numbered) -> int:
+    return row.seq
+
+
+def _shown(part: Slice, rows: Sequence[RowT]) -> Sequence[RowT]:
+    return rows[: part.limit]
+
+
+async def jobs(
+    gateway: Gateway,
+    part: Slice,
+    *,
+    kind: JobKind | None,
+    statuses: Sequence[JobStatus],
+    project: str | None,
+    created_after: datetime | None,
+    created_before: datetime | None,
+) -> PageOf[JobView]:
+    """Jobs, newest first."""
+    async with gateway.database.transaction() as connection:
+        rows = await list_jobs(
+            connection,
+            limit=part.fetch,
+            before_seq=part.after,
+            kind=kind,
+            statuses=statuses,
+            project=project,
+            created_after=created_after,
+            created_before=created_before,
+        )
+        shown = _shown(part, rows)
+        lanes = await progress_of(connection, [row.id for row in shown])
+    return PageOf(data=[JobView.of(row, lanes) for row in shown], next_cursor=part.next_cursor(rows, _seq))
+
+
+async def sources(gateway: Gateway, job_id: uuid.UUID, part: Slice, *, state: str | None) -> PageOf[SourceItem]:
+    """The sources a job stored, or works on."""
+    async with gateway.database.transaction() as connection:
+        job = await get_job(connection, job_id)
+        rows = await listing.list_sources(connection, job_id, job.kind, limit=part.fetch, after=part.after, state=state)
+    return PageOf(data=[SourceItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
+
+
+async def pages(gateway: Gateway, job_id: uuid.UUID, part: Slice, *, state: str | None) -> PageOf[PageItem]:
+    """The URLs a job has seen."""
+    async with gateway.database.transaction() as connection:
+        await get_job(connection, job_id)
+        rows = await listing.list_pages(connection, job_id, limit=part.fetch, after=part.after, state=state)
+    return PageOf(data=[PageItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
+
+
+async def extractions(gateway: Gateway, job_id: uuid.UUID, part: Slice) -> PageOf[ExtractionItem]:
+    """The chunks a job made."""
+    async with gateway.database.transaction() as connection:
+        await get_job(connection, job_id)
+        rows = await listing.list_extractions(connection, job_id, limit=part.fetch, after=part.after)
+    return PageOf(data=[ExtractionItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
+
+
+async def entities(gateway: Gateway, job_id: uuid.UUID, part: Slice) -> PageOf[EntityItem]:
+    """The named entities a job found."""
+    async with gateway.database.transaction() as connection:
+        await get_job(connection, job_id)
+        rows = await listing.list_entities(connection, job_id, limit=part.fetch, after=part.after)
+    return PageOf(data=[EntityItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
+
+
+async def letters(gateway: Gateway, job_id: uuid.UUID, part: Slice) -> PageOf[DeadLetterItem]:
+    """A job's dead letters."""
+    async with gateway.database.transaction() as connection:
+        await get_job(connection, job_id)
+        rows = await dead_letters.list_dead_letters(connection, job_id, limit=part.fetch, after=part.after)
+    return PageOf(data=[DeadLetterItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
+
+
+async def purge_letters(gateway: Gateway, job_id: uuid.UUID) -> PurgedView:
+    """Deletes a job's dead letters."""
+    async with gateway.database.transaction() as connection:
+        await get_job(connection, job_id)
+        return PurgedView(purged=await dead_letters.purge_dead_letters(connection, job_id))
+
+
+async def source(gateway: Gateway, source_id: uuid.UUID) -> SourceView:
+    """A document with its text."""
+    async with gateway.database.transaction() as connection:
+        return SourceView.of(await listing.get_source(connection, source_id))

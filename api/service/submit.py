@@ -1,0 +1,177 @@
+"""Accepting jobs: durable, and once for each Idempotency-Key."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+from temporalio.exceptions import WorkflowAlreadyStartedError
+
+from api.errors import IdempotencyKeyReused, UnknownReference, ValidationFailed
+from api.problems import MAX_ERRORS, pointer_of
+from api.resources import Gateway
+from api.schemas import CrawlBody, ExtractBody, ScrapeBody, kind_of, urls_of
+from api.views import JobView
+from ke.contracts.errors import Conflict, Gone, InvalidInput, TemporalUnavailable
+from ke.contracts.ids import job_id_for_key
+from ke.contracts.jobs import Artifacts, JobInput, JobKind
+from ke.storage.jobs import JobRow, find_job, get_job, insert_job, progress_of, set_run_id
+from ke.storage.listing import Owner, hold_owners, owners_of
+from ke.web.egress import EgressPolicy
+
+TENANT: Final = "default"
+"""Everything belongs to one tenant until there are API keys."""
+
+AnyBody = ScrapeBody | CrawlBody | ExtractBody
+
+
+async def submit(gateway: Gateway, body: AnyBody, key: str | None) -> JobView:
+    """Accepts a job: its row is committed and its workflow started when this returns.
+
+    The row is written first and committed last, so that a job is never visible without its workflow. A start
+    whose commit is lost heals: the workflow's first activity writes the row again, and so does a repeated submit.
+
+    Args:
+        gateway: The clients.
+        body: A valid body.
+        key: The Idempotency-Key; the same key gives the same job.
+
+    Raises:
+        InvalidInput: A URL that may not be fetched, an unknown job or source, or a key used for another body.
+        Gone: The key's job was deleted.
+        Conflict: The sources that are to be extracted are being cleaned up.
+        Unavailable: The job was not accepted, or it is not known whether it was: the same submit with the same key
+            tells.
+    """
+    check_urls(gateway.policy, body)
+    job = job_input(body, key)
+    job_id = uuid.UUID(job.job_id)
+    async with gateway.database.transaction() as connection:
+        if await insert_job(connection, job):
+            await _check_sources(connection, body)
+            await set_run_id(connection, job_id, await _start(gateway, job))
+            row = await get_job(connection, job_id)
+        else:
+            row = _same_job(await find_job(connection, job_id), job)
+        return JobView.of(row, await progress_of(connection, [job_id]))
+
+
+def job_input(body: AnyBody, key: str | None) -> JobInput:
+    """The workflow's input for a body; its id is the key's, or a new one."""
+    job_id = job_id_for_key(TENANT, key) if key is not None else uuid.uuid4()
+    collect, extract = body.to_specs()
+    canonical = json.dumps(body.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return JobInput(
+        job_id=str(job_id),
+        kind=kind_of(body),
+        created_at=datetime.now(UTC).isoformat(),
+        project=body.project,
+        labels=dict(body.labels),
+        collect=collect,
+        extract=extract,
+        tenant=TENANT,
+        idempotency_key=key,
+        request_hash=hashlib.sha256(canonical.encode()).hexdigest(),
+    )
+
+
+def check_urls(policy: EgressPolicy, body: AnyBody) -> None:
+    """Refuses URLs that can be seen to be out of bounds without asking anyone.
+
+    Raises:
+        ValidationFailed: With a pointer to each such URL.
+    """
+    name, urls = urls_of(body)
+    errors = []
+    for number, url in enumerate(urls):
+        try:
+            policy.check_url(url)
+        except InvalidInput as error:
+            errors.append({"pointer": pointer_of((name, number)), "detail": error.message})
+    if errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        first = f"{errors[0]['pointer']}: {errors[0]['detail']}{more}"
+        raise ValidationFailed(first, errors=errors[:MAX_ERRORS])
+
+
+def _same_job(row: JobRow | None, job: JobInput) -> JobRow:
+    """The row that the key names, when it is of the same submit."""
+    if row is None or row.deleted_at is not None:
+        raise Gone("The job of this Idempotency-Key was deleted; use another key for a new job.", job_id=job.job_id)
+    if row.request_hash != job.request_hash:
+        raise IdempotencyKeyReused(
+            f"This Idempotency-Key belongs to job {row.id}, which was submitted with another body.",
+            job_id=str(row.id),
+        )
+    return row
+
+
+async def _start(gateway: Gateway, job: JobInput) -> str:
+    """Starts the workflow; returns its run id, also when it turns out that it was started before."""
+    try:
+        return await gateway.engine.start_job(job)
+    except WorkflowAlreadyStartedError:
+        found = await gateway.engine.describe_job(job.job_id)
+    except TemporalUnavailable as error:
+        # Whether it was started is unknown: the answer must not be a guess.
+        found = await gateway.engine.describe_job(job.job_id)
+        if found is None:
+            raise TemporalUnavailable(f"The job was not accepted. {error.message}") from error
+    if found is None:
+        raise TemporalUnavailable("The job's workflow ended at this very moment: try again.")
+    if found.request_hash not in {None, job.request_hash}:
+        raise IdempotencyKeyReused(f"This Idempotency-Key belongs to job {job.job_id}, which has another body.")
+    return found.run_id
+
+
+async def _check_sources(connection: AsyncConnection, body: AnyBody) -> None:
+    """Makes sure, until the transaction ends, that what is to be extracted exists and stays."""
+    if not isinstance(body, ExtractBody):
+        return
+    if body.source_job_id is not None:
+        owners = await hold_owners(connection, [body.source_job_id])
+        _check_source_job(body.source_job_id, owners.get(body.source_job_id))
+    elif body.source_ids is not None:
+        await _check_source_ids(connection, body.source_ids)
+
+
+def _check_source_job(job_id: uuid.UUID, owner: Owner | None) -> None:
+    pointer = "/source_job_id"
+    if owner is None or owner.is_deleted:
+        raise _unknown(f"There is no job {job_id}.", [(pointer, "There is no such job.")])
+    if owner.kind is JobKind.EXTRACT:
+        raise _unknown(
+            f"Job {job_id} stores no sources: it is an extract job itself.", [(pointer, "This job stores no sources.")]
+        )
+    _check_present(job_id, owner)
+
+
+async def _check_source_ids(connection: AsyncConnection, source_ids: Sequence[uuid.UUID]) -> None:
+    owner_of = await owners_of(connection, source_ids)
+    owners = await hold_owners(connection, set(owner_of.values()))
+    missing = [
+        (pointer_of(("source_ids", number)), "There is no such source.")
+        for number, source in enumerate(source_ids)
+        if source not in owner_of
+    ]
+    if missing:
+        raise _unknown(f"{len(missing)} of {len(source_ids)} sources do not exist.", missing)
+    for job_id, owner in owners.items():
+        _check_present(job_id, owner)
+
+
+def _check_present(job_id: uuid.UUID, owner: Owner) -> None:
+    if owner.artifacts is not Artifacts.PRESENT:
+        raise Conflict(
+            f"Job {job_id} is {owner.artifacts.replace('_', ' ')}: its sources are deleted, or about to be.",
+            job_id=str(job_id),
+            artifacts=owner.artifacts.value,
+        )
+
+
+def _unknown(detail: str, errors: Sequence[tuple[str, str]]) -> UnknownReference:
+    listed = [{"pointer": pointer, "detail": why} for pointer, why in errors[:MAX_ERRORS]]
+    return UnknownReference(detail, errors=listed)

@@ -1,0 +1,251 @@
+"""What a job has stored, as lists: bounded, and paged by `seq`, the order of arrival.
+
+Every function reads at most `limit` entries that come after `after`, the `seq` of the last one read before.
+"""
+
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ke.contracts.errors import NotFound
+from ke.contracts.jobs import Artifacts, JobKind
+from ke.storage.tables import entities, extraction_tasks, extractions, jobs, pages, sources
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """A stored document, without its text."""
+
+    seq: int
+    """Its place in the list it was read from."""
+    id: uuid.UUID
+    job_id: uuid.UUID
+    url: str
+    title: str | None
+    content_type: str
+    content_hash: bytes
+    bytes: int
+    fetched_at: datetime
+    extraction_state: str | None
+    """How far the job that was asked about is with extracting it; None: it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDocument:
+    """A stored document."""
+
+    id: uuid.UUID
+    job_id: uuid.UUID
+    url: str
+    title: str | None
+    text: str
+    metadata: dict[str, Any]
+    content_type: str
+    content_hash: bytes
+    bytes: int
+    fetched_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PageRow:
+    """An entry of the frontier."""
+
+    seq: int
+    id: uuid.UUID
+    url: str
+    depth: int
+    state: str
+    reason: str | None
+    attempts: int
+    http_status: int | None
+    final_url: str | None
+    content_type: str | None
+    bytes: int | None
+    fetched_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionRow:
+    """A chunk."""
+
+    seq: int
+    id: uuid.UUID
+    job_id: uuid.UUID
+    source_id: uuid.UUID
+    chunk_number: int
+    heading: str
+    text: str
+    start: int
+    end: int
+    tokens: int
+    embedder: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntityRow:
+    """A mention of a named entity, by its place in its chunk."""
+
+    seq: int
+    id: uuid.UUID
+    job_id: uuid.UUID
+    source_id: uuid.UUID
+    extraction_id: uuid.UUID
+    text: str
+    label: str
+    start: int
+    end: int
+
+
+_SOURCE_COLUMNS = tuple(
+    sources.c[name] for name in ("id", "job_id", "url", "title", "content_type", "content_hash", "bytes", "fetched_at")
+)
+
+
+async def list_sources(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    kind: JobKind,
+    *,
+    limit: int,
+    after: int | None = None,
+    state: str | None = None,
+) -> list[SourceRow]:
+    """The sources a job stored; of an `extract` job, and with `state`, those it extracts.
+
+    Args:
+        connection: The transaction.
+        job_id: The job.
+        kind: Its kind: an `extract` job stores no sources, it works on others'.
+        limit: Entries at most.
+        after: Where the list was left off.
+        state: Only those whose extraction is in this state (`ke.storage.tables.TASK_STATES`).
+    """
+    by_task = kind is JobKind.EXTRACT or state is not None
+    seq = extraction_tasks.c.seq if by_task else sources.c.seq
+    of_job = sa.and_(extraction_tasks.c.source_id == sources.c.id, extraction_tasks.c.job_id == job_id)
+    columns: list[sa.ColumnElement[Any]] = [seq, *_SOURCE_COLUMNS, extraction_tasks.c.state]
+    statement = (
+        sa.select(*columns)
+        .select_from(sources.join(extraction_tasks, of_job, isouter=not by_task))
+        .order_by(seq)
+        .limit(limit)
+    )
+    if not by_task:
+        statement = statement.where(sources.c.job_id == job_id)
+    if state is not None:
+        statement = statement.where(extraction_tasks.c.state == state)
+    if after is not None:
+        statement = statement.where(seq > after)
+    return [SourceRow(*record) for record in await connection.execute(statement)]
+
+
+async def get_source(connection: AsyncConnection, source_id: uuid.UUID) -> SourceDocument:
+    """One document with its text.
+
+    Raises:
+        NotFound: It is not there, or its job's cleanup has begun.
+    """
+    names = SourceDocument.__dataclass_fields__
+    statement = (
+        sa.select(*(sources.c[name] for name in names))
+        .join(jobs, jobs.c.id == sources.c.job_id)
+        .where(sources.c.id == source_id, jobs.c.artifacts == Artifacts.PRESENT.value)
+    )
+    record = (await connection.execute(statement)).first()
+    if record is None:
+        raise NotFound(f"There is no source {source_id}.")
+    return SourceDocument(*record)
+
+
+async def list_pages(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    *,
+    limit: int,
+    after: int | None = None,
+    state: str | None = None,
+) -> list[PageRow]:
+    """The URLs a job has seen, and what became of each."""
+    statement = (
+        sa.select(*(pages.c[name] for name in PageRow.__dataclass_fields__))
+        .where(pages.c.job_id == job_id)
+        .order_by(pages.c.seq)
+        .limit(limit)
+    )
+    if state is not None:
+        statement = statement.where(pages.c.state == state)
+    if after is not None:
+        statement = statement.where(pages.c.seq > after)
+    return [PageRow(*record) for record in await connection.execute(statement)]
+
+
+async def list_extractions(
+    connection: AsyncConnection, job_id: uuid.UUID, *, limit: int, after: int | None = None
+) -> list[ExtractionRow]:
+    """The chunks a job made."""
+    statement = (
+        sa.select(*(extractions.c[name] for name in ExtractionRow.__dataclass_fields__))
+        .where(extractions.c.job_id == job_id)
+        .order_by(extractions.c.seq)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(extractions.c.seq > after)
+    return [ExtractionRow(*record) for record in await connection.execute(statement)]
+
+
+async def list_entities(
+    connection: AsyncConnection, job_id: uuid.UUID, *, limit: int, after: int | None = None
+) -> list[EntityRow]:
+    """The named entities a job found."""
+    statement = (
+        sa.select(
+            *(
+                extractions.c.source_id if name == "source_id" else entities.c[name]
+                for name in EntityRow.__dataclass_fields__
+            )
+        )
+        .join(extractions, extractions.c.id == entities.c.extraction_id)
+        .where(entities.c.job_id == job_id)
+        .order_by(entities.c.seq)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(entities.c.seq > after)
+    return [EntityRow(*record) for record in await connection.execute(statement)]
+
+
+async def owners_of(connection: AsyncConnection, source_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, uuid.UUID]:
+    """Which job owns each of these sources; those that are not there are left out."""
+    statement = sa.select(sources.c.id, sources.c.job_id).where(sources.c.id.in_(source_ids))
+    return {record.id: record.job_id for record in await connection.execute(statement)}
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A job, as one that owns sources."""
+
+    kind: JobKind
+    artifacts: Artifacts
+    is_deleted: bool
+    """Whether its record is deleted; what it made may still be there."""
+
+
+async def hold_owners(connection: AsyncConnection, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Owner]:
+    """These jobs, those that exist; no cleanup of them begins until the transaction ends."""
+    statement = (
+        sa.select(jobs.c.id, jobs.c.kind, jobs.c.artifacts, jobs.c.deleted_at)
+        .where(jobs.c.id.in_(job_ids))
+        .order_by(jobs.c.id)
+        .with_for_update(read=True)
+    )
+    return {
+        record.id: Owner(JobKind(record.kind), Artifacts(record.artifacts), record.deleted_at is not None)
+        for record in await connection.execute(statement)
+    }
