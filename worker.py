@@ -1,0 +1,143 @@
+"""The worker: builds what activities need, registers everything, runs until SIGTERM, hands its work back.
+
+`python worker.py` (or `python -m worker`) joins the stack that the settings name, or the embedded one that runs in
+`KE_DATA_DIR`. `KE_TASK_QUEUES` picks the queues it serves.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from activities.cleanup import CleanupActivities
+from activities.collect import CollectActivities
+from activities.extract import ExtractActivities
+from activities.failures import FailureInterceptor
+from activities.record import RecordActivities
+from ke.contracts.errors import KeError, TemporalUnavailable
+from ke.contracts.naming import TaskQueue
+from ke.runtime import logs
+from ke.runtime.endpoints import resolve
+from ke.runtime.pool import CpuPool
+from ke.runtime.resources import open_fetcher, open_vectors
+from ke.runtime.settings import Settings
+from ke.runtime.temporal_client import connect
+from ke.storage.database import Database
+from workflows.cleanup import CleanupWorkflow
+from workflows.job import JobWorkflow
+
+START_TIMEOUT_S = 60.0
+"""How long a worker waits for Temporal when it starts."""
+
+log = structlog.get_logger("worker")
+
+
+@asynccontextmanager
+async def running_workers(settings: Settings, client: Client) -> AsyncIterator[None]:
+    """Workers for the queues of the settings, with all they need; drained and closed when the block ends."""
+    connections = resolve(settings)
+    async with AsyncExitStack() as stack:
+        database = Database(connections.database_url, application_name="ke-worker")
+        stack.push_async_callback(database.close)
+        vectors = open_vectors(connections, settings)
+        stack.push_async_callback(vectors.close)
+        fetcher = await stack.enter_async_context(open_fetcher(settings))
+        pool = CpuPool(settings.cpu_processes or os.cpu_count() or 1)
+        stack.push_async_callback(pool.close)
+
+        record = RecordActivities(database)
+        collect = CollectActivities(database, fetcher, pool)
+        extract = ExtractActivities(database, vectors, pool)
+        cleanup = CleanupActivities(database, vectors)
+        registrations: dict[TaskQueue, dict[str, Any]] = {
+            TaskQueue.JOBS: {
+                "workflows": [JobWorkflow],
+                "activities": [record.open_job, record.set_job_status, record.close_job],
+                "max_concurrent_activities": 32,
+            },
+            TaskQueue.COLLECT: {"activities": [collect.collect_pages], "max_concurrent_activities": 8},
+            TaskQueue.EXTRACT: {"activities": [extract.extract_sources], "max_concurrent_activities": 4},
+            TaskQueue.CLEANUP: {
+                "workflows": [CleanupWorkflow],
+                "activities": [
+                    cleanup.begin_cleanup,
+                    cleanup.delete_vectors,
+                    cleanup.delete_sources,
+                    cleanup.purge_dead_letters,
+                    cleanup.verify_cleanup,
+                    cleanup.fail_cleanup,
+                ],
+                "max_concurrent_activities": 8,
+            },
+        }
+        for queue in settings.task_queues:
+            await stack.enter_async_context(_worker(client, queue, settings, registrations[queue]))
+        log.info("worker ready", queues=[str(queue) for queue in settings.task_queues], pid=os.getpid())
+        yield
+        log.info("worker drains")
+
+
+def _worker(client: Client, queue: TaskQueue, settings: Settings, registration: dict[str, Any]) -> Worker:
+    throttle = timedelta(seconds=settings.heartbeat_cap_s)
+    return Worker(
+        client,
+        task_queue=queue,
+        interceptors=[FailureInterceptor()],
+        graceful_shutdown_timeout=timedelta(seconds=settings.graceful_shutdown_s),
+        # A cancel comes with the answer to a heartbeat, so this is how soon it is seen.
+        max_heartbeat_throttle_interval=throttle,
+        default_heartbeat_throttle_interval=throttle,
+        **registration,
+    )
+
+
+async def _connect(settings: Settings) -> Client:
+    """Connects, and waits a while for a Temporal that is still starting."""
+    address = resolve(settings).temporal_address
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while True:
+            try:
+                return await connect(address, settings)
+            except TemporalUnavailable as error:
+                log.warning("Temporal is not there yet", address=address, error=error.message)
+                await asyncio.sleep(1)
+
+
+async def main() -> None:
+    """Runs until SIGTERM or SIGINT."""
+    settings = Settings()
+    logs.configure("worker", settings.log_level)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    client = await _connect(settings)
+    async with running_workers(settings, client):
+        await stop.wait()
+
+
+def _run() -> int:
+    try:
+        asyncio.run(main())
+    except ValidationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (KeError, TimeoutError) as error:
+        print(f"error: {error or 'Temporal did not answer in time'}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(_run())

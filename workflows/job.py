@@ -185,9 +185,11 @@ class JobWorkflow:
             try:
                 report = await handle
             except ActivityError as error:
-                if not self._interrupted or isinstance(error.cause, ApplicationError):
+                final = isinstance(error.cause, ApplicationError) and error.cause.non_retryable
+                if final or not self._interrupted:
                     raise
-                # The slice was cancelled before a worker had it, or its worker is dead and cannot acknowledge.
+                # It was cancelled before a worker had it, its worker is dead and cannot acknowledge, or a store was
+                # out of reach when it stopped: what it had not committed is done again by the next slice.
                 self._count_answer(timed_out=isinstance(error.cause, ActivityTimeoutError))
                 return
             finally:
@@ -232,7 +234,7 @@ class JobWorkflow:
                 collecting=self._job.collect is not None,
                 max_seconds=policies.SLICE_MAX_SECONDS,
             ),
-            **policies.EXTRACT,
+            **policies.lane_slice(TaskQueue.EXTRACT, f"extract, slice {self._slices + 1}"),
         )
 
     async def _drain(self) -> None:

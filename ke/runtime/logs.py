@@ -5,6 +5,7 @@ import sys
 from typing import IO, Final
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 LIBRARY_LOGGERS: Final = ("uvicorn", "uvicorn.error", "uvicorn.access")
@@ -72,7 +73,9 @@ def _json_formatter(shared: list[Processor]) -> logging.Formatter:
         foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.dict_tracebacks,
+            # Without local variables: they hold page texts and passwords, and rendering them imports half of `rich`,
+            # which the workflow sandbox forbids.
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             # `default`: a value that JSON has no form for is shown, never an error.
             structlog.processors.JSONRenderer(default=str),
         ],

@@ -76,13 +76,15 @@ async def select_sources(connection: AsyncConnection, job_id: uuid.UUID, spec: E
     await connection.execute(statement)
 
 
-async def release_tasks(connection: AsyncConnection, job_id: uuid.UUID) -> None:
-    """Gives back what an earlier, dead or ended slice had claimed."""
+async def release_tasks(connection: AsyncConnection, job_id: uuid.UUID, *, claim: uuid.UUID | None = None) -> None:
+    """Gives back claimed sources: those of one slice, or all that a dead one left."""
     statement = (
         sa.update(extraction_tasks)
         .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "claimed")
         .values(state="pending", claim=None)
     )
+    if claim is not None:
+        statement = statement.where(extraction_tasks.c.claim == claim)
     await connection.execute(statement)
 
 

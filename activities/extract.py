@@ -1,0 +1,236 @@
+"""The extract lane: chunks, vectors and entities of each source, committed in small groups."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+from temporalio import activity
+
+from activities.heartbeat import Beat, run_with_heartbeat
+from ke.contracts import activities as contract
+from ke.contracts.activities import ExtractSlice, SliceReport
+from ke.contracts.errors import KeError, WorkLost
+from ke.contracts.jobs import Counters, Lane
+from ke.extraction.embed import find_embedder
+from ke.extraction.pipeline import ExtractedChunk, ExtractedSource, SourceText, extract_source
+from ke.runtime.pool import CpuPool
+from ke.storage import extracting
+from ke.storage.database import Database
+from ke.storage.dead_letters import DeadLetter
+from ke.storage.extracting import ClaimedSource, EntityMention, NewExtraction
+from ke.storage.jobs import hold_fence, lane_progress
+from ke.storage.vectors.base import MAX_BATCH, Point, VectorStore
+
+GROUP_SOURCES: Final = 16
+"""Sources in one commit, at most: what a killed worker's successor extracts again."""
+AT_ONCE: Final = 4
+"""Sources under way in the pool."""
+POLL_S: Final = 0.3
+"""Seconds between two looks for new sources while the collect lane is still at work."""
+MAX_ATTEMPTS: Final = 3
+"""Times a source may take its pool process down with it before it is a dead letter."""
+
+log = structlog.get_logger(__name__)
+
+
+class ExtractActivities(contract.ExtractActivities):
+    """Extracts sources."""
+
+    def __init__(self, database: Database, vectors: VectorStore, pool: CpuPool) -> None:
+        self._database = database
+        self._vectors = vectors
+        self._pool = pool
+
+    @activity.defn(name="extract_sources")
+    async def extract_sources(self, piece: ExtractSlice) -> SliceReport:
+        """Extracts sources until the slice ends or none is left."""
+
+        async def body(beat: Beat) -> SliceReport:
+            return await _Slice(self._database, self._vectors, self._pool, piece, beat).run()
+
+        return await run_with_heartbeat(body)
+
+
+class _Slice:
+    """One attempt at a slice."""
+
+    def __init__(
+        self, database: Database, vectors: VectorStore, pool: CpuPool, piece: ExtractSlice, beat: Beat
+    ) -> None:
+        self._database = database
+        self._vectors = vectors
+        self._pool = pool
+        self._piece = piece
+        self._beat = beat
+        self._job_id = uuid.UUID(piece.job_id)
+        self._claim = uuid.uuid4()
+        self._embedder = find_embedder(piece.spec.embedder)
+        self._alone = asyncio.Lock()
+        self._taken = 0
+        self._totals = Counters()
+        self._ends_at = time.monotonic() + piece.max_seconds
+
+    async def run(self) -> SliceReport:
+        await self._prepare()
+        done = False
+        while not (done or self._beat.stopping or self._over()):
+            group = await self._claim_group()
+            if group:
+                await self._extract(group)
+            elif await self._nothing_more_comes():
+                done = True
+            else:
+                await self._beat.wait(POLL_S)
+        return SliceReport(done=done, counters=self._totals, interrupted=self._beat.stopping)
+
+    async def _prepare(self) -> None:
+        """Queues what the job names, once, and takes back what a dead slice had claimed."""
+        await self._vectors.ensure_collection(self._embedder.collection, self._embedder.dimensions)
+        async with self._database.transaction() as connection:
+            await hold_fence(connection, self._job_id, self._piece.epoch)
+            self._totals = (await lane_progress(connection, self._job_id, Lane.EXTRACT)).counters
+            await extracting.select_sources(connection, self._job_id, self._piece.spec)
+            await extracting.release_tasks(connection, self._job_id)
+
+    def _over(self) -> bool:
+        """Whether the slice ends: by its time, or, with `chunk_size`, by its batch."""
+        size = self._piece.spec.chunk_size
+        return time.monotonic() >= self._ends_at or (size is not None and self._taken >= size)
+
+    async def _claim_group(self) -> list[ClaimedSource]:
+        size = self._piece.spec.chunk_size
+        room = GROUP_SOURCES if size is None else min(GROUP_SOURCES, size - self._taken)
+        async with self._database.transaction() as connection:
+            await hold_fence(connection, self._job_id, self._piece.epoch)
+            group = await extracting.claim_tasks(connection, self._job_id, self._claim, limit=room)
+        self._taken += len(group)
+        return group
+
+    async def _nothing_more_comes(self) -> bool:
+        if not self._piece.collecting:
+            return True
+        async with self._database.transaction() as connection:
+            if not (await lane_progress(connection, self._job_id, Lane.COLLECT)).done:
+                return False
+            # Looked at after the flag: a source that came just before it is still seen.
+            return await extracting.open_tasks(connection, self._job_id) == 0
+
+    async def _extract(self, group: Sequence[ClaimedSource]) -> None:
+        """Extracts a group; asked to stop, it keeps the sources that are finished and gives the others back."""
+        room = asyncio.Semaphore(AT_ONCE)
+        tasks = {source.id: asyncio.create_task(self._one(source, room)) for source in group}
+        stop = asyncio.create_task(self._beat.stop.wait())
+        waiting: set[asyncio.Task[ExtractedSource | KeError | None]] = set(tasks.values())
+        try:
+            while waiting and not self._beat.stopping:
+                finished, _ = await asyncio.wait({*waiting, stop}, return_when=asyncio.FIRST_COMPLETED)
+                waiting -= finished
+                self._beat.progress()
+        finally:
+            for task in (*waiting, stop):
+                task.cancel()
+            await asyncio.gather(*waiting, stop, return_exceptions=True)
+        results = {s.id: tasks[s.id].result() for s in group if not tasks[s.id].cancelled()}
+        made = [(s, r) for s in group if isinstance(r := results.get(s.id), ExtractedSource)]
+        await self._store(made)
+        for source in group:
+            failure = results.get(source.id)
+            if isinstance(failure, KeError):
+                await self._bury(source, failure)
+        if self._beat.stopping:
+            async with self._database.transaction() as connection:
+                await extracting.release_tasks(connection, self._job_id, claim=self._claim)
+
+    async def _one(self, source: ClaimedSource, room: asyncio.Semaphore) -> ExtractedSource | KeError | None:
+        """Extracts one source; returns what is wrong with it when that is final."""
+        text = SourceText(source.id, source.text)
+        async with room:
+            try:
+                return await extract_source(self._pool, text, self._piece.spec)
+            except WorkLost:
+                log.warning("a pool process died under an extraction", source_id=str(source.id))
+            except KeError as error:
+                return error
+            # Whose fault was it? Alone in this slice, an innocent source succeeds now.
+            for attempt in range(2, MAX_ATTEMPTS + 1):
+                async with self._alone:
+                    try:
+                        return await extract_source(self._pool, text, self._piece.spec)
+                    except WorkLost as error:
+                        if attempt == MAX_ATTEMPTS:
+                            return error
+        return None
+
+    async def _store(self, made: Sequence[tuple[ClaimedSource, ExtractedSource]]) -> None:
+        """Rows first, then points, then `ready`: a crash in between leaves rows that are found again."""
+        if not made:
+            return
+        batch: list[NewExtraction] = []
+        points: list[Point] = []
+        for source, extracted in made:
+            for made_chunk in extracted.chunks:
+                row = self._row(source, made_chunk)
+                batch.append(row)
+                points.append(Point(row.id, made_chunk.vector, self._job_id, source.owner_job_id, source.id))
+        sources = [source for source, _ in made]
+        embedder, collection = self._embedder.name, self._embedder.collection
+        async with self._database.transaction() as connection:
+            await extracting.write_extractions(
+                connection, self._job_id, self._piece.epoch, sources, batch, embedder=embedder, collection=collection
+            )
+        self._beat.progress()
+        epochs = {self._job_id: self._piece.epoch} | {
+            s.owner_job_id: s.owner_epoch for s in sources if s.owner_job_id != self._job_id
+        }
+        for first in range(0, len(points), MAX_BATCH):
+            await self._vectors.upsert(collection, points[first : first + MAX_BATCH], epochs=epochs)
+            self._beat.progress()
+        async with self._database.transaction() as connection:
+            self._totals = await extracting.finish_tasks(
+                connection, self._job_id, self._piece.epoch, self._claim, sources, _count(made)
+            )
+        self._beat.progress({"extract": {name: n for name, n in asdict(self._totals).items() if n}})
+
+    def _row(self, source: ClaimedSource, made: ExtractedChunk) -> NewExtraction:
+        chunk = made.chunk
+        return NewExtraction(
+            id=extracting.new_extraction_id(self._job_id, source, chunk.number, self._embedder.name),
+            source=source,
+            chunk_number=chunk.number,
+            text=chunk.text,
+            heading=chunk.heading,
+            start=chunk.start,
+            end=chunk.end,
+            tokens=chunk.tokens,
+            mentions=[EntityMention(m.text, m.label, m.start, m.end) for m in made.mentions],
+        )
+
+    async def _bury(self, source: ClaimedSource, error: KeError) -> None:
+        letter = DeadLetter(
+            subject="source",
+            subject_id=source.id,
+            url=source.url,
+            error_type=error.code,
+            error_message=error.message,
+            attempts=MAX_ATTEMPTS if isinstance(error, WorkLost) else 1,
+            failed_at=datetime.now(UTC),
+        )
+        async with self._database.transaction() as connection:
+            self._totals = await extracting.fail_task(connection, self._job_id, self._piece.epoch, self._claim, letter)
+
+
+def _count(made: Sequence[tuple[ClaimedSource, ExtractedSource]]) -> dict[uuid.UUID, Counters]:
+    return {
+        source.id: Counters(
+            sources_extracted=1,
+            extractions=len(extracted.chunks),
+            vectors=len(extracted.chunks),
+            entities=sum(len(chunk.mentions) for chunk in extracted.chunks),
+        )
+        for source, extracted in made
+    }

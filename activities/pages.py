@@ -1,0 +1,197 @@
+"""One page: may it be fetched, what came, what does it say, what follows from it."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from ke.contracts.errors import KeError
+from ke.contracts.jobs import CollectSpec
+from ke.runtime.pool import CpuPool
+from ke.storage.collecting import Document, PageOutcome, PageState
+from ke.storage.frontier import FrontierEntry
+from ke.web.errors import RedirectRefused, TooLarge, UnsupportedType
+from ke.web.fetch import Fetcher
+from ke.web.parse import READABLE_TYPES, ParsedPage, parse_page
+from ke.web.politeness import HostGate
+from ke.web.response import Fail, Response, Retry, classify
+from ke.web.robots import Robots, RobotsRules
+from ke.web.urls import Scope, host_key
+
+MAX_ATTEMPTS: Final = 4
+"""Failed attempts after which a page is a dead letter."""
+RETRY_DELAYS_S: Final = (1.0, 5.0, 15.0)
+"""Seconds before the second, third and fourth attempt, unless the server asks for more."""
+
+
+class Unreadable(KeError):
+    """The page could not be read."""
+
+    code = "unreadable"
+
+
+@dataclass(slots=True)
+class Reach:
+    """How far a crawl may go; a seed that redirects to another host widens it."""
+
+    spec: CollectSpec
+    hosts: frozenset[str]
+    scope: Scope
+
+    @classmethod
+    def of(cls, spec: CollectSpec, moved_to: tuple[str, ...]) -> "Reach":
+        """The reach of a crawl whose seeds have redirected to these URLs so far."""
+        hosts = frozenset(host_key(url) for url in (*spec.urls, *moved_to))
+        return cls(spec, hosts, Scope(spec.scope, spec.limits, hosts))
+
+    def widen(self, url: str) -> None:
+        """Takes the host of this URL into scope."""
+        host = host_key(url)
+        if host not in self.hosts:
+            self.hosts |= {host}
+            self.scope = Scope(self.spec.scope, self.spec.limits, self.hosts)
+
+
+class PageReader:
+    """Fetches and reads the pages of one slice, within robots.txt, scope and the host's patience."""
+
+    def __init__(self, fetcher: Fetcher, pool: CpuPool, robots: Robots, gate: HostGate, reach: Reach) -> None:
+        self._fetcher = fetcher
+        self._pool = pool
+        self._robots = robots
+        self._gate = gate
+        self._reach = reach
+
+    async def read(self, entry: FrontierEntry, *, max_bytes: int | None) -> PageOutcome:  # noqa: PLR0911
+        """Fetches and reads one page; whatever goes wrong with it is its outcome.
+
+        Args:
+            entry: The page.
+            max_bytes: What is left of the crawl's byte limit, or None.
+
+        Raises:
+            BadPattern: One of the crawl's patterns cannot be matched in reasonable time: the job's fault.
+        """
+        try:
+            rules = await self._rules(entry.url)
+            if rules is not None and not rules.reachable:
+                return self._again(entry, "robots-unreachable", rules.reason)
+            if rules is not None and not rules.allowed(entry.url):
+                return self._skip(entry, "disallowed by robots.txt")
+            async with self._gate.slot(host_key(entry.url), rules.crawl_delay_s if rules else None):
+                response = await self._fetcher.fetch(
+                    entry.url, types=READABLE_TYPES, follow=self._follow(entry), max_bytes=max_bytes
+                )
+            return await self._answer(entry, response)
+        except (UnsupportedType, RedirectRefused) as error:
+            return self._skip(entry, error.message)
+        except TooLarge as error:
+            if max_bytes is not None and max_bytes < self._fetcher.max_bytes:
+                return self._skip(entry, "max_bytes")
+            return self._fail(entry, error.code, error.message)
+        except KeError as error:
+            if error.code == "bad-pattern":
+                raise
+            if error.retryable:
+                return self._again(entry, error.code, error.message)
+            return self._fail(entry, error.code, error.message)
+
+    async def _rules(self, url: str) -> RobotsRules | None:
+        return await self._robots.rules(url) if self._reach.spec.scope.robots else None
+
+    def _follow(self, entry: FrontierEntry) -> Callable[[str], Awaitable[str | None]]:
+        """Decides on redirects: a page's own depth and scope hold for where it leads; a seed may move."""
+
+        async def refusal(target: str) -> str | None:
+            if entry.depth > 0 and self._reach.spec.follow:
+                reason = self._reach.scope.refusal(target, entry.depth)
+                if reason is not None:
+                    return reason
+            rules = await self._rules(target)
+            return None if rules is None or rules.allowed(target) else "disallowed by robots.txt"
+
+        return refusal
+
+    async def _answer(self, entry: FrontierEntry, response: Response) -> PageOutcome:
+        verdict = classify(response)
+        if isinstance(verdict, Retry):
+            if verdict.after_s:
+                self._gate.backoff(host_key(response.final_url), verdict.after_s)
+            return self._again(
+                entry, f"http-{response.status}", verdict.reason, status=response.status, after_s=verdict.after_s
+            )
+        if isinstance(verdict, Fail):
+            return self._fail(entry, f"http-{response.status}", verdict.reason, status=response.status)
+        return self._read(entry, response, await self._parse(response))
+
+    async def _parse(self, response: Response) -> ParsedPage:
+        try:
+            return await self._pool.run(
+                parse_page, response.body, response.content_type, response.charset, response.final_url
+            )
+        except KeError:
+            raise
+        except Exception as error:
+            raise Unreadable(f"The page could not be read: {type(error).__name__}: {error}") from error
+
+    def _read(self, entry: FrontierEntry, response: Response, page: ParsedPage) -> PageOutcome:
+        if entry.depth == 0:
+            self._reach.widen(response.final_url)
+        kept = not (page.noindex and self._reach.spec.scope.robots)
+        document = Document(
+            url=response.final_url,
+            title=page.title or None,
+            text=page.text,
+            metadata={**page.metadata, "reader": page.reader},
+            content_type=response.content_type or "text/html",
+            content_hash=hashlib.sha256(response.body).digest(),
+        )
+        return PageOutcome(
+            entry=entry,
+            state=PageState.FETCHED if kept else PageState.SKIPPED,
+            fetched_at=datetime.now(UTC),
+            reason=None if kept else "the page asks not to be indexed",
+            http_status=response.status,
+            etag=response.etag,
+            last_modified=response.last_modified,
+            bytes=len(response.body),
+            document=document if kept else None,
+            links=self._links(entry, page),
+        )
+
+    def _links(self, entry: FrontierEntry, page: ParsedPage) -> tuple[str, ...]:
+        spec = self._reach.spec
+        if not spec.follow or (page.nofollow and spec.scope.robots):
+            return ()
+        links = page.links if spec.scope.robots else (*page.links, *page.nofollow_links)
+        return tuple(link for link in links if self._reach.scope.refusal(link, entry.depth + 1) is None)
+
+    def _skip(self, entry: FrontierEntry, reason: str) -> PageOutcome:
+        return PageOutcome(entry, PageState.SKIPPED, datetime.now(UTC), reason=reason)
+
+    def _fail(self, entry: FrontierEntry, error_type: str, reason: str, *, status: int | None = None) -> PageOutcome:
+        now = datetime.now(UTC)
+        return PageOutcome(entry, PageState.FAILED, now, reason=reason, error_type=error_type, http_status=status)
+
+    def _again(
+        self,
+        entry: FrontierEntry,
+        error_type: str,
+        reason: str,
+        *,
+        status: int | None = None,
+        after_s: float | None = None,
+    ) -> PageOutcome:
+        """Back into the frontier for a later attempt, or, after the last one, a dead letter."""
+        if entry.attempts + 1 >= MAX_ATTEMPTS:
+            return self._fail(entry, error_type, reason, status=status)
+        return PageOutcome(
+            entry,
+            PageState.RETRY,
+            datetime.now(UTC),
+            reason=reason,
+            error_type=error_type,
+            http_status=status,
+            retry_after_s=max(after_s or 0.0, RETRY_DELAYS_S[entry.attempts]),
+        )

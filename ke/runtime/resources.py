@@ -1,0 +1,34 @@
+"""What a worker or a gateway holds open for its whole life, built from the settings and closed in order."""
+
+from ke.contracts.errors import InvalidInput
+from ke.runtime.endpoints import Connections
+from ke.runtime.settings import Settings
+from ke.storage.vectors.base import VectorStore
+from ke.storage.vectors.edge import EdgeVectors
+from ke.storage.vectors.server import ServerVectors
+from ke.web.egress import EgressPolicy
+from ke.web.fetch import Fetcher
+
+
+def open_vectors(connections: Connections, settings: Settings) -> VectorStore:
+    """The vector store of this shape: a Qdrant server where its URL is set, else the embedded engine.
+
+    Raises:
+        InvalidInput: Neither is known.
+    """
+    if connections.qdrant_url is not None:
+        key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+        return ServerVectors.connect(connections.qdrant_url, api_key=key)
+    if connections.vectors_socket is None:
+        raise InvalidInput("No vector store: set KE_QDRANT_URL, or KE_DATA_DIR to the folder of a running stack.")
+    return EdgeVectors(connections.vectors_socket)
+
+
+def open_fetcher(settings: Settings) -> Fetcher:
+    """The fetcher, which refuses every address that is not public and not in `KE_FETCH_ALLOW`."""
+    return Fetcher(
+        user_agent=settings.user_agent,
+        timeout_s=settings.fetch_timeout_s,
+        max_bytes=settings.fetch_max_bytes,
+        policy=EgressPolicy(settings.fetch_allow),
+    )
