@@ -1,4 +1,4 @@
-"""Finding the gateway, for everything that talks to it from outside: the CLI, the MCP tools, the examples.
+"""Finding the gateway, and reading job ids, for all that talks to it from outside: CLI, MCP tools, examples.
 
 `KE_API_URL` names it; else `endpoints.json` of the embedded stack in `KE_DATA_DIR` does. Both are settings like all
 others (`ke.runtime.settings`); they are read here by themselves, because loading the rest takes longer than most
@@ -7,6 +7,7 @@ commands do.
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -15,6 +16,9 @@ from ke.contracts.errors import InvalidInput, Unavailable
 
 DEFAULT_DATA_DIR: Final = ".ke"
 ENDPOINTS_FILE: Final = "endpoints.json"
+
+
+_ID_PREFIXES: Final = ("job-", "cleanup-")
 
 
 class NoGateway(Unavailable):
@@ -27,6 +31,21 @@ class BadGatewayUrl(InvalidInput):
     """The gateway's address must be an http or https URL."""
 
     code = "bad-gateway-url"
+
+
+def job_id_of(text: str) -> str:
+    """The job id in `text`: a UUID, as it is or inside the name of its workflow (`job-<id>`) or receipt.
+
+    Raises:
+        InvalidInput: There is none; so nothing but an id ever becomes part of a URL.
+    """
+    found = text.strip()
+    for prefix in _ID_PREFIXES:
+        found = found.removeprefix(prefix)
+    try:
+        return str(uuid.UUID(found))
+    except ValueError:
+        raise InvalidInput(f"{text!r} is not a job id.") from None
 
 
 def find_gateway(api_url: str | None = None) -> str:

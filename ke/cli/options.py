@@ -1,11 +1,12 @@
 """Options and arguments that several commands share."""
 
 import uuid
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-_ID_PREFIXES: Final = ("job-", "cleanup-")
+from ke.contracts.errors import InvalidInput
+from ke.gateway import job_id_of
 
 
 def parse_job_id(value: str) -> str:
@@ -14,13 +15,10 @@ def parse_job_id(value: str) -> str:
     Raises:
         typer.BadParameter: It is none.
     """
-    text = value.strip()
-    for prefix in _ID_PREFIXES:
-        text = text.removeprefix(prefix)
     try:
-        return str(uuid.UUID(text))
-    except ValueError:
-        raise typer.BadParameter(f"{value!r} is not a job id") from None
+        return job_id_of(value)
+    except InvalidInput as error:
+        raise typer.BadParameter(error.message) from None
 
 
 def parse_source_id(value: str) -> str:

@@ -1,0 +1,84 @@
+"""What the tools answer, as agents see it in their output schemas.
+
+Each is the API's own document. What is optional here may be absent there, and members that are not named here pass
+through: a newer gateway never breaks a tool.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class JobAnswer(_Answer):
+    """A job as it is now."""
+
+    id: str
+    kind: str = Field(description="scrape, crawl or extract")
+    status: str = Field(
+        description="queued, running, paused and cancelling go on; cancelled, completed, completed_with_errors and "
+        "failed are final"
+    )
+    artifacts: str = Field("present", description="present, cleaning, cleaned or cleanup_failed")
+    progress: dict[str, Any] = Field(default_factory=dict, description="Counters so far")
+    result: dict[str, Any] | None = Field(
+        None, description="Counters once it has ended; of a cancelled job also `cancellation`, the receipt"
+    )
+    error: dict[str, Any] | None = Field(None, description="Type and message, when it failed")
+    waiting_for: str | None = Field(None, description="Why it does not move, if it does not")
+
+
+class JobsAnswer(_Answer):
+    """A part of the list of jobs, newest first."""
+
+    data: list[JobAnswer]
+    next_cursor: str | None = Field(None, description="For the next call, when there is more")
+
+
+class Counts(_Answer):
+    """A number for each store."""
+
+    vectors: int = 0
+    sources: int = 0
+    extractions: int = 0
+    entities: int = 0
+    dead_letters: int = 0
+
+
+class ReceiptAnswer(_Answer):
+    """What a cleanup has really deleted, and what is left."""
+
+    id: str
+    job_id: str
+    status: str = Field(description="planned (a dry run), running, cleaned or failed")
+    planned: Counts = Field(default_factory=Counts, description="What there was before")
+    deleted: Counts = Field(default_factory=Counts, description="What was deleted so far")
+    remaining: Counts = Field(default_factory=Counts, description="What is there now; all zeros when cleaned")
+    error: str | None = None
+
+
+class DeletionAnswer(_Answer):
+    """What became of a job's record."""
+
+    job_id: str
+    deleted: bool = Field(description="True: the record is gone; false: its cleanup runs first, and then it goes")
+    receipt: ReceiptAnswer | None = Field(None, description="Of the cleanup that was started")
+
+
+class Hit(_Answer):
+    """A passage that answers a query."""
+
+    text: str
+    score: float
+    url: str
+    source_id: str
+    job_id: str
+
+
+class SearchAnswer(_Answer):
+    """The passages nearest to a query, best first."""
+
+    data: list[Hit]

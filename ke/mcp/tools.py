@@ -1,0 +1,183 @@
+"""The tools: thin, typed and described for agents; the gateway decides everything."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import Field
+
+from ke.client import KnowledgeExtractionClient
+from ke.gateway import job_id_of
+from ke.mcp.calls import answer
+from ke.mcp.results import DeletionAnswer, JobAnswer, JobsAnswer, ReceiptAnswer, SearchAnswer
+
+CLEANUP_WAIT_S: Final = 30.0
+"""Seconds a tool waits for a cleanup: most are done by then, and clients give up at 60 s."""
+
+JobId = Annotated[str, Field(description="The job's id, as `crawl`, `scrape` and `list_jobs` give it")]
+Project = Annotated[str, Field(description="What the job belongs to")]
+Extract = Annotated[bool, Field(description="Also turn the pages into searchable chunks, vectors and entities")]
+Key = Annotated[str | None, Field(description="The same key gives the same job, so that a repeat is safe")]
+
+READS: Final = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+FETCHES: Final = ToolAnnotations(
+    read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
+)
+STOPS: Final = ToolAnnotations(
+    read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False
+)
+CLEANS: Final = ToolAnnotations(
+    read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
+)
+
+
+async def crawl(
+    urls: Annotated[list[str], Field(min_length=1, description="Where to begin: http or https addresses")],
+    max_pages: Annotated[int, Field(ge=1, description="Pages, at most")] = 500,
+    max_depth: Annotated[int, Field(ge=0, description="Links from a first page, at most")] = 5,
+    *,
+    extract: Extract = True,
+    project: Project = "default",
+    idempotency_key: Key = None,
+) -> Annotated[CallToolResult, JobAnswer]:
+    """Start a job that fetches a web site from these addresses and its sitemaps, obeying robots.txt.
+
+    Returns the job at once, as `queued`; follow it with `get_job`, and ask what it found with `search`.
+    """
+    limits = {"max_pages": max_pages, "max_depth": max_depth}
+    return await answer(
+        lambda ke: ke.submit_crawl(
+            urls,
+            limits=limits,
+            extract={} if extract else None,
+            project=project,
+            idempotency_key=idempotency_key,
+        )
+    )
+
+
+async def scrape(
+    urls: Annotated[list[str], Field(min_length=1, max_length=1000, description="Exactly these pages")],
+    *,
+    extract: Extract = True,
+    project: Project = "default",
+    idempotency_key: Key = None,
+) -> Annotated[CallToolResult, JobAnswer]:
+    """Start a job that fetches exactly these pages, following no link.
+
+    Returns the job at once, as `queued`; follow it with `get_job`, and ask what it found with `search`.
+    """
+    return await answer(
+        lambda ke: ke.submit_scrape(
+            urls, extract={} if extract else None, project=project, idempotency_key=idempotency_key
+        )
+    )
+
+
+async def get_job(
+    job_id: JobId,
+    wait_s: Annotated[float, Field(ge=0, le=45, description="Wait so many seconds for its end")] = 0,
+) -> Annotated[CallToolResult, JobAnswer]:
+    """Read one job: its status, its counters, and, once it has ended, its result."""
+    return await answer(lambda ke: ke.get_job(job_id_of(job_id), wait_s=wait_s))
+
+
+async def list_jobs(
+    status: Annotated[
+        list[
+            Literal[
+                "queued",
+                "running",
+                "paused",
+                "cancelling",
+                "cancelled",
+                "completed",
+                "completed_with_errors",
+                "failed",
+            ]
+        ]
+        | None,
+        Field(description="Only jobs in one of these states"),
+    ] = None,
+    kind: Annotated[Literal["scrape", "crawl", "extract"] | None, Field(description="Only jobs of this kind")] = None,
+    project: Annotated[str | None, Field(description="Only jobs of this project")] = None,
+    limit: Annotated[int, Field(ge=1, le=200, description="Jobs, at most")] = 20,
+    cursor: Annotated[str | None, Field(description="`next_cursor` of the call before, for what follows it")] = None,
+) -> Annotated[CallToolResult, JobsAnswer]:
+    """List jobs, newest first."""
+    states = list(status) if status else None
+    return await answer(lambda ke: ke.list_jobs(kind=kind, status=states, project=project, limit=limit, cursor=cursor))
+
+
+async def search(
+    query: Annotated[str, Field(min_length=1, description="A question, or what a passage is about")],
+    job_ids: Annotated[list[str] | None, Field(description="Only what these jobs extracted")] = None,
+    project: Annotated[str | None, Field(description="Only this project")] = None,
+    limit: Annotated[int, Field(ge=1, le=100, description="Passages, at most")] = 10,
+) -> Annotated[CallToolResult, SearchAnswer]:
+    """Find the passages, among all that jobs have extracted, whose meaning is nearest to a question."""
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        ids = [job_id_of(job_id) for job_id in job_ids] if job_ids else None
+        return {"data": await ke.search(query, job_ids=ids, project=project, limit=limit)}
+
+    return await answer(work)
+
+
+async def cancel_job(
+    job_id: JobId,
+    reason: Annotated[str | None, Field(description="Why; it is kept in the job's receipt")] = None,
+    *,
+    cleanup: Annotated[
+        bool, Field(description="Also delete everything the job made, once it stands still: cannot be undone")
+    ] = False,
+) -> Annotated[CallToolResult, JobAnswer]:
+    """Cancel a job that is queued, running or paused. It cannot be resumed.
+
+    The job becomes `cancelling`, fetches nothing more, and ends as `cancelled` within seconds: read it with `get_job`.
+    What it made so far stays, unless `cleanup` is set. A job that has ended, or that is being cancelled already,
+    cannot be cancelled: the error (409) says which of these it is.
+    """
+    return await answer(lambda ke: ke.cancel_job(job_id_of(job_id), reason=reason, cleanup=cleanup))
+
+
+async def cleanup_job(
+    job_id: JobId,
+    *,
+    dry_run: Annotated[bool, Field(description="Only count what would be deleted")] = False,
+    delete_record: Annotated[bool, Field(description="Delete the job's record too, after everything else")] = False,
+    wait: Annotated[bool, Field(description="Wait for the end, up to 30 s")] = True,
+) -> Annotated[CallToolResult, ReceiptAnswer]:
+    """Delete everything that an ended job made: vectors, sources, extractions, entities, dead letters.
+
+    Cannot be undone; `dry_run` shows first what would go. The receipt says what was really deleted and what remains;
+    calling again gives the same receipt. A job that goes on must be cancelled first: the error (409) says so.
+    """
+    wait_s = CLEANUP_WAIT_S if wait and not dry_run else 0
+    return await answer(
+        lambda ke: ke.cleanup_job(job_id_of(job_id), dry_run=dry_run, delete_record=delete_record, wait_s=wait_s)
+    )
+
+
+async def delete_job_record(
+    job_id: JobId,
+    *,
+    cleanup: Annotated[
+        bool | None,
+        Field(
+            description="true: first delete everything the job made; false: keep that, and delete only the record; "
+            "not given: refuse when there is something left"
+        ),
+    ] = None,
+) -> Annotated[CallToolResult, DeletionAnswer]:
+    """Delete the record of an ended job. Cannot be undone.
+
+    A job that still has artifacts needs a decision in `cleanup`; without one the error (409) names the choices.
+    """
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        found = job_id_of(job_id)
+        receipt = await ke.delete_job_record(found, cleanup=cleanup)
+        return {"job_id": found, "deleted": receipt is None, "receipt": receipt}
+
+    return await answer(work)

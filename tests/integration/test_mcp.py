@@ -1,0 +1,212 @@
+"""The MCP tools as an agent meets them: the SDK's own client over stdio, against a small real HTTP server."""
+
+import json
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp_types import CallToolResult
+
+from tests.integration.api_twin import COUNTS, ZEROS, ApiTwin, serving
+
+TIME_LIMIT_S = 60.0
+
+
+@pytest.fixture
+def api() -> Iterator[ApiTwin]:
+    with serving(ApiTwin()) as twin:
+        yield twin
+
+
+@asynccontextmanager
+async def connected(url: str, *command: str) -> AsyncIterator[Client]:
+    parameters = StdioServerParameters(
+        command=sys.executable,
+        args=list(command) or ["-m", "ke.mcp.server"],
+        env={"KE_API_URL": url},
+    )
+    async with Client(parameters, read_timeout_seconds=TIME_LIMIT_S) as client:
+        yield client
+
+
+def words(result: CallToolResult) -> str:
+    return "".join(getattr(block, "text", "") for block in result.content)
+
+
+def error_of(result: CallToolResult) -> dict[str, Any]:
+    assert result.is_error
+    error: dict[str, Any] = result.structured_content["error"]
+    return error
+
+
+async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
+    """An agent learns from the list alone what each tool takes and gives, and which ones destroy."""
+    async with connected(api.url) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+    assert {
+        "cancel_job",
+        "cleanup_job",
+        "delete_job_record",
+        "get_job",
+        "list_jobs",
+        "crawl",
+        "scrape",
+        "search",
+    } == set(tools)
+    for tool in tools.values():
+        assert tool.description
+        assert tool.output_schema
+        assert tool.annotations
+        assert all(field.get("description") for field in tool.input_schema["properties"].values())
+    destructive = {name for name, tool in tools.items() if tool.annotations and tool.annotations.destructive_hint}
+    assert destructive == {"cancel_job", "cleanup_job", "delete_job_record"}
+    reading = {name for name, tool in tools.items() if tool.annotations and tool.annotations.read_only_hint}
+    assert reading == {"get_job", "list_jobs", "search"}
+
+
+async def test_cancel_passes_reason_and_cleanup_and_gives_the_job(api: ApiTwin) -> None:
+    """The answer is the gateway's, as structured content and as text."""
+    job = api.add_job("running")
+    async with connected(api.url) as client:
+        result = await client.call_tool("cancel_job", {"job_id": job, "reason": "enough", "cleanup": True})
+        ended = await client.call_tool("get_job", {"job_id": f"job-{job}"})
+        ended = await client.call_tool("get_job", {"job_id": job})
+    assert not result.is_error
+    assert result.structured_content["status"] == "cancelling"
+    assert json.loads(words(result))["id"] == job
+    assert next(call.body for call in api.calls if call.method == "POST") == {"cleanup": True, "reason": "enough"}
+    assert ended.structured_content["result"]["cancellation"]["reason"] == "enough"
+
+
+@pytest.mark.parametrize("status", ["completed", "cancelled", "cancelling", "failed"])
+async def test_a_refused_cancel_says_why(api: ApiTwin, status: str) -> None:
+    """A 409 is a structured error with the gateway's own type, status, detail and what is possible instead."""
+    job = api.add_job(status)
+    async with connected(api.url) as client:
+        result = await client.call_tool("cancel_job", {"job_id": job})
+    error = error_of(result)
+    assert error["type"] == "urn:ke:problem:not-cancellable"
+    assert error["status"] == 409
+    assert error["detail"] == f"The job is {status}: it cannot be cancelled."
+    assert error["current_status"] == status
+    assert error["allowed_actions"] == ["cleanup", "delete"]
+    assert error["detail"] in words(result)
+    assert "already exists" not in words(result)
+
+
+async def test_cleanup_counts_first_and_then_gives_the_receipt(api: ApiTwin) -> None:
+    """A dry run deletes nothing; the real one answers with what was deleted and what remains; again is the same."""
+    job = api.add_job("completed")
+    async with connected(api.url) as client:
+        plan = await client.call_tool("cleanup_job", {"job_id": job, "dry_run": True})
+        assert not api.receipts
+        receipt = await client.call_tool("cleanup_job", {"job_id": job})
+        again = await client.call_tool("cleanup_job", {"job_id": job})
+    assert plan.structured_content["status"] == "planned"
+    assert plan.structured_content["planned"] == COUNTS
+    assert receipt.structured_content["status"] == "cleaned"
+    assert receipt.structured_content["deleted"] == COUNTS
+    assert receipt.structured_content["remaining"] == ZEROS
+    assert again.structured_content == receipt.structured_content
+
+
+async def test_cleanup_of_an_active_job_is_refused(api: ApiTwin) -> None:
+    """The error says that the job goes on, and what to do first."""
+    job = api.add_job("running")
+    async with connected(api.url) as client:
+        error = error_of(await client.call_tool("cleanup_job", {"job_id": job}))
+    assert error["type"] == "urn:ke:problem:job-active"
+    assert error["allowed_actions"] == ["cancel"]
+
+
+async def test_delete_asks_for_a_choice_and_then_deletes(api: ApiTwin) -> None:
+    """Without `cleanup` a job with artifacts is refused; with false the record goes; then it is unknown."""
+    job = api.add_job("completed")
+    async with connected(api.url) as client:
+        refused = error_of(await client.call_tool("delete_job_record", {"job_id": job}))
+        deleted = await client.call_tool("delete_job_record", {"job_id": job, "cleanup": False})
+        gone = error_of(await client.call_tool("get_job", {"job_id": job}))
+    assert refused["type"] == "urn:ke:problem:artifacts-present"
+    assert deleted.structured_content == {"job_id": job, "deleted": True, "receipt": None}
+    assert gone["status"] == 404
+
+
+async def test_delete_with_cleanup_gives_the_receipt(api: ApiTwin) -> None:
+    """The record goes after the cleanup, whose receipt is in the answer."""
+    job = api.add_job("cancelled")
+    async with connected(api.url) as client:
+        result = await client.call_tool("delete_job_record", {"job_id": job, "cleanup": True})
+    assert result.structured_content["deleted"] is False
+    assert result.structured_content["receipt"]["deleted"] == COUNTS
+
+
+async def test_jobs_are_started_listed_and_searched(api: ApiTwin) -> None:
+    """The thin tools reach the gateway with what it expects."""
+    api.hits = [{"text": "t", "score": 0.5, "url": "https://e.com/", "source_id": "s", "job_id": "j"}]
+    async with connected(api.url) as client:
+        crawled = await client.call_tool("crawl", {"urls": ["https://e.com/"], "max_pages": 3, "extract": False})
+        assert api.calls[-1].body["limits"] == {"max_pages": 3, "max_depth": 5}
+        assert api.calls[-1].body["extract"] is None
+        await client.call_tool("scrape", {"urls": ["https://e.com/a"], "idempotency_key": "k"})
+        assert api.calls[-1].body["extract"] == {}
+        assert api.calls[-1].headers["Idempotency-Key"] == "k"
+        listed = await client.call_tool("list_jobs", {"status": ["queued"], "limit": 5})
+        found = await client.call_tool("search", {"query": "lamps", "job_ids": [crawled.structured_content["id"]]})
+    assert len(listed.structured_content["data"]) == 2
+    assert found.structured_content["data"] == api.hits
+    assert api.calls[-1].body["job_ids"] == [crawled.structured_content["id"]]
+
+
+async def test_refused_input_keeps_the_field_errors(api: ApiTwin) -> None:
+    """A 422 passes through whole."""
+    async with connected(api.url) as client:
+        error = error_of(await client.call_tool("crawl", {"urls": ["ftp://e.com/"]}))
+    assert error["status"] == 422
+    assert error["errors"][0]["pointer"] == "/seeds/0"
+
+
+async def test_only_an_id_becomes_part_of_a_url(api: ApiTwin) -> None:
+    """A word that is no id is a structured error, and nothing is sent; an unknown id is the gateway's 404."""
+    async with connected(api.url) as client:
+        error = error_of(await client.call_tool("get_job", {"job_id": "../readyz"}))
+        assert not api.calls
+        unknown = error_of(await client.call_tool("get_job", {"job_id": str(uuid.uuid4())}))
+    assert error["type"] == "urn:ke:problem:invalid-input"
+    assert unknown["status"] == 404
+
+
+async def test_arguments_that_do_not_fit_are_errors_and_the_server_goes_on(api: ApiTwin) -> None:
+    """The SDK refuses them before the tool runs."""
+    async with connected(api.url) as client:
+        result = await client.call_tool("list_jobs", {"limit": 0})
+        assert result.is_error
+        assert "limit" in words(result)
+        assert not (await client.call_tool("list_jobs", {})).is_error
+
+
+async def test_a_gateway_that_is_away_is_a_structured_error() -> None:
+    """Nothing listens: the tool says so, and the server goes on."""
+    async with connected("http://127.0.0.1:1") as client:
+        error = error_of(await client.call_tool("cancel_job", {"job_id": str(uuid.uuid4())}))
+        assert error["type"] == "urn:ke:problem:gateway-unreachable"
+        assert error["status"] == 503
+        assert len((await client.list_tools()).tools) == 8
+
+
+async def test_a_dependency_that_is_down_is_a_structured_error(api: ApiTwin) -> None:
+    """The gateway's 503 passes through."""
+    api.broken = True
+    async with connected(api.url) as client:
+        error = error_of(await client.call_tool("list_jobs", {}))
+    assert error["type"] == "urn:ke:problem:database-unavailable"
+
+
+async def test_ke_mcp_serves_the_same_tools(api: ApiTwin) -> None:
+    """The command of the CLI is this server; `--api-url` names the gateway."""
+    launch = "from ke.cli.main import main; import sys; sys.argv = ['ke', 'mcp', '--api-url', %r]; main()"
+    async with connected("http://127.0.0.1:1", "-c", launch % api.url) as client:
+        assert not (await client.call_tool("list_jobs", {})).is_error
