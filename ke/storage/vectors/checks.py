@@ -2,14 +2,14 @@
 
 import re
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ke.contracts.errors import InvalidInput
-from ke.storage.vectors.base import MAX_BATCH, Point
+from ke.storage.vectors.base import MAX_BATCH
 
 Matrix = NDArray[np.float32]
 
@@ -48,7 +48,21 @@ def check_limit(limit: int) -> None:
         raise InvalidInput(f"limit is 1 to {MAX_LIMIT}, not {limit}")
 
 
-def check_epochs(points: Sequence[Point], epochs: Mapping[uuid.UUID, int]) -> None:
+class Owned(Protocol):
+    """Something that belongs to the job that made it and to the job that owns its source."""
+
+    @property
+    def job_id(self) -> uuid.UUID:
+        """The maker."""
+        ...
+
+    @property
+    def owner_job_id(self) -> uuid.UUID:
+        """The owner of the source."""
+        ...
+
+
+def check_epochs(points: Iterable[Owned], epochs: Mapping[uuid.UUID, int]) -> None:
     """Raises `InvalidInput` when the epoch of a job that a point names is not given."""
     jobs = {job for point in points for job in (point.job_id, point.owner_job_id)}
     if missing := jobs - epochs.keys():

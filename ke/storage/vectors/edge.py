@@ -127,7 +127,7 @@ class EdgeVectors:
     async def _call(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, timeout_s: float | None = None
     ) -> dict[str, Any]:
-        data = None if body is None else orjson.dumps(body)
+        data = None if body is None else orjson.dumps(body, default=str)  # asyncpg has a UUID class of its own
         deadline = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s)
         try:
             async with self._open_session().request(method, path, data=data, timeout=deadline) as response:

@@ -26,6 +26,7 @@ from ke.storage.vectors.checks import (
     check_batch,
     check_collection,
     check_dimensions,
+    check_epochs,
     check_limit,
     check_matrix,
     following,
@@ -141,8 +142,7 @@ class EdgeEngine:
         check_matrix(vectors, collection.dimensions)
         if len(owners) != len(vectors):
             raise InvalidInput(f"{len(owners)} points, but {len(vectors)} vectors")
-        if missing := {job for owner in owners for job in (owner.job_id, owner.owner_job_id)} - epochs.keys():
-            raise InvalidInput(f"no epoch is given for job {min(missing)}")
+        check_epochs(owners, epochs)
         self._fences.check(epochs)
         points = [
             qdrant.Point(
@@ -267,8 +267,14 @@ def _create(folder: Path, dimensions: int) -> None:
 def _load(folder: Path) -> _Collection:
     try:
         dimensions = int(orjson.loads((folder / "collection.json").read_bytes())["dimensions"])
+        for log in (folder / "shard" / "wal").glob("open-*"):
+            # Killed while it began a new log file, the engine would refuse the empty one for ever.
+            if log.stat().st_size == 0:
+                log.unlink()
         return _Collection(dimensions, qdrant.EdgeShard.load(str(folder / "shard")))
-    except Exception as error:  # the engine raises nothing narrower
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a damaged file is a panic of the engine, which is no `Exception`
         raise FolderDamaged(f"collection {folder} cannot be opened: {error}") from error
 
 

@@ -4,7 +4,8 @@ An HTTP API over a Unix socket, for `edge.py` alone. Bodies are JSON; vectors tr
 32-bit floats, a tenth of the work of decimal digits. The engine holds the interpreter while it works, which is why
 it has this process to itself.
 
-Exit status: 0 after SIGTERM or SIGINT, 1 when the last flush did not end in time, 2 when it cannot start.
+Exit status: 0 after SIGTERM or SIGINT, 1 when the last flush did not end in time, 2 when it cannot start, 3 when the
+engine failed beyond a single call; what was answered for is on disk then, and a new process goes on with it.
 """
 
 import argparse
@@ -59,7 +60,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return _answer({"code": error.code, "detail": error.message}, _STATUS.get(type(error), 500))
     except web.HTTPException as error:
         return _answer({"code": InvalidInput.code, "detail": error.reason}, error.status)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         detail = f"malformed request: {type(error).__name__}: {error}"
         return _answer({"code": InvalidInput.code, "detail": detail}, 422)
     except Exception as error:  # the edge of the process: the engine raises nothing narrower

@@ -1,6 +1,8 @@
 """The one thread that calls the engine, so that the server's event loop stays free."""
 
 import asyncio
+import logging
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -11,6 +13,11 @@ from typing import Any, Final, TypeVar
 from ke.storage.vectors.edge_engine import EdgeEngine
 
 T = TypeVar("T")
+
+log = logging.getLogger("ke.vectors")
+
+FAILED_STATUS: Final = 3
+"""The process's exit status when the engine itself failed, and not a call."""
 
 _GROUP: Final = 16
 """Calls taken together, at most; their writes share one flush."""
@@ -65,12 +72,15 @@ class EngineThread:
         return await asyncio.shield(asyncio.wrap_future(call.done))
 
     def _work(self) -> None:
-        while True:
-            group, last = self._next_group()
-            self._run(group)
-            if last:
-                break
-        self._engine.close()
+        try:
+            last = False
+            while not last:
+                group, last = self._next_group()
+                self._run(group)
+            self._engine.close()
+        except BaseException:  # a panic inside the engine is no `Exception`, and leaves it in an unknown state
+            log.exception("the engine failed")
+            os._exit(FAILED_STATUS)
 
     def _next_group(self) -> tuple[list[_Call], bool]:
         group: list[_Call] = []

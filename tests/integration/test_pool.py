@@ -1,0 +1,246 @@
+"""The process pool: results, deaths of its processes and of its owner, cancellation, ending."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ke.contracts.errors import InvalidInput, WorkLost
+from ke.contracts.jobs import ExtractSpec
+from ke.extraction.embed import embed
+from ke.extraction.pipeline import SourceText, extract_source
+from ke.runtime.pool import CpuPool
+
+END_S = 20.0
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[CpuPool]:
+    made = CpuPool(2)
+    yield made
+    await made.close()
+
+
+def native_settings() -> tuple[str | None, int, int, bool]:
+    return (
+        os.environ.get("OMP_NUM_THREADS"),
+        os.getpid(),
+        os.nice(0),
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+    )
+
+
+async def until(fact: Callable[[], bool]) -> None:
+    """Waits until something is so."""
+    async with asyncio.timeout(END_S):
+        while not fact():  # noqa: ASYNC110  a fact about other processes
+            await asyncio.sleep(0.01)
+
+
+async def until_gone(pids: list[int]) -> None:
+    """Waits until none of these processes is left."""
+    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    _, alive = await asyncio.to_thread(psutil.wait_procs, processes, END_S)
+    assert not alive
+
+
+async def pool_pids(pool: CpuPool) -> set[int]:
+    """The processes of a pool, all started."""
+    pids: set[int] = set()
+    async with asyncio.timeout(END_S):
+        while len(pids) < 2:
+            calls = [pool.run(slow_pid, 0.1) for _ in range(4)]
+            pids = set(await asyncio.gather(*calls))
+    return pids
+
+
+def slow_pid(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60.0)
+
+
+async def test_results_and_errors_come_back(pool: CpuPool) -> None:
+    """A function's result is the call's result, and its exception the call's exception, with its type."""
+    assert await pool.run(divmod, 17, 5) == (3, 2)
+    with pytest.raises(ZeroDivisionError):
+        await pool.run(divmod, 1, 0)
+    with pytest.raises(InvalidInput, match="empty"):
+        await pool.run(embed, "wordllama", [""])
+
+
+async def test_processes_are_set_up(pool: CpuPool) -> None:
+    """A pool process has one native thread, a lower priority, and leaves Ctrl-C to its owner, who keeps his own."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    threads, pid, nice, ignores = await pool.run(native_settings)
+    assert (threads, ignores) == ("1", True)
+    assert nice >= os.nice(0) + 5 or nice == 19
+    assert os.environ.get("OMP_NUM_THREADS") == before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    os.kill(pid, signal.SIGINT)
+    assert await pool.run(divmod, 2, 2) == (1, 0)
+
+
+async def test_killed_process_loses_its_calls_only(pool: CpuPool) -> None:
+    """`kill -9` of a pool process: the calls under way are lost, each with a retryable error; the next ones work."""
+    pids = await pool_pids(pool)
+    calls = [asyncio.create_task(pool.run(slow_pid, 5.0)) for _ in range(6)]
+    await asyncio.sleep(0.3)
+    os.kill(min(pids), signal.SIGKILL)
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in results] == [WorkLost] * 6
+    assert all(result.retryable for result in results)
+    again = await asyncio.gather(*(pool.run(slow_pid, 0.01) for _ in range(6)))
+    assert not pids & set(again)
+    await until_gone(list(pids))
+
+
+async def test_pool_survives_many_deaths(pool: CpuPool) -> None:
+    """Processes that kill themselves over and over cost their own calls, and never the pool."""
+    for _ in range(3):
+        with pytest.raises(WorkLost):
+            await pool.run(kill_self)
+        assert await pool.run(divmod, 4, 2) == (2, 0)
+
+
+async def test_cancelled_callers_leave_the_pool_whole(pool: CpuPool) -> None:
+    """Callers that go away, waiting or running, take nothing with them."""
+    pids = await pool_pids(pool)
+    calls = [asyncio.create_task(pool.run(slow_pid, 0.3)) for _ in range(10)]
+    await asyncio.sleep(0.1)
+    for call in calls:
+        call.cancel()
+    assert all(isinstance(r, asyncio.CancelledError) for r in await asyncio.gather(*calls, return_exceptions=True))
+    assert await pool.run(slow_pid, 0.0) in pids
+
+
+async def test_close_ends_every_process() -> None:
+    """After `close` no process is left, even with a call that would go on for an hour; later calls are refused."""
+    pool = CpuPool(2)
+    pids = await pool_pids(pool)
+    call = asyncio.create_task(pool.run(slow_pid, 3600.0))
+    waiting = asyncio.create_task(pool.run(slow_pid, 3600.0))
+    await asyncio.sleep(0.2)
+    async with asyncio.timeout(END_S):
+        await pool.close(timeout_s=0.5)
+        results = await asyncio.gather(call, waiting, return_exceptions=True)
+    assert all(isinstance(result, WorkLost | asyncio.CancelledError) for result in results), results
+    await until_gone(list(pids))
+    with pytest.raises(RuntimeError, match="closed"):
+        await pool.run(os.getpid)
+    await pool.close()
+
+
+async def test_unused_pool_closes() -> None:
+    """A pool that was never used has nothing to end."""
+    await CpuPool(1).close()
+
+
+OWNER = """
+import asyncio, os, pathlib, sys, time
+from ke.runtime.pool import CpuPool
+
+def note_pid(folder, seconds):
+    (pathlib.Path(folder) / str(os.getpid())).touch()
+    time.sleep(seconds)
+
+async def main():
+    pool = CpuPool(2)
+    await asyncio.gather(*(pool.run(note_pid, sys.argv[1], 3600) for _ in range(2)))
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("after_s", [None, 0.0, 0.1, 0.3, 0.6])
+async def test_killed_owner_leaves_no_process(tmp_path: Path, after_s: float | None) -> None:
+    """`kill -9` of the owner ends its pool processes: at work (None), or seconds into their start."""
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    notes = tmp_path / "pids"
+    notes.mkdir()
+    owner = await asyncio.create_subprocess_exec(sys.executable, str(script), str(notes), stderr=subprocess.DEVNULL)
+    try:
+        # Two pool processes, and multiprocessing's resource tracker.
+        await until(lambda: len(psutil.Process(owner.pid).children(recursive=True)) == 3)
+        children = [child.pid for child in psutil.Process(owner.pid).children(recursive=True)]
+        if after_s is None:
+            await until(lambda: len(list(notes.iterdir())) == 2)
+        else:
+            await asyncio.sleep(after_s)
+    finally:
+        owner.kill()
+        await owner.wait()
+    await until_gone(children)
+
+
+async def test_extraction_keeps_pairs(pool: CpuPool) -> None:
+    """Many sources at once: each has its own chunks, in order, each chunk its own vector and entities."""
+    texts = [f"# Title {n}\n\nAda Lovelace wrote note {n} in London.\n\n" + f"Filler {n}. " * 90 * n for n in range(12)]
+    sources = [SourceText(uuid.uuid4(), text) for text in texts]
+    spec = ExtractSpec(chunk_tokens=64)
+    done = await asyncio.gather(*(extract_source(pool, source, spec) for source in sources))
+    for source, extracted in zip(sources, done, strict=True):
+        assert extracted.source_id == source.source_id
+        assert extracted.collection == "wordllama-256"
+        assert [made.chunk.number for made in extracted.chunks] == list(range(len(extracted.chunks)))
+        vectors = embed("wordllama", [made.chunk.text for made in extracted.chunks])
+        for made, vector in zip(extracted.chunks, vectors, strict=True):
+            assert source.text[made.chunk.start : made.chunk.end] == made.chunk.text
+            assert made.vector == vector
+            assert all(made.chunk.text[m.start : m.end] == m.text for m in made.mentions)
+        assert "London" in {mention.text for mention in extracted.chunks[0].mentions}
+
+
+async def test_extraction_of_a_long_source_is_in_pieces(pool: CpuPool) -> None:
+    """A source of several pieces has one run of numbers and true offsets; without a finder there are no entities."""
+    text = "".join(f"## Part {n}\n\n" + "Some words about it. " * 40 + "\n\n" for n in range(300))
+    extracted = await extract_source(pool, SourceText(uuid.uuid4(), text), ExtractSpec(entities=None))
+    assert [made.chunk.number for made in extracted.chunks] == list(range(len(extracted.chunks)))
+    assert all(text[made.chunk.start : made.chunk.end] == made.chunk.text for made in extracted.chunks)
+    assert {f"Part {n}" for n in range(300)} == {made.chunk.heading for made in extracted.chunks}
+    assert not any(made.mentions for made in extracted.chunks)
+
+
+async def test_extraction_of_nothing_is_empty(pool: CpuPool) -> None:
+    """An empty source has no chunks and is no error."""
+    extracted = await extract_source(pool, SourceText(uuid.uuid4(), " \n "), ExtractSpec())
+    assert extracted.chunks == ()
+
+
+async def test_extraction_names_what_is_unknown(pool: CpuPool) -> None:
+    """An unknown embedder, finder or impossible length is refused as such, before work is done."""
+    source = SourceText(uuid.uuid4(), "text")
+    for spec, message in (
+        (ExtractSpec(embedder="x"), "no embedder 'x'"),
+        (ExtractSpec(entities="x"), "no entity finder 'x'"),
+        (ExtractSpec(chunk_tokens=1), "max_tokens"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            await extract_source(pool, source, spec)
+
+
+async def test_extraction_reports_a_dead_process(pool: CpuPool) -> None:
+    """A pool process killed amid an extraction makes it `WorkLost`; the same source can be extracted then."""
+    source = SourceText(uuid.uuid4(), "London is a city in England. " * 4000)
+    pids = await pool_pids(pool)
+    call = asyncio.create_task(extract_source(pool, source, ExtractSpec()))
+    await asyncio.sleep(0.5)
+    os.kill(min(pids), signal.SIGKILL)
+    with pytest.raises(WorkLost):
+        await call
+    short = SourceText(source.source_id, source.text[:2000])
+    assert (await extract_source(pool, short, ExtractSpec())).chunks

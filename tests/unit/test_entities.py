@@ -1,0 +1,50 @@
+"""Named entities."""
+
+import pytest
+
+from ke.contracts.errors import InvalidInput
+from ke.extraction.entities import MAX_CHARACTERS, check_entities, find_entities
+
+TEXT = "Ada Lovelace met Charles Babbage in London in 1833."
+
+
+def test_entities_are_slices_of_their_text() -> None:
+    """People, places and dates are found, each a slice of its own text."""
+    texts = [TEXT, "Nothing here.", "IBM was founded in the United States.\n\n" + TEXT]
+    found = find_entities("spacy", texts)
+    assert len(found) == 3
+    for text, mentions in zip(texts, found, strict=True):
+        for mention in mentions:
+            assert text[mention.start : mention.end] == mention.text
+    assert {("London", "GPE"), ("1833", "DATE"), ("Charles Babbage", "PERSON")} <= {
+        (mention.text, mention.label) for mention in found[0]
+    }
+    assert {"IBM", "the United States"} <= {mention.text for mention in found[2]}
+
+
+def test_empty_texts_keep_their_places() -> None:
+    """Empty texts have no entities, and do not shift those of others."""
+    found = find_entities("spacy", ["", TEXT, " \n", TEXT, ""])
+    assert [bool(mentions) for mentions in found] == [False, True, False, True, False]
+    assert found[1] == found[3]
+    assert find_entities("spacy", []) == []
+
+
+def test_odd_texts_are_read() -> None:
+    """Control characters, emoji and a word of 10,000 letters are no error."""
+    texts = ["\x00\x01", "🙂" * 500, "x" * 10_000, "漢字" * 100, "\u200b"]
+    assert len(find_entities("spacy", texts)) == len(texts)
+
+
+def test_too_long_text_is_refused() -> None:
+    """A text that would take the model's memory is refused by its number."""
+    with pytest.raises(InvalidInput, match="text 1 has"):
+        find_entities("spacy", ["a", "a" * (MAX_CHARACTERS + 1)])
+
+
+def test_unknown_name_lists_the_known() -> None:
+    """An unknown finder is an error that names those there are."""
+    with pytest.raises(InvalidInput, match="known: spacy"):
+        check_entities("nothing")
+    with pytest.raises(InvalidInput, match="known: spacy"):
+        find_entities("nothing", [TEXT])
