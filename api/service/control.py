@@ -10,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.resources import Gateway
 from api.schemas import CancelBody
 from api.service import states
-from api.service.engine import Execution
 from api.service.reading import load, repair, settle
 from api.views import JobView
 from ke.contracts.errors import Conflict, TemporalUnavailable
@@ -48,7 +47,7 @@ async def cancel_job(gateway: Gateway, job_id: uuid.UUID, body: CancelBody) -> J
         refused = await _repair(gateway, job_id)
     else:
         if row is not None:
-            return await _view(gateway, job_id)
+            return await _accepted(gateway, job_id)
     _, execution = await settle(gateway, refused)
     raise states.not_cancellable(refused, execution)
 
@@ -128,12 +127,17 @@ async def _signal(gateway: Gateway, job_id: uuid.UUID, name: str, *, until: JobS
         await asyncio.sleep(SEEN_POLL_S)
 
 
-async def _view(gateway: Gateway, job_id: uuid.UUID) -> JobView:
+async def _accepted(gateway: Gateway, job_id: uuid.UUID) -> JobView:
+    """The job after its cancel was sent.
+
+    Temporal takes a cancel of a closed workflow without a word, so only a look tells that nobody heard it. A job
+    that was cancelled, or completed first, by now is a good answer; one that had failed before is not.
+    """
     row, lanes = await load(gateway, job_id)
-    waits = states.awaited(await _glance(gateway, row)) if row.status is JobStatus.CANCELLING else None
-    return JobView.of(row, lanes, waiting_for=waits)
-
-
-async def _glance(gateway: Gateway, row: JobRow) -> Execution | None:
-    _, execution = await settle(gateway, row)
-    return execution
+    if row.status.is_terminal:
+        return JobView.of(row, lanes)
+    settled, execution = await settle(gateway, row)
+    if settled.status is JobStatus.FAILED:
+        raise states.not_cancellable(settled, execution)
+    waits = None if settled.status.is_terminal else states.awaited(execution)
+    return JobView.of(settled, lanes, waiting_for=waits)
