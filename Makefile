@@ -28,8 +28,8 @@ lint: setup ## Check style, types and layers
 openapi: setup ## Write the API's description to openapi.json
 	@$(PY) -m api.openapi > openapi.json.new && mv openapi.json.new openapi.json && echo 'wrote openapi.json'
 
-lock: ## Write requirements.lock anew from pyproject.toml; needs uv; UPGRADE=1 takes newer versions
-	uv pip compile --generate-hashes --universal --no-header --no-emit-index-url --python-version 3.11 --extra dev \
+lock: setup ## Write requirements.lock anew from pyproject.toml; UPGRADE=1 takes newer versions
+	.venv/bin/uv pip compile --generate-hashes --universal --no-header --no-emit-index-url --python-version 3.11 --extra dev \
 		$(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock pyproject.toml
 
 clean: ## Remove .venv and caches; data folders stay

@@ -9,6 +9,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from pathlib import Path
@@ -18,6 +19,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "ke-setup"
 INPUTS = ("requirements.lock", "pyproject.toml", "tools/setup.py")
 MIN_VERSION = (3, 11)
+PIP_OPTIONS = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 
 def main() -> int:
@@ -33,7 +35,7 @@ def main() -> int:
         try:
             set_up()
         except subprocess.CalledProcessError as error:
-            return fail(f"{' '.join(error.cmd[1:4])} ended with exit status {error.returncode}; see above")
+            return fail(f"{' '.join(map(str, error.cmd[1:4]))} ended with exit status {error.returncode}; see above")
         STAMP.write_text(wanted)
         say(f"ready after {time.monotonic() - started:.0f} s: .venv")
     return 0
@@ -64,10 +66,32 @@ def set_up() -> None:
         say(f"making .venv with Python {sys.version.split()[0]}")
         shutil.rmtree(VENV, ignore_errors=True)
         venv.create(VENV, with_pip=True)
-    say("installing the locked dependencies (some 700 MB; a minute or two the first time)")
+    say("installing the locked dependencies (some 800 MB)")
     # Everything is in the lock: nothing is resolved, and what has no hash there is refused.
-    pip(python, "--require-hashes", "--no-deps", "-r", "requirements.lock")
-    pip(python, "--no-deps", "--no-build-isolation", "--editable", ".")
+    locked = ("--require-hashes", "--no-deps", "-r", "requirements.lock")
+    if not install_with_uv(python, *locked):
+        run(python, "-m", "pip", "install", *PIP_OPTIONS, *locked)
+    run(python, "-m", "pip", "install", *PIP_OPTIONS, "--no-deps", "--no-build-isolation", "--editable", ".")
+
+
+def install_with_uv(python: Path, *arguments: str) -> bool:
+    """Installs with the uv that is itself locked; False where it cannot, say behind a mirror that only pip knows."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("uv=="))
+    end = next(number for number, line in enumerate(lines[start:], start) if not line.endswith("\\"))
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as only_uv:
+        only_uv.write("\n".join(lines[start : end + 1]) + "\n")
+        only_uv.flush()
+        run(python, "-m", "pip", "install", *PIP_OPTIONS, "--require-hashes", "--no-deps", "-r", only_uv.name)
+    # On a terminal it shows its progress; elsewhere it would list each package.
+    quiet = () if sys.stderr.isatty() else ("--quiet",)
+    options = ("--python", str(python), "--compile-bytecode", "--no-config", *quiet)
+    try:
+        run(python, "-m", "uv", "pip", "install", *options, *arguments)
+    except subprocess.CalledProcessError:
+        say("uv could not; once more with pip")
+        return False
+    return True
 
 
 def usable(python: Path) -> bool:
@@ -79,23 +103,13 @@ def usable(python: Path) -> bool:
         return False
 
 
-def pip(python: Path, *arguments: str) -> None:
-    """Runs `pip install`, a line for each package."""
-    options = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
-    command = [str(python), "-m", "pip", "install", *options, *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        done = 0
-        for line in process.stdout or ():
-            if line.startswith(("Collecting", "Obtaining", "Requirement already")):
-                done += 1
-                if done % 25 == 0:
-                    say(f"{done} packages fetched")
-            elif line.startswith("Installing collected"):
-                say("unpacking")
-            elif line.startswith(("ERROR", "WARNING")):
-                sys.stderr.write(line)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+def run(*command: str | Path) -> None:
+    """Runs a program, its own progress shown.
+
+    Raises:
+        subprocess.CalledProcessError: It failed.
+    """
+    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
 
 
 def say(line: str) -> None:

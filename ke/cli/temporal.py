@@ -5,9 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 
+from pydantic import ValidationError
+
+from ke.contracts.errors import InvalidInput
 from ke.runtime.embedded.temporal_cli import find_temporal_cli
 from ke.runtime.endpoints import resolve_temporal
-from ke.runtime.settings import Settings
+from ke.runtime.settings import Settings, describe_invalid_settings
 
 
 def temporal(args: Sequence[str], settings: Settings | None = None) -> int:
@@ -21,7 +24,10 @@ def temporal(args: Sequence[str], settings: Settings | None = None) -> int:
         Unavailable: No stack is running, or there is no Temporal CLI.
         InvalidInput: A setting does not fit.
     """
-    settings = settings or Settings()
+    try:
+        settings = settings or Settings()
+    except ValidationError as error:
+        raise InvalidInput(describe_invalid_settings(error)) from error
     address = resolve_temporal(settings)
     cli = asyncio.run(find_temporal_cli(settings.temporal_cli, report=_tell))
     env = {**os.environ, "TEMPORAL_ADDRESS": address, "TEMPORAL_NAMESPACE": settings.temporal_namespace}

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from ke.contracts.errors import Conflict, InvalidInput, KeError
 from ke.runtime import logs
+from ke.runtime.embedded.consumers import ConsumerSpecs, gateway_and_workers
 from ke.runtime.embedded.files import open_log, prepare_data_dir
 from ke.runtime.embedded.supervisor import Supervisor
 from ke.runtime.endpoints import Endpoints
-from ke.runtime.settings import Settings
+from ke.runtime.settings import Settings, describe_invalid_settings
 
 EXIT_UNAVAILABLE: Final = 1
 EXIT_USAGE: Final = 2
@@ -50,13 +51,27 @@ def up(
     }
     try:
         settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        return _fail(describe_invalid_settings(error), EXIT_USAGE)
+    return serve(settings)
+
+
+def serve(settings: Settings, *, consumers: ConsumerSpecs = gateway_and_workers) -> int:
+    """Runs an embedded stack to its end, and says how it went.
+
+    Args:
+        settings: Its folder, ports and number of workers.
+        consumers: Which processes use its services.
+
+    Returns:
+        The exit status, as of `up`.
+    """
+    try:
         folder = prepare_data_dir(settings.data_dir)
         with open_log(folder / "logs", "ke") as raw, open(raw.fileno(), "a", closefd=False) as log:
             logs.configure("ke", settings.log_level, stream=log)
-            supervisor = Supervisor(settings, report=_tell)
+            supervisor = Supervisor(settings, report=_tell, consumers=consumers)
             asyncio.run(supervisor.run(_announce))
-    except ValidationError as error:
-        return _fail("; ".join(f"{_setting(fault['loc'])}: {fault['msg']}" for fault in error.errors()), EXIT_USAGE)
     except ValueError as error:
         return _fail(str(error), EXIT_USAGE)
     except (InvalidInput, Conflict) as error:
@@ -66,10 +81,6 @@ def up(
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def _setting(location: tuple[int | str, ...]) -> str:
-    return f"KE_{location[0]}".upper() if location else "settings"
 
 
 def _announce(endpoints: Endpoints) -> None:

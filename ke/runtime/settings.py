@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ke.contracts.naming import TaskQueue
@@ -90,3 +90,9 @@ class Settings(BaseSettings):
     def endpoints_file(self) -> Path:
         """The file by which a running embedded stack is found."""
         return self.data_dir / "endpoints.json"
+
+
+def describe_invalid_settings(error: ValidationError) -> str:
+    """One line that names each setting that does not fit, and why."""
+    faults = error.errors(include_url=False, include_input=False)
+    return "; ".join(f"KE_{'_'.join(map(str, fault['loc']))}".upper() + f": {fault['msg']}" for fault in faults)
