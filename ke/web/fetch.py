@@ -70,7 +70,7 @@ class Fetcher:
         self.user_agent = user_agent
         self.policy = policy
         self._timeout_s = timeout_s
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._connections_per_host = connections_per_host
         self._lookup = lookup
         self._session: aiohttp.ClientSession | None = None
@@ -125,7 +125,7 @@ class Fetcher:
             headers["If-None-Match"] = etag
         if last_modified:
             headers["If-Modified-Since"] = last_modified
-        limit_bytes = self._max_bytes if max_bytes is None else max_bytes
+        limit_bytes = self.max_bytes if max_bytes is None else max_bytes
         try:
             first = self.policy.check_url(url)
             request = _Request(first, headers, limit_bytes, truncate, types, follow, max_redirects, time.monotonic())

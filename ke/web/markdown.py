@@ -1,4 +1,4 @@
-"""The whole of a page's body as Markdown, by its structure alone: nothing that a reader sees is lost."""
+"""The whole content of a page as Markdown, by its structure alone: nothing that a reader sees in it is lost."""
 
 import re
 from typing import Final
@@ -20,23 +20,34 @@ _BLOCKS: Final = frozenset(
 )
 _HEADINGS: Final = {f"h{level}": "#" * level + " " for level in range(1, 7)}
 _MARKS: Final = {"code": "`", "kbd": "`", "samp": "`", "b": "**", "strong": "**", "i": "*", "em": "*"}
-_IN_LAYOUT: Final = "table, pre, ul, ol, dl, h1, h2, h3, h4, h5, h6"
+_AROUND: Final = frozenset(
+    {
+        *("navigation", "contentinfo", "complementary", "search", "navbar", "navheader", "navfooter", "breadcrumb"),
+        *("breadcrumbs", "sidebar", "site-header", "site-footer", "skip-link", "headerlink"),
+    }
+)
+"""Roles and classes of what stands around the content."""
+_IN_LAYOUT: Final = "tr table, tr pre, tr ul, tr ol, tr dl, tr h1, tr h2, tr h3, tr h4, tr h5, tr h6"
 """What a table of data does not hold: a table with one of these in a cell is there for the layout."""
 _MAX_INDENT: Final = 8
+_MAX_CLIMB: Final = 32
+"""Elements between a cell and what stands in it, at most; a deeper one does not make its table a layout."""
 
 
 class _Writer:
     """Collects blocks of Markdown while the tree is walked."""
 
-    def __init__(self) -> None:
-        self.blocks: list[str] = []
+    def __init__(self, layouts: frozenset[int]) -> None:
+        self._layouts = layouts
+        self._blocks: list[str] = []
+        self._items: list[bool] = []
         self.rows: list[list[str]] | None = None
         self._inline: list[str] = []
         self._lists: list[int | None] = []
         self._quotes = 0
         self._marker = ""
         self._heading = ""
-        self._marks = 0
+        self._mark_depth = 0
 
     def text(self, text: str) -> None:
         self._inline.append(_SPACE.sub(" ", text))
@@ -51,23 +62,35 @@ class _Writer:
         if not text:
             return
         if self._marker:
-            self.block(self._marker + text, indent=2 * (len(self._lists) - 1))
+            self.block(self._marker + text, indent=2 * (len(self._lists) - 1), item=True)
             self._marker = ""
         else:
             self.block(self._heading + text, indent=0 if self._heading else 2 * len(self._lists))
 
-    def block(self, text: str, *, indent: int = 0) -> None:
+    def block(self, text: str, *, indent: int = 0, item: bool = False) -> None:
         lead = "> " * min(self._quotes, 3) + " " * min(max(indent, 0), _MAX_INDENT)
-        self.blocks.append("\n".join(lead + line for line in text.split("\n")))
+        self._blocks.append("\n".join(lead + line for line in text.split("\n")))
+        self._items.append(item)
+
+    def document(self) -> str:
+        """All blocks: items of a list line by line, others apart."""
+        self.rows = None
+        self.flush()
+        parts: list[str] = []
+        for number, block in enumerate(self._blocks):
+            if number:
+                parts.append("\n" if self._items[number] and self._items[number - 1] else "\n\n")
+            parts.append(block)
+        return "".join(parts)
 
     def cell(self) -> str:
-        text = _SPACE.sub(" ", "".join(self._inline)).strip().replace("|", "\\|")
+        text = _SPACE.sub(" ", "".join(self._inline)).strip()
         self._inline.clear()
         return text
 
     def enter(self, tag: str, node: LexborNode) -> bool:
         """Begins an element; says whether its children are to be walked."""
-        if tag in _HIDDEN or "hidden" in node.attributes:
+        if tag in _HIDDEN or _is_around(node):
             return False
         if self.rows is not None:
             self._enter_in_table(tag)
@@ -83,12 +106,17 @@ class _Writer:
                 self.block(f"```\n{code}\n```", indent=2 * len(self._lists))
             return False
         elif tag in _MARKS:
-            self._inline.append(_MARKS[tag])
+            # Only the outermost: marks within marks, or within code, are read as text.
+            if self._mark_depth == 0:
+                self._inline.append(_MARKS[tag])
+            self._mark_depth += 1
         return True
 
     def leave(self, tag: str) -> None:
         if tag in _MARKS:
-            self._close_mark(_MARKS[tag])
+            self._mark_depth -= 1
+            if self._mark_depth == 0:
+                self._close_mark(_MARKS[tag])
         if self.rows is not None:
             self._leave_in_table(tag)
         elif tag in _BLOCKS or tag in _HEADINGS:
@@ -104,7 +132,7 @@ class _Writer:
             self._marker = self._next_marker()
         elif tag == "blockquote":
             self._quotes += 1
-        elif tag == "table" and node.css_first(_IN_LAYOUT) in (None, node):
+        elif tag == "table" and node.mem_id not in self._layouts:
             self.rows = []
 
     def _end_block(self, tag: str) -> None:
@@ -156,20 +184,28 @@ class _Writer:
             for row in rows:
                 self.block(row[0])
             return
-        lines = ["| " + " | ".join(row + [""] * (width - len(row))) + " |" for row in rows]
+        cells = [[cell.replace("|", "\\|") for cell in row] + [""] * (width - len(row)) for row in rows]
+        lines = ["| " + " | ".join(row) + " |" for row in cells]
         lines.insert(1, "|" + "---|" * width)
         self.block("\n".join(lines))
 
 
-def to_markdown(tree: LexborHTMLParser) -> str:
-    """Writes the body of a page as Markdown: headings, paragraphs, lists, quotes, tables and code.
+def content_of(tree: LexborHTMLParser) -> LexborNode | None:
+    """The element that the page itself names as its content: `<main>`, a single `<article>`, or else the body."""
+    main = tree.css_first("main, [role=main]")
+    if main is not None:
+        return main
+    articles = tree.css("article")
+    return articles[0] if len(articles) == 1 else tree.body
+
+
+def to_markdown(root: LexborNode) -> str:
+    """Writes an element as Markdown: headings, paragraphs, lists, quotes, tables and code.
 
     Navigation, forms and what is hidden are left out. Walks without recursion, so that nesting has no limit.
     """
-    node = tree.body
-    if node is None:
-        return ""
-    writer = _Writer()
+    writer = _Writer(_layout_tables(root))
+    node: LexborNode | None = root
     depth = 0
     while node is not None:
         tag = node.tag or ""
@@ -188,6 +224,28 @@ def to_markdown(tree: LexborHTMLParser) -> str:
             if node is not None:
                 writer.leave(node.tag or "")
         node = node.next if node is not None and depth > 0 else None
-    writer.rows = None
-    writer.flush()
-    return "\n\n".join(writer.blocks)
+    return writer.document()
+
+
+def _is_around(node: LexborNode) -> bool:
+    attributes = node.attributes
+    if not attributes:
+        return False
+    if "hidden" in attributes:
+        return True
+    words = f"{attributes.get('class') or ''} {attributes.get('role') or ''}".split()
+    return not _AROUND.isdisjoint(words)
+
+
+def _layout_tables(root: LexborNode) -> frozenset[int]:
+    """The tables that hold more than data: each inner block marks the next table above it."""
+    layouts: set[int] = set()
+    for block in root.css(_IN_LAYOUT):
+        above = block.parent
+        for _ in range(_MAX_CLIMB):
+            if above is None or above.tag == "table":
+                break
+            above = above.parent
+        if above is not None and above.tag == "table":
+            layouts.add(above.mem_id)
+    return frozenset(layouts)

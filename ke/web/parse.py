@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import trafilatura
+from lxml import etree
 from selectolax.lexbor import LexborHTMLParser
 from trafilatura.settings import Document, set_date_params
 
 from ke.web.charset import clean, decode
 from ke.web.errors import BadUrl, UnsupportedType
-from ke.web.markdown import to_markdown
+from ke.web.markdown import content_of, to_markdown
+from ke.web.nesting import tame
 from ke.web.urls import canonicalize
 
 HTML_TYPES: Final = frozenset({"text/html", "application/xhtml+xml"})
@@ -21,8 +23,10 @@ READABLE_TYPES: Final = HTML_TYPES | MARKDOWN_TYPES | {"text/plain"}
 
 MAX_PARSED_BYTES: Final = 5_000_000
 """What is read of a document; the rest is cut off, and `truncated` says so."""
-MAX_READER_CHARS: Final = 1_000_000
-"""The longest page that the main-content reader is given: it takes about 1.5 s for a megabyte."""
+MAX_READER_CHARS: Final = 250_000
+"""The longest page that the main-content reader is given: its time grows faster than the page, to a second here."""
+MAX_READER_TAGS: Final = 12_000
+"""Angle brackets in the largest page that it is given: its time is in the elements rather than in the text."""
 MAX_LINKS: Final = 20_000
 """Links of one page, at most."""
 MAX_TITLE_CHARS: Final = 500
@@ -30,11 +34,21 @@ MIN_RECALL: Final = 0.25
 """The share of the visible text that the reader must keep; below it the page is written out by its structure."""
 MIN_GUARDED_CHARS: Final = 500
 """Visible characters from which that share means something."""
+MOSTLY_CONTENT: Final = 0.7
+"""The share of the visible text from which a page is taken to be all content, as documentation is. There the reader
+leaves out little that is noise, but loses headings, code and definition lists that stand in nested boxes."""
 
 _SPACE: Final = re.compile(r"\s+")
-_FENCE: Final = re.compile(r"^\s*```")
+_FENCE: Final = re.compile(r"^ *```", re.MULTILINE)
+_HEADING: Final = re.compile(r"^#{1,6} ", re.MULTILINE)
 _WRAPPED: Final = re.compile(r"^\s+(?![-*+] |\d+[.)] |\||>|#)\S")
-_INVISIBLE: Final = ("script", "style", "noscript", "template", "nav", "footer", "aside", "svg", "select", "button")
+
+
+_READER_ERRORS: Final = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+    etree.LxmlError,
+)
+"""What the reader and the libraries under it raise on broken pages, instead of saying that they found nothing."""
 
 # It reports each page it cannot read as an error, which is our caller's business, and has its text in the message.
 logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
@@ -113,6 +127,7 @@ def _sniff(body: bytes) -> str:
 
 
 def _parse_html(html: str, url: str, *, cut: bool) -> ParsedPage:
+    html = tame(html)
     tree = LexborHTMLParser(html)
     base = _base(tree, url)
     links, nofollow_links, too_many = _links(tree, base)
@@ -140,7 +155,7 @@ def _parse_html(html: str, url: str, *, cut: bool) -> ParsedPage:
 
 
 def _read_main(html: str, url: str) -> Document | None:
-    if len(html) > MAX_READER_CHARS:
+    if len(html) > MAX_READER_CHARS or html.count("<") > MAX_READER_TAGS:
         return None
     try:
         found = trafilatura.bare_extraction(
@@ -153,28 +168,22 @@ def _read_main(html: str, url: str) -> Document | None:
             date_extraction_params=set_date_params(extensive=False),
         )
         return found if isinstance(found, Document) else None
-    except (AttributeError, IndexError, KeyError, LookupError, TypeError, ValueError, RecursionError):
+    except _READER_ERRORS:
         # A page that its heuristics trip over is still written out by its structure.
         return None
 
 
 def _choose(main: str, tree: LexborHTMLParser) -> tuple[str, Literal["main", "structure"]]:
+    """Takes what the reader found, or the whole content where that lost text, or lost structure and left out little."""
     text = clean(_unwrap(main)).strip()
-    seen = _visible_chars(tree)
-    kept = len(_SPACE.sub("", text))
-    if kept and (seen <= MIN_GUARDED_CHARS or kept >= MIN_RECALL * seen):
-        return text, "main"
-    whole = clean(to_markdown(tree)).strip()
-    return (whole, "structure") if len(whole) > len(text) else (text, "main")
-
-
-def _visible_chars(tree: LexborHTMLParser) -> int:
-    """The length of what a reader sees, without white space and without what is around the content."""
-    if tree.body is None:
-        return 0
-    copy = tree.clone()
-    copy.strip_tags(list(_INVISIBLE))
-    return len(_SPACE.sub("", copy.body.text(deep=True))) if copy.body is not None else 0
+    root = content_of(tree)
+    whole = clean(to_markdown(root)).strip() if root is not None else ""
+    kept, seen = len(_SPACE.sub("", text)), len(_SPACE.sub("", whole))
+    lost_text = kept == 0 or (seen > MIN_GUARDED_CHARS and kept < MIN_RECALL * seen)
+    lost_structure = kept > MOSTLY_CONTENT * seen and any(
+        2 * len(mark.findall(text)) < len(mark.findall(whole)) for mark in (_HEADING, _FENCE)
+    )
+    return (whole, "structure") if whole and (lost_text or lost_structure) else (text, "main")
 
 
 def _unwrap(text: str) -> str:
