@@ -5,12 +5,14 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Final, ParamSpec, TypeVar
 
 from ke.contracts.errors import WorkLost
@@ -32,8 +34,9 @@ _ONE_THREAD: Final = {
 class CpuPool:
     """A process pool that outlives its processes and does not outlive its owner.
 
-    Functions and arguments are pickled; processes are started by `spawn`, one with each of the first calls. A call
-    should take at most 200 ms, so that a cancelled job does not hold a process for long.
+    Functions and arguments are pickled, so a function is one of an importable module, not of the script that runs;
+    processes are started by `spawn`, one with each of the first calls. A call should take at most 200 ms, so that a
+    cancelled job does not hold a process for long.
     """
 
     def __init__(self, processes: int) -> None:
@@ -53,10 +56,15 @@ class CpuPool:
             WorkLost: A pool process died while this call waited or ran. All calls in the pool are lost with it, as
                 nobody knows which one it had; the pool has new processes at once.
             RuntimeError: The pool is closed.
+            ValueError: The function is of the script that runs, which pool processes do not import.
         """
+        if getattr(function, "__module__", None) == "__main__":
+            raise ValueError(f"{function} is of the main module, which pool processes do not have")
         executor = self._open()
         try:
-            return await asyncio.wrap_future(self._submit(executor, function, *args, **kwargs))
+            with _inherited():  # a submit starts a process when none is idle and there may be more
+                call = executor.submit(function, *args, **kwargs)
+            return await asyncio.wrap_future(call)
         except BrokenProcessPool as error:
             self._replace(executor)
             raise WorkLost("a pool process died") from error
@@ -85,24 +93,30 @@ class CpuPool:
                 self._executor = None
         broken.shutdown(wait=False)
 
-    @staticmethod
-    def _submit(
-        executor: ProcessPoolExecutor, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
-        """Submits with the environment and signal mask that a process started now is to inherit."""
-        resource_tracker.ensure_running()  # would unblock SIGINT if it had to start in between
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        before = {name: os.environ.get(name) for name in _ONE_THREAD}
-        os.environ.update(_ONE_THREAD)
-        try:
-            return executor.submit(function, *args, **kwargs)
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+@contextlib.contextmanager
+def _inherited() -> Iterator[None]:
+    """Sets what a process that is started inside inherits, and puts it all back.
+
+    One native thread, SIGINT blocked until it ignores it, and no main module: `spawn` would import the owner's script
+    in each process, 95 MB and seconds for what no pool function uses.
+    """
+    resource_tracker.ensure_running()  # would unblock SIGINT if it had to start in between
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    environment = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(_ONE_THREAD)
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        for name, value in environment.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _enter() -> None:

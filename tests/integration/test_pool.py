@@ -81,6 +81,13 @@ async def test_results_and_errors_come_back(pool: CpuPool) -> None:
         await pool.run(embed, "wordllama", [""])
 
 
+async def test_functions_of_the_script_are_refused(pool: CpuPool) -> None:
+    """A function that a pool process could not find is refused before it breaks one."""
+    function = type(slow_pid)(slow_pid.__code__, {"__name__": "__main__"}, "local")
+    with pytest.raises(ValueError, match="main module"):
+        await pool.run(function, 0.0)
+
+
 async def test_processes_are_set_up(pool: CpuPool) -> None:
     """A pool process has one native thread, a lower priority, and leaves Ctrl-C to its owner, who keeps his own."""
     before = os.environ.get("OMP_NUM_THREADS")
@@ -149,16 +156,17 @@ async def test_unused_pool_closes() -> None:
 
 
 OWNER = """
-import asyncio, os, pathlib, sys, time
+import asyncio, pathlib, sys, time
 from ke.runtime.pool import CpuPool
 
-def note_pid(folder, seconds):
-    (pathlib.Path(folder) / str(os.getpid())).touch()
-    time.sleep(seconds)
+if __name__ != "__main__":
+    pathlib.Path(sys.argv[1], "imported again").touch()
 
 async def main():
     pool = CpuPool(2)
-    await asyncio.gather(*(pool.run(note_pid, sys.argv[1], 3600) for _ in range(2)))
+    await asyncio.gather(*(pool.run(time.sleep, 0.2) for _ in range(2)))
+    pathlib.Path(sys.argv[1], "at work").touch()
+    await asyncio.gather(*(pool.run(time.sleep, 3600) for _ in range(2)))
 
 if __name__ == "__main__":
     asyncio.run(main())
@@ -167,10 +175,10 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("after_s", [None, 0.0, 0.1, 0.3, 0.6])
 async def test_killed_owner_leaves_no_process(tmp_path: Path, after_s: float | None) -> None:
-    """`kill -9` of the owner ends its pool processes: at work (None), or seconds into their start."""
+    """`kill -9` of the owner ends its pool processes, at work (None) or starting; none of them ran its script again."""
     script = tmp_path / "owner.py"
     script.write_text(OWNER)
-    notes = tmp_path / "pids"
+    notes = tmp_path / "notes"
     notes.mkdir()
     owner = await asyncio.create_subprocess_exec(sys.executable, str(script), str(notes), stderr=subprocess.DEVNULL)
     try:
@@ -178,13 +186,14 @@ async def test_killed_owner_leaves_no_process(tmp_path: Path, after_s: float | N
         await until(lambda: len(psutil.Process(owner.pid).children(recursive=True)) == 3)
         children = [child.pid for child in psutil.Process(owner.pid).children(recursive=True)]
         if after_s is None:
-            await until(lambda: len(list(notes.iterdir())) == 2)
+            await until((notes / "at work").exists)
         else:
             await asyncio.sleep(after_s)
     finally:
         owner.kill()
         await owner.wait()
     await until_gone(children)
+    assert not (notes / "imported again").exists()
 
 
 async def test_extraction_keeps_pairs(pool: CpuPool) -> None:
