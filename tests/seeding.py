@@ -58,7 +58,7 @@ async def seed_job(
     """A job and nothing that it made; with a result when its state is a last one."""
     job = uuid.uuid4()
     ended = status not in ACTIVE
-    counters = dict.fromkeys(COUNTER_NAMES, 1)
+    result = {**dict.fromkeys(COUNTER_NAMES, 1), "elapsed_s": 1.0, "cancellation": {"reason": "https://site.example"}}
     async with database.transaction() as connection:
         await connection.execute(
             sa.insert(jobs).values(
@@ -70,7 +70,7 @@ async def seed_job(
                 project="default",
                 labels={"site": "https://site.example/"},
                 params=params or {"seeds": ["https://site.example/"]},
-                result={**counters, "elapsed_s": 1.0, "cancellation": {"reason": "https://x"}} if ended else None,
+                result=result if ended else sa.null(),
                 completed_at=_NOW if ended else None,
                 workflow_id=job_workflow_id(str(job)),
                 created_at=_NOW,

@@ -80,13 +80,11 @@ async def active_dependents(connection: AsyncConnection, job_id: uuid.UUID) -> l
         .where(extraction_tasks.c.job_id == jobs.c.id, sources.c.job_id == job_id)
     )
     listed = jobs.c.params["source_ids"]
-    named = sa.func.jsonb_array_elements_text(
-        sa.case((sa.func.jsonb_typeof(listed) == "array", listed), else_=sa.text("'[]'::jsonb"))
-    ).column_valued("named")
+    listed_or_none = sa.case((sa.func.jsonb_typeof(listed) == "array", listed), else_=sa.text("'[]'::jsonb"))
+    named = sa.func.jsonb_array_elements_text(listed_or_none).table_valued("id").render_derived()
     names_source = (
         sa.select(sa.literal(1))
-        .select_from(named)
-        .join(sources, sources.c.id == sa.cast(named, sa.Uuid))
+        .select_from(named.join(sources, sources.c.id == sa.cast(named.c.id, sa.Uuid)))
         .where(sources.c.job_id == job_id)
         .correlate(jobs)
     )
@@ -178,9 +176,10 @@ async def tombstone(connection: AsyncConnection, job_id: uuid.UUID) -> None:
     row = await find_job(connection, job_id, lock=True)
     if row is None or row.deleted_at is not None:
         return
-    result = row.result
-    if result is not None:
-        result = {name: value for name, value in result.items() if name in _KEPT_OF_RESULT}
+    # In a JSON column None would become JSON's null, which is a result.
+    result: Any = sa.null()
+    if row.result is not None:
+        result = {name: value for name, value in row.result.items() if name in _KEPT_OF_RESULT}
     await connection.execute(sa.delete(job_progress).where(job_progress.c.job_id == job_id))
     await connection.execute(
         sa.update(jobs)
@@ -191,7 +190,7 @@ async def tombstone(connection: AsyncConnection, job_id: uuid.UUID) -> None:
             labels={},
             request_hash="",
             result=result,
-            error={"type": row.error.get("type", ""), "message": ""} if row.error else None,
+            error={"type": row.error.get("type", ""), "message": ""} if row.error else sa.null(),
             cancel_reason=None,
         )
     )

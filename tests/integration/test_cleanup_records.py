@@ -1,0 +1,116 @@
+"""What the gateway reads of cleanups, and the tombstone of a deleted job."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from ke.contracts.jobs import COUNTER_NAMES, JobKind, JobStatus
+from ke.storage.cleanups import (
+    active_dependents,
+    ask_record_deletion,
+    find_receipt,
+    row_counts,
+    tombstone,
+    vector_counts,
+)
+from tests.cleaning import clean, job_column, receipt_of, run_step
+from tests.seeding import COLLECTION, seed_crawl, seed_extract, seed_job
+from tests.stores import Stores, open_stores
+
+
+@pytest.fixture(scope="module")
+async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stores]:
+    async with open_stores(tmp_path_factory.mktemp("vectors")) as found:
+        yield found
+
+
+async def test_counts_before_a_cleanup(stores: Stores) -> None:
+    """A dry run counts what a cleanup would delete, what others made of the job's sources included."""
+    job = await seed_crawl(stores.database, stores.vectors, n_pages=9)
+    other = await seed_extract(stores.database, stores.vectors, job)
+    everything = job.counts + other.counts
+    async with stores.database.transaction() as connection:
+        assert await row_counts(connection, job.id) == replace(everything, vectors=0)
+        assert await row_counts(connection, other.id) == replace(other.counts, vectors=0)
+        assert await find_receipt(connection, job.cleanup_id) is None
+    assert await vector_counts(stores.vectors, job.id) == {COLLECTION: everything.vectors}
+
+
+async def test_job_without_artifacts_counts_zero(stores: Stores) -> None:
+    """A job that made nothing has nothing, in either store."""
+    job = await seed_job(stores.database)
+    async with stores.database.transaction() as connection:
+        assert (await row_counts(connection, job.id)).total == 0
+    assert await vector_counts(stores.vectors, job.id) == {}
+
+
+async def test_dependents_are_known_before_they_begin(stores: Stores) -> None:
+    """A job that was told to extract from these sources counts, by job, by source, or with its tasks written."""
+    owner = await seed_crawl(stores.database, stores.vectors, n_sources=2)
+    queued, extract = {"status": JobStatus.QUEUED}, {"kind": JobKind.EXTRACT}
+    by_job = await seed_job(stores.database, **queued, **extract, params={"source_job_id": str(owner.id)})
+    by_source = await seed_job(
+        stores.database, **queued, **extract, params={"source_job_id": None, "source_ids": [str(owner.sources[1])]}
+    )
+    by_tasks = await seed_extract(stores.database, stores.vectors, owner, status=JobStatus.PAUSED)
+    await seed_extract(stores.database, stores.vectors, owner, status=JobStatus.COMPLETED)
+    await seed_job(stores.database, **queued, **extract, params={"source_job_id": None, "source_ids": None})
+    await seed_job(stores.database, status=JobStatus.RUNNING)
+    async with stores.database.transaction() as connection:
+        assert await active_dependents(connection, owner.id) == [by_job.id, by_source.id, by_tasks.id]
+
+
+async def test_delete_record_leaves_a_tombstone_without_a_url(stores: Stores) -> None:
+    """The row stays for its key, counters and times; nothing in it tells what the job was about."""
+    job = await seed_crawl(stores.database, stores.vectors, idempotency_key="key-1")
+    await clean(stores, job, delete_record=True)
+    async with stores.database.transaction() as connection:
+        row = (await connection.execute(sa.text("SELECT * FROM jobs WHERE id = :id"), {"id": job.id})).one()
+        notes = await connection.execute(sa.text("SELECT 1 FROM job_progress WHERE job_id = :id"), {"id": job.id})
+        assert notes.first() is None
+    assert row.deleted_at is not None
+    assert row.idempotency_key == "key-1"
+    assert (row.params, row.labels, row.error, row.cancel_reason) == ({}, {}, None, None)
+    assert set(row.result) == {*COUNTER_NAMES, "elapsed_s"}
+    assert "http" not in str(row)
+    receipt = await receipt_of(stores, job)
+    assert receipt.delete_record
+    assert receipt.deleted == job.counts
+
+
+async def test_tombstone_can_still_be_cleaned(stores: Stores) -> None:
+    """A record that was deleted without its artifacts leaves them to a later cleanup."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    async with stores.database.transaction() as connection:
+        await tombstone(connection, job.id)
+    deleted_at = await job_column(stores, job.id, "deleted_at")
+    receipt = await clean(stores, job)
+    assert receipt.deleted == job.counts
+    assert await job_column(stores, job.id, "artifacts") == "cleaned"
+    assert await job_column(stores, job.id, "deleted_at") == deleted_at
+
+
+async def test_record_of_a_cleaned_job_can_go_later(stores: Stores) -> None:
+    """Asked for with a second call, the record goes, and the receipt says so."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    first = await clean(stores, job)
+    second = await run_step(stores, job, "begin_cleanup", run_id="run-2", delete_record=True)
+    assert second == replace(first, delete_record=True)
+    assert await job_column(stores, job.id, "deleted_at") is not None
+
+
+async def test_running_cleanup_can_be_asked_to_delete_the_record(stores: Stores) -> None:
+    """The wish reaches a cleanup that runs; one that is closed does not take it."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    async with stores.database.transaction() as connection:
+        assert not await ask_record_deletion(connection, job.cleanup_id)
+    await run_step(stores, job, "begin_cleanup")
+    async with stores.database.transaction() as connection:
+        assert await ask_record_deletion(connection, job.cleanup_id)
+    for step in ("delete_vectors", "delete_sources", "purge_dead_letters", "verify_cleanup"):
+        await run_step(stores, job, step)
+    assert await job_column(stores, job.id, "deleted_at") is not None
+    async with stores.database.transaction() as connection:
+        assert not await ask_record_deletion(connection, job.cleanup_id)
