@@ -80,7 +80,7 @@ def cleanup_delete(summary: str) -> ActivityConfig:
 def cleanup_fail(summary: str) -> ActivityConfig:
     """The last step of a cleanup that was stopped: it must not keep the run open when a store is down."""
     config = _cleanup(summary, start_to_close=timedelta(minutes=1))
-    config["schedule_to_close_timeout"] = timedelta(minutes=2)
+    config["schedule_to_close_timeout"] = timedelta(minutes=1)
     return config
 
 
