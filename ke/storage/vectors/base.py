@@ -34,8 +34,9 @@ class Hit:
 class VectorStore(Protocol):
     """A store of points in collections, one collection for each embedder and dimension.
 
-    Every method raises `VectorStoreUnavailable` when the store does not answer within its deadline, and
-    `InvalidInput` for a vector of the wrong length or with a NaN, before anything of its batch is written.
+    Every method raises `VectorStoreUnavailable` when the store does not answer within its deadline, `NotFound` for a
+    collection that is not there, and `InvalidInput` for a batch, limit or name out of range, or a vector of the
+    wrong length or with a value that is not a finite number, before anything of its batch is written.
     """
 
     async def ensure_collection(self, collection: str, dimensions: int) -> None:
