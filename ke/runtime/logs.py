@@ -60,9 +60,10 @@ def configure(process: str, level: str = "INFO", *, stream: IO[str] | None = Non
     root.setLevel(number)
     for name in LIBRARY_LOGGERS:
         library = logging.getLogger(name)
-        library.handlers.clear()
-        library.propagate = True
-        library.setLevel(logging.NOTSET)
+        # Where it has none, the access log is off, and stays so.
+        if library.handlers:
+            library.handlers.clear()
+            library.propagate = True
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(capture=True)
@@ -73,6 +74,7 @@ def _json_formatter(shared: list[Processor]) -> logging.Formatter:
         foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            _drop_colours,
             # Without local variables: they hold page texts and passwords, and rendering them imports half of `rich`,
             # which the workflow sandbox forbids.
             structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
@@ -80,3 +82,9 @@ def _json_formatter(shared: list[Processor]) -> logging.Formatter:
             structlog.processors.JSONRenderer(default=str),
         ],
     )
+
+
+def _drop_colours(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Takes out the second form of its messages that uvicorn adds for terminals."""
+    event.pop("color_message", None)
+    return event

@@ -45,7 +45,7 @@ def gateway_and_workers(settings: Settings, services: Services) -> list[ChildSpe
 
 def _gateway(services: Services) -> ChildSpec:
     async def ready() -> bool:
-        return await _is_healthy(services.api_port)
+        return await _is_ready(services.api_port)
 
     uvicorn = ("-P", "-m", "uvicorn", "api.app:create_app", "--factory", "--no-access-log")
     return ChildSpec(
@@ -83,9 +83,9 @@ def _worker(number: int, settings: Settings, services: Services) -> ChildSpec:
     )
 
 
-async def _is_healthy(port: int) -> bool:
+async def _is_ready(port: int) -> bool:
     try:
         async with httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S, trust_env=False) as client:
-            return (await client.get(f"http://{LOOPBACK}:{port}/healthz")).is_success
+            return (await client.get(f"http://{LOOPBACK}:{port}/readyz")).is_success
     except httpx.HTTPError:
         return False
