@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from api import openapi, problems
-from api.middleware import JsonOnly, RequestLog
+from api.middleware import BodyGuard, RequestLog
 from api.resources import Gateway
 from api.routes import cleanups, dead_letters, health, jobs, search, sources
 from api.schemas import MAX_BODY_BYTES
@@ -52,7 +52,6 @@ def assemble(lifespan: openapi.Lifespan | None = None) -> FastAPI:
         description=openapi.DESCRIPTION,
         version=openapi.VERSION,
         lifespan=lifespan,
-        max_body_size=MAX_BODY_BYTES,
         redoc_url=None,
         openapi_tags=openapi.TAGS,
     )
@@ -60,6 +59,6 @@ def assemble(lifespan: openapi.Lifespan | None = None) -> FastAPI:
         app.include_router(router)
     problems.install(app)
     openapi.install(app)
-    app.add_middleware(JsonOnly)
+    app.add_middleware(BodyGuard, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(RequestLog)
     return app

@@ -3,6 +3,7 @@
 import re
 import time
 import uuid
+from collections import deque
 from http import HTTPStatus
 from typing import Final
 
@@ -11,7 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
-from api.errors import UnsupportedMediaType
+from api.errors import PayloadTooLarge, UnsupportedMediaType
+from ke.contracts.errors import KeError
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -62,21 +64,59 @@ class RequestLog:
                 )
 
 
-class JsonOnly:
-    """Refuses bodies that are not sent as JSON."""
+class BodyGuard:
+    """Refuses bodies that are too long, or not sent as JSON, before anyone reads them.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: What comes after it.
+        max_bytes: The longest body.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
+        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection."""
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-            kind = headers.get("content-type", "")
-            if has_body and not _JSON.fullmatch(kind.strip()):
-                said = f"not as {kind[:100]!r}" if kind else "and Content-Type must say so"
-                error = UnsupportedMediaType(f"The body must be sent as application/json, {said}.")
-                await problems.response(error, scope["path"])(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "")
+        is_streamed = "transfer-encoding" in headers
+        try:
+            if is_streamed or length not in {"", "0"}:
+                _check_type(headers.get("content-type", ""))
+            if length.isdigit() and int(length) > self._max_bytes:
+                raise self._too_long()
+            replay = await self._read(receive) if is_streamed else receive
+        except KeError as error:
+            await problems.response(error, scope["path"])(scope, receive, send)
+            return
+        await self._app(scope, replay, send)
+
+    def _too_long(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"The body is longer than {self._max_bytes:,} bytes.")
+
+    async def _read(self, receive: Receive) -> Receive:
+        """Reads a body whose length was not told, as far as is allowed, and gives it out again."""
+        messages: deque[Message] = deque()
+        total, more = 0, True
+        while more:
+            message = await receive()
+            messages.append(message)
+            total += len(message.get("body", b""))
+            if total > self._max_bytes:
+                raise self._too_long()
+            more = message["type"] == "http.request" and message.get("more_body", False)
+
+        async def replay() -> Message:
+            return messages.popleft() if messages else await receive()
+
+        return replay
+
+
+def _check_type(kind: str) -> None:
+    if not _JSON.fullmatch(kind.strip()):
+        said = f"not as {kind[:100]!r}" if kind else "and Content-Type must say so"
+        raise UnsupportedMediaType(f"The body must be sent as application/json, {said}.")

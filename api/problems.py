@@ -17,6 +17,8 @@ from ke.contracts.errors import Conflict, Gone, InvalidInput, KeError, NotFound,
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 2
 TYPE_PREFIX: Final = "urn:ke:problem:"
+MAX_ERRORS: Final = 50
+"""Entries of `errors`, at most: a body of a thousand wrong URLs is told of the first ones."""
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +34,6 @@ _STATUS: Final[tuple[tuple[type[KeError], HTTPStatus], ...]] = (
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 """The first class that fits gives the status; what fits none is a fault of ours."""
-
-_TITLES: Final[dict[type[KeError], str]] = {}
 
 _HTTP_ERRORS: Final[dict[int, type[KeError]]] = {
     400: MalformedJson,
@@ -155,10 +155,6 @@ def from_validation(error: RequestValidationError) -> KeError:
     where = problems[0].get("pointer", problems[0].get("parameter")) or "the body"
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return ValidationFailed(f"{where}: {problems[0]['detail']}{more}", errors=problems)
-
-
-MAX_ERRORS: Final = 50
-"""Entries of `errors`, at most: a body of a thousand wrong URLs is told of the first ones."""
 
 
 def from_http(error: HTTPException) -> KeError:

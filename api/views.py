@@ -47,10 +47,10 @@ class CountersView(BaseModel):
 class CancellationView(BaseModel):
     """The proof that a cancelled job stands still."""
 
-    requested_at: str
-    quiescent_at: str = Field(description="When its last activity had acknowledged or timed out")
-    latency_s: float
-    activities_drained: int
+    requested_at: str | None = None
+    quiescent_at: str | None = Field(None, description="When its last activity had acknowledged or timed out")
+    latency_s: float = 0.0
+    activities_drained: int = 0
     activities_timed_out: int = 0
     reason: str = ""
 

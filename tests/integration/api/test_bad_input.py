@@ -1,0 +1,142 @@
+"""Bad input: a specific problem each."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.integration.api.stack import QUICK, ApiStack
+
+SCRAPE = {"kind": "scrape", "urls": [QUICK]}
+CRAWL = {"kind": "crawl", "seeds": [QUICK]}
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, "/kind"),
+        ({"kind": "scrap", "urls": [QUICK]}, "/kind"),
+        ({"kind": "scrape"}, "/urls"),
+        ({**SCRAPE, "urls": []}, "/urls"),
+        ({**SCRAPE, "urls": "https://site.example/"}, "/urls"),
+        ({**SCRAPE, "urls": [QUICK] * 1001}, "/urls"),
+        ({**SCRAPE, "urls": [QUICK, 7]}, "/urls/1"),
+        ({**SCRAPE, "urls": [QUICK, "ftp://site.example/"]}, "/urls/1"),
+        ({**SCRAPE, "urls": ["file:///etc/passwd"]}, "/urls/0"),
+        ({**SCRAPE, "urls": ["https://me:secret@site.example/"]}, "/urls/0"),
+        ({**SCRAPE, "urls": ["https://site.example/\x00"]}, "/urls/0"),
+        ({**SCRAPE, "urls": ["https://site.example/" + "a" * 100_000]}, "/urls/0"),
+        ({**SCRAPE, "urls": ["http://127.0.0.1:8000/"]}, "/urls/0"),
+        ({**SCRAPE, "urls": ["http://[::1]/"]}, "/urls/0"),
+        ({**SCRAPE, "urls": ["http://0x7f.1/"]}, "/urls/0"),
+        ({**SCRAPE, "urls": ["http://169.254.169.254/latest/"]}, "/urls/0"),
+        ({**SCRAPE, "urls": ["http://localhost/"]}, "/urls/0"),
+        ({**SCRAPE, "frobnicate": 1}, "/frobnicate"),
+        ({**SCRAPE, "a/b~c": 1}, "/a~1b~0c"),
+        ({**SCRAPE, "project": "no spaces please"}, "/project"),
+        ({**SCRAPE, "project": "x" * 65}, "/project"),
+        ({**SCRAPE, "labels": {str(n): "" for n in range(33)}}, "/labels"),
+        ({**SCRAPE, "labels": {"a": "b" * 257}}, "/labels/a"),
+        ({**SCRAPE, "labels": {"a": "\x00"}}, "/labels/a"),
+        ({**SCRAPE, "labels": {"a": 1}}, "/labels/a"),
+        ({**SCRAPE, "extract": {"chunk_size": 0}}, "/extract/chunk_size"),
+        ({**SCRAPE, "extract": {"chunk_size": "50"}}, "/extract/chunk_size"),
+        ({**SCRAPE, "extract": {"chunk_size": True}}, "/extract/chunk_size"),
+        ({**SCRAPE, "extract": {"chunk_tokens": 15}}, "/extract/chunk_tokens"),
+        ({**SCRAPE, "extract": {"embedder": "nobody"}}, "/extract/embedder"),
+        ({**SCRAPE, "extract": {"entities": "nobody"}}, "/extract/entities"),
+        ({**SCRAPE, "extract": {"source_job_id": "x"}}, "/extract/source_job_id"),
+        ({**CRAWL, "limits": {"max_pages": 0}}, "/limits/max_pages"),
+        ({**CRAWL, "limits": {"max_pages": 1_000_001}}, "/limits/max_pages"),
+        ({**CRAWL, "limits": {"max_depth": 51}}, "/limits/max_depth"),
+        ({**CRAWL, "limits": {"max_bytes": 2**63}}, "/limits/max_bytes"),
+        ({**CRAWL, "rate": {"concurrency": 65}}, "/rate/concurrency"),
+        ({**CRAWL, "rate": {"delay_s": -1}}, "/rate/delay_s"),
+        ({**CRAWL, "scope": {"include": ["("]}}, "/scope/include/0"),
+        ({**CRAWL, "scope": {"robots": "yes"}}, "/scope/robots"),
+        ({"kind": "extract"}, ""),
+        ({"kind": "extract", "source_ids": []}, "/source_ids"),
+        ({"kind": "extract", "source_job_id": "not-an-id"}, "/source_job_id"),
+        ([], ""),
+        (7, ""),
+    ],
+)
+async def test_submit_points_at_what_is_wrong(api: ApiStack, body: Any, pointer: str) -> None:
+    """A body that does not fit is refused with a JSON pointer to the place, and nothing is accepted."""
+    answer = await api.http.post("/jobs", json=body)
+    problem = answer.json()
+    assert (answer.status_code, problem["type"]) == (422, "urn:ke:problem:validation-failed"), answer.text
+    assert problem["errors"][0]["pointer"] == pointer
+    assert problem["errors"][0]["detail"]
+
+
+@pytest.mark.parametrize("raw", [b"{", b"", b"\xff\xfe", b"[" * 100_000, b'{"kind": "scrape",}'])
+async def test_what_is_not_json_is_told_so(api: ApiStack, raw: bytes) -> None:
+    """A body that is not JSON, or missing, is a problem, never a crash."""
+    answer = await api.http.post("/jobs", content=raw, headers={"Content-Type": "application/json"})
+    assert answer.status_code in {400, 422}
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_other_media_types_are_refused(api: ApiStack) -> None:
+    """A form, or a body without a type, is 415."""
+    for headers in ({"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}, {}):
+        answer = await api.http.post("/jobs", content=json.dumps(SCRAPE), headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (415, "urn:ke:problem:unsupported-media-type")
+
+
+async def test_too_long_bodies_are_refused(api: ApiStack) -> None:
+    """More than 256 KB is 413, whether its length is told or not."""
+    raw = json.dumps({**SCRAPE, "labels": {"a": "b" * 300_000}}).encode()
+
+    async def unannounced() -> Any:
+        for start in range(0, len(raw), 10_000):
+            yield raw[start : start + 10_000]
+
+    for content in (raw, unannounced()):
+        answer = await api.http.post("/jobs", content=content, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["type"]) == (413, "urn:ke:problem:payload-too-large")
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter"),
+    [
+        ("/jobs?limit=0", "limit"),
+        ("/jobs?limit=201", "limit"),
+        ("/jobs?limit=ten", "limit"),
+        ("/jobs?kind=nothing", "kind"),
+        ("/jobs?status=nothing", "0"),
+        ("/jobs?created_after=yesterday", "created_after"),
+        ("/jobs?created_after=2026-01-01T00:00:00", "created_after"),
+        ("/jobs?project=a%00b", "project"),
+        ("/jobs/0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11?wait=61", "wait"),
+        ("/jobs/0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11?wait=nan", "wait"),
+        ("/jobs/0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11/sources?state=odd", "state"),
+    ],
+)
+async def test_parameters_out_of_range_are_refused(api: ApiStack, path: str, parameter: str) -> None:
+    """A parameter that does not fit is refused by name, never clamped."""
+    answer = await api.http.get(path)
+    assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, parameter), answer.text
+
+
+@pytest.mark.parametrize("key", ["", "a b", "ü", "x" * 256])
+async def test_idempotency_keys_are_visible_ascii(api: ApiStack, key: str) -> None:
+    """A key is 1 to 255 visible ASCII characters."""
+    answer = await api.http.post("/jobs", json=SCRAPE, headers=[(b"Idempotency-Key", key.encode())])
+    assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "Idempotency-Key")
+
+
+async def test_methods_that_are_not_there(api: ApiStack) -> None:
+    """A wrong method is 405 with the methods there are."""
+    answer = await api.http.put("/jobs", json={})
+    assert (answer.status_code, answer.json()["type"]) == (405, "urn:ke:problem:method-not-allowed")
+    assert answer.headers["Allow"]
+
+
+async def test_cancel_body_is_checked(api: ApiStack) -> None:
+    """A reason that is too long and unknown fields are refused before anything is cancelled."""
+    job_id = await api.ended()
+    for body, pointer in (({"reason": "x" * 501}, "/reason"), ({"now": True}, "/now"), ({"cleanup": 1}, "/cleanup")):
+        answer = await api.http.post(f"/jobs/{job_id}/cancel", json=body)
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)

@@ -1,0 +1,149 @@
+"""Cleaning up, and deleting records."""
+
+import uuid
+from dataclasses import asdict
+from typing import Any
+
+from ke.contracts.jobs import JobStatus
+from tests.integration.api.stack import ApiStack
+from tests.seeding import Seeded, seed_crawl, seed_extract, seed_job, store_counts
+
+WAIT = {"Prefer": "wait=30"}
+ZEROS = dict.fromkeys(("vectors", "sources", "extractions", "entities", "dead_letters", "pages"), 0)
+
+
+async def _crawl(api: ApiStack, **options: Any) -> Seeded:
+    return await seed_crawl(api.stores.database, api.stores.vectors, **options)
+
+
+async def test_receipt_equals_what_was_there(api: ApiStack) -> None:
+    """The numbers of a receipt are those counted before; nothing is left; a second call gives the same receipt."""
+    job = await _crawl(api)
+    before = asdict(await store_counts(api.stores.database, api.stores.vectors, job.id))
+    answer = await api.http.post(f"/jobs/{job.id}/cleanup", headers=WAIT)
+    receipt = answer.json()
+    assert (answer.status_code, receipt["status"]) == (200, "cleaned")
+    assert answer.headers["Location"] == f"/cleanups/cleanup-{job.id}"
+    assert answer.headers["Preference-Applied"] == "wait=30"
+    assert (receipt["planned"], receipt["deleted"], receipt["remaining"]) == (before, before, ZEROS)
+    assert asdict(await store_counts(api.stores.database, api.stores.vectors, job.id)) == ZEROS
+    again = await api.http.post(f"/jobs/{job.id}/cleanup", headers=WAIT)
+    assert (again.status_code, again.json()) == (200, receipt)
+    assert (await api.http.get(f"/cleanups/cleanup-{job.id}")).json() == receipt
+    assert (await api.http.delete(f"/jobs/{job.id}")).status_code == 204
+    assert (await api.http.get(f"/jobs/{job.id}")).status_code == 404
+    assert (await api.http.get(f"/cleanups/cleanup-{job.id}")).json() == receipt
+    assert (await api.http.post(f"/jobs/{job.id}/cleanup", headers=WAIT)).json() == receipt
+
+
+async def test_dry_run_counts_and_deletes_nothing(api: ApiStack) -> None:
+    """A dry run tells what would go, from every store."""
+    job = await _crawl(api)
+    answer = await api.http.post(f"/jobs/{job.id}/cleanup", json={"dry_run": True})
+    counts = asdict(job.counts)
+    assert (answer.status_code, answer.json()["status"]) == (200, "planned")
+    assert (answer.json()["planned"], answer.json()["deleted"]) == (counts, ZEROS)
+    assert asdict(await store_counts(api.stores.database, api.stores.vectors, job.id)) == counts
+
+
+async def test_cleanup_without_a_worker_answers_at_once(idle_api: ApiStack) -> None:
+    """A cleanup that nobody runs yet is accepted, and its receipt says running with nothing deleted."""
+    job = await _crawl(idle_api)
+    answer = await idle_api.http.post(f"/jobs/{job.id}/cleanup")
+    receipt = answer.json()
+    assert (answer.status_code, receipt["status"]) == (202, "running")
+    assert (receipt["planned"], receipt["deleted"]) == (asdict(job.counts), ZEROS)
+
+
+async def test_active_job_is_not_cleaned_or_deleted(api: ApiStack) -> None:
+    """While a job is active, cleanup and delete are refused with what can be done instead."""
+    job_id = await api.running()
+    for answer in (await api.http.post(f"/jobs/{job_id}/cleanup"), await api.http.delete(f"/jobs/{job_id}")):
+        problem = answer.json()
+        assert (answer.status_code, problem["type"]) == (409, "urn:ke:problem:job-active")
+        assert (problem["current_status"], problem["allowed_actions"]) == ("running", ["cancel", "pause"])
+    await api.http.post(f"/jobs/{job_id}/cancel")
+    await api.until(job_id, "cancelled")
+
+
+async def test_cleanup_names_the_job_that_blocks_it(api: ApiStack) -> None:
+    """While another job extracts from a job's sources, its cleanup is refused, naming that job."""
+    owner = await _crawl(api)
+    other = await seed_extract(api.stores.database, api.stores.vectors, owner, status=JobStatus.RUNNING)
+    answer = await api.http.post(f"/jobs/{owner.id}/cleanup")
+    assert (answer.status_code, answer.json()["blocked_by"]) == (409, [str(other.id)])
+    assert str(other.id) in answer.json()["detail"]
+
+
+async def test_cleanup_with_delete_record_leaves_a_tombstone(api: ApiStack) -> None:
+    """With delete_record the job is gone with what it made, and the receipt stays."""
+    job = await _crawl(api)
+    answer = await api.http.post(f"/jobs/{job.id}/cleanup", json={"delete_record": True}, headers=WAIT)
+    assert (answer.status_code, answer.json()["delete_record"]) == (200, True)
+    assert (await api.http.get(f"/jobs/{job.id}")).status_code == 404
+    assert (await api.http.get(f"/cleanups/cleanup-{job.id}")).json()["status"] == "cleaned"
+
+
+async def test_delete_record_after_a_cleanup_deletes_it_too(api: ApiStack) -> None:
+    """Asking a finished cleanup for delete_record deletes the record, and gives the same receipt."""
+    job = await _crawl(api)
+    receipt = (await api.http.post(f"/jobs/{job.id}/cleanup", headers=WAIT)).json()
+    answer = await api.http.post(f"/jobs/{job.id}/cleanup", json={"delete_record": True}, headers=WAIT)
+    assert (answer.status_code, answer.json()) == (200, receipt)
+    assert (await api.http.get(f"/jobs/{job.id}")).status_code == 404
+
+
+async def test_delete_asks_what_becomes_of_the_artifacts(api: ApiStack) -> None:
+    """A job with artifacts is deleted only when the caller says what becomes of them; both choices work."""
+    job = await _crawl(api)
+    answer = await api.http.delete(f"/jobs/{job.id}")
+    problem = answer.json()
+    assert (answer.status_code, problem["type"]) == (409, "urn:ke:problem:artifacts-present")
+    assert problem["choices"] == ["cleanup=true", "cleanup=false"]
+    assert "12 vectors" in problem["detail"]
+    assert (await api.http.delete(f"/jobs/{job.id}", params={"cleanup": "false"})).status_code == 204
+    assert (await api.http.get(f"/jobs/{job.id}")).status_code == 404
+    assert asdict(await store_counts(api.stores.database, api.stores.vectors, job.id)) == asdict(job.counts)
+    receipt = (await api.http.post(f"/jobs/{job.id}/cleanup", headers=WAIT)).json()
+    assert (receipt["status"], receipt["deleted"]) == ("cleaned", asdict(job.counts))
+
+
+async def test_delete_with_cleanup_cleans_then_deletes(api: ApiStack) -> None:
+    """DELETE with cleanup=true answers 202 with the receipt; at its end the record is gone."""
+    job = await _crawl(api)
+    answer = await api.http.delete(f"/jobs/{job.id}", params={"cleanup": "true"})
+    assert answer.status_code == 202
+    assert answer.headers["Location"] == f"/cleanups/cleanup-{job.id}"
+    receipt = (await api.http.post(f"/jobs/{job.id}/cleanup", headers=WAIT)).json()
+    assert (receipt["status"], receipt["delete_record"]) == ("cleaned", True)
+    assert (await api.http.get(f"/jobs/{job.id}")).status_code == 404
+
+
+async def test_delete_of_a_job_without_artifacts(api: ApiStack) -> None:
+    """A job that made nothing is deleted without a question; a second delete finds nothing."""
+    job = await seed_job(api.stores.database)
+    assert (await api.http.delete(f"/jobs/{job.id}")).status_code == 204
+    again = await api.http.delete(f"/jobs/{job.id}")
+    assert (again.status_code, again.json()["type"]) == (404, "urn:ke:problem:not-found")
+
+
+async def test_unknown_jobs_and_receipts_are_not_found(api: ApiStack) -> None:
+    """Every call on a job or receipt that never was answers 404 with a problem."""
+    nowhere = uuid.uuid4()
+    calls = [
+        ("GET", f"/jobs/{nowhere}"),
+        ("GET", "/jobs/not-an-id"),
+        ("DELETE", f"/jobs/{nowhere}"),
+        *(("POST", f"/jobs/{nowhere}/{action}") for action in ("cancel", "pause", "resume", "cleanup")),
+        *(("GET", f"/jobs/{nowhere}/{name}") for name in ("sources", "pages", "extractions", "entities")),
+        ("GET", f"/jobs/{nowhere}/dead-letters"),
+        ("DELETE", f"/jobs/{nowhere}/dead-letters"),
+        ("GET", f"/cleanups/cleanup-{nowhere}"),
+        ("GET", f"/sources/{nowhere}"),
+        ("GET", "/nowhere"),
+    ]
+    for method, path in calls:
+        answer = await api.http.request(method, path)
+        problem = answer.json()
+        assert (answer.status_code, problem["type"]) == (404, "urn:ke:problem:not-found"), (method, path)
+        assert (answer.headers["content-type"], problem["instance"]) == ("application/problem+json", path)

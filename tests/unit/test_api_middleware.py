@@ -1,0 +1,47 @@
+"""What stands around every request."""
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from structlog.testing import capture_logs
+
+from api.app import assemble
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    app = assemble()
+
+    @app.get("/crash")
+    async def crash() -> None:
+        raise ZeroDivisionError("a secret of the inside")
+
+    return app
+
+
+def _client(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+
+
+async def test_crash_is_a_problem_without_its_inside(app: FastAPI) -> None:
+    """What nobody expected is a 500 problem that shows nothing, and is in the log with the request's id."""
+    with capture_logs() as entries:
+        async with _client(app) as http:
+            answer = await http.get("/crash", headers={"X-Request-ID": "crash-1"})
+    assert (answer.status_code, answer.json()["type"]) == (500, "urn:ke:problem:internal")
+    assert answer.headers["X-Request-ID"] == "crash-1"
+    assert "secret" not in answer.text
+    assert [entry["event"] for entry in entries] == ["unexpected error", "request"]
+    assert entries[1]["status"] == 500
+
+
+async def test_each_request_has_an_id_and_a_line(app: FastAPI) -> None:
+    """A request without an id, or with one that is none, gets one; its line has method, path, status and time."""
+    with capture_logs() as entries:
+        async with _client(app) as http:
+            answers = [await http.get("/nowhere?token=secret", headers=h) for h in ({}, {"X-Request-ID": "a\tb c"})]
+    ids = {answer.headers["X-Request-ID"] for answer in answers}
+    assert len(ids) == 2
+    assert all(len(found) == 32 for found in ids)
+    assert {"method", "path", "status", "duration_ms"} <= entries[0].keys()
+    assert "secret" not in str(entries)

@@ -1,0 +1,100 @@
+"""Problem documents, cursors and preferences."""
+
+import json
+
+import pytest
+
+from api import errors, problems
+from api.errors import BadCursor, NotCancellable
+from api.pagination import slice_of
+from api.routes.params import preferred_wait_s
+from ke.contracts.errors import NotFound, TemporalUnavailable
+
+
+def test_every_refusal_has_its_own_code_title_and_status() -> None:
+    """No two refusals of the gateway read the same, and none reads as a fault of the gateway's."""
+    kinds = [kind for kind in vars(errors).values() if getattr(kind, "__module__", "") == "api.errors"]
+    documents = [problems.document(kind(), "/jobs") for kind in kinds]
+    assert len({document["type"] for document in documents}) == len(kinds)
+    assert len({document["title"] for document in documents}) == len(kinds)
+    assert all(400 <= document["status"] < 500 for document in documents)
+
+
+def test_document_has_the_members_of_its_error() -> None:
+    """Type, status, detail and the error's own members are in the document; empty ones are not."""
+    error = NotCancellable("It is done.", current_status="completed", allowed_actions=["delete"], nothing=None)
+    assert problems.document(error, "/jobs/1/cancel") == {
+        "type": "urn:ke:problem:not-cancellable",
+        "title": "The job is in no state in which it can be cancelled",
+        "status": 409,
+        "detail": "It is done.",
+        "instance": "/jobs/1/cancel",
+        "current_status": "completed",
+        "allowed_actions": ["delete"],
+    }
+
+
+def test_unavailable_tells_when_to_try_again() -> None:
+    """A 503 has Retry-After."""
+    response = problems.response(TemporalUnavailable(), "/jobs")
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_internal_error_shows_nothing_of_the_inside() -> None:
+    """A fault of the gateway's says so, and no more."""
+    document = json.loads(bytes(problems.internal_error("/jobs").body))
+    assert (document["type"], document["status"]) == ("urn:ke:problem:internal", 500)
+    assert document["detail"] == "The gateway failed; its log says why."
+
+
+def test_common_errors_keep_their_status() -> None:
+    """An error of the stores reads with its own code."""
+    assert problems.document(NotFound("No job."), "/")["status"] == 404
+
+
+@pytest.mark.parametrize(("steps", "pointer"), [((), ""), (("urls", 3), "/urls/3"), (("a/b", "~"), "/a~1b/~0")])
+def test_pointers_are_escaped(steps: tuple[str | int, ...], pointer: str) -> None:
+    """A JSON pointer escapes slash and tilde (RFC 6901)."""
+    assert problems.pointer_of(steps) == pointer
+
+
+def test_cursor_leads_on_in_its_own_list_only() -> None:
+    """A cursor gives back its place for the same list and filters, and is refused anywhere else."""
+
+    class Row:
+        def __init__(self, seq: int) -> None:
+            self.seq = seq
+
+    part = slice_of(2, None, "jobs", "a")
+    cursor = part.next_cursor([Row(9), Row(7), Row(3)], lambda row: row.seq)
+    assert cursor is not None
+    assert slice_of(2, cursor, "jobs", "a").after == 7
+    for scope in (("jobs", "b"), ("pages", "a"), ("jobs",)):
+        with pytest.raises(BadCursor):
+            slice_of(2, cursor, *scope)
+
+
+def test_last_part_has_no_cursor() -> None:
+    """A part that is not longer than its limit is the last."""
+    assert slice_of(2, None, "jobs").next_cursor([1, 2], int) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, 0),
+        ("", 0),
+        ("wait=30", 30),
+        ("respond-async, wait=10", 10),
+        ("respond-async; wait = 10", 10),
+        ('wait="5"', 5),
+        ("wait=1000", 60),
+        ("wait=-1", 0),
+        ("await=5", 0),
+        ("wait=soon", 0),
+    ],
+)
+def test_preferred_wait_is_read_and_never_refused(header: str | None, seconds: float) -> None:
+    """`Prefer: wait=` asks for a time; what it says otherwise counts for nothing."""
+    assert preferred_wait_s(header) == seconds
