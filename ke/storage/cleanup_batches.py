@@ -9,7 +9,7 @@ that shares the points) may finish it: deleting again changes nothing.
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
@@ -32,7 +32,7 @@ class PointBatch:
     ids: Sequence[uuid.UUID]
 
 
-def _open_batches() -> sa.Select[tuple[str, int, str, list[uuid.UUID]]]:
+def _open_batches() -> sa.Select[Any]:
     return (
         sa.select(
             cleanup_batches.c.cleanup_id,
@@ -43,6 +43,10 @@ def _open_batches() -> sa.Select[tuple[str, int, str, list[uuid.UUID]]]:
         .where(cleanup_batches.c.store == _STORE, ~cleanup_batches.c.done)
         .order_by(cleanup_batches.c.cleanup_id, cleanup_batches.c.number)
     )
+
+
+def _batch(record: sa.Row[Any]) -> PointBatch:
+    return PointBatch(record.cleanup_id, record.number, record.collection, record.ids)
 
 
 def _this(batch: PointBatch) -> sa.ColumnElement[bool]:
@@ -56,7 +60,7 @@ def _this(batch: PointBatch) -> sa.ColumnElement[bool]:
 async def open_batches(connection: AsyncConnection, cleanup_id: str) -> list[PointBatch]:
     """What an earlier attempt of this cleanup claimed and did not finish."""
     statement = _open_batches().where(cleanup_batches.c.cleanup_id == cleanup_id)
-    return [PointBatch(*record) for record in await connection.execute(statement)]
+    return [_batch(record) for record in await connection.execute(statement)]
 
 
 async def claim_points(
@@ -70,7 +74,7 @@ async def claim_points(
     await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CLAIM_LOCK)))
     wanted = sa.cast(list(ids), ARRAY(UUID(as_uuid=True)))
     in_the_way = _open_batches().where(cleanup_batches.c.ids.overlap(wanted))
-    others = [PointBatch(*record) for record in await connection.execute(in_the_way)]
+    others = [_batch(record) for record in await connection.execute(in_the_way)]
     if others:
         return None, others
     number = await next_number(connection, cleanup_id, _STORE)
