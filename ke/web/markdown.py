@@ -164,6 +164,8 @@ class _Writer:
             self.rows.append([])
         elif tag in {"td", "th", "caption"}:
             self._inline.clear()
+        elif tag in _BLOCKS:
+            self._inline.append(" ")
 
     def _leave_in_table(self, tag: str) -> None:
         rows = self.rows or []

@@ -214,5 +214,5 @@ def _matches(pattern: _Pattern, url: str) -> bool:
         return pattern.search(url, timeout=PATTERN_TIMEOUT_S) is not None
     except TimeoutError:
         raise BadPattern(
-            f"the pattern {pattern.pattern!r} backtracks too much: more than {PATTERN_TIMEOUT_S} s on {url!r}"
+            f"the pattern {pattern.pattern!r} backtracks too much: more than {PATTERN_TIMEOUT_S} s on {url[:100]!r}"
         ) from None
