@@ -1,0 +1,46 @@
+"""One whole stack for the tests of this folder, and the sites it may fetch."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from examples.serve import SiteServer
+from tests.e2e.sites import PAGES, write_tree
+from tests.e2e.stack import Stack
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "site"
+
+
+@pytest.fixture(scope="session")
+async def example_site() -> AsyncIterator[SiteServer]:
+    """The demo's site."""
+    async with SiteServer(EXAMPLE) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def folder_of_big_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the big site."""
+    folder = tmp_path_factory.mktemp("big-site")
+    write_tree(folder, pages=PAGES)
+    return folder
+
+
+@pytest.fixture(scope="session")
+async def big_site(folder_of_big_site: Path) -> AsyncIterator[SiteServer]:
+    """Some hundred linked pages, each after a short pause, so that there is a middle to stop in."""
+    async with SiteServer(folder_of_big_site, delay_s=0.1) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, example_site: SiteServer, big_site: SiteServer) -> Iterator[Stack]:
+    """A running stack."""
+    allow = f"{example_site.host_port},{big_site.host_port}"
+    running = Stack(tmp_path_factory.mktemp("stack") / "data", fetch_allow=allow)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
