@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import aiohttp
+from aiohttp.http_exceptions import ContentEncodingError
 from yarl import URL as WireURL  # noqa: N811 - told apart from ada_url's
 
 from ke.contracts.errors import FetchRefused
@@ -226,13 +227,14 @@ async def _read(request: _Request, answer: aiohttp.ClientResponse, url: str, tra
         redirects=trail,
         status=answer.status,
         content_type=content_type,
-        charset=answer.charset,
+        charset=answer.charset.lower() if answer.charset else None,
         etag=answer.headers.get("ETag"),
         last_modified=answer.headers.get("Last-Modified"),
         retry_after_s=parse_retry_after(answer.headers.get("Retry-After")),
         body=bytes(body[:max_bytes]),
         truncated=truncated,
-        bytes_read=answer.content.total_compressed_bytes or len(body),
+        # Only a compressed body is counted by aiohttp, and an empty one is of a class that counts nothing.
+        bytes_read=getattr(answer.content, "total_compressed_bytes", None) or len(body),
         elapsed_s=time.monotonic() - request.begun,
     )
 
@@ -246,6 +248,6 @@ def _as_fetch_error(error: aiohttp.ClientError) -> FetchError:
         return FetchFailed(f"no connection to {error.host} port {error.port}: {error.os_error}")
     if isinstance(error, aiohttp.ClientResponseError):
         return BadResponse(f"the answer is not valid HTTP: {error.message}")
-    if isinstance(error, aiohttp.ClientPayloadError) and "encoding" in str(error).lower():
+    if isinstance(error, aiohttp.ClientPayloadError) and isinstance(error.__cause__, ContentEncodingError):
         return BadResponse(f"the body cannot be decoded: {error}")
     return FetchFailed(f"the connection broke: {error}")

@@ -27,7 +27,7 @@ class Response:
     content_type: str
     """Lower case, without parameters; empty when the server gave none."""
     charset: str | None
-    """As the Content-Type header names it."""
+    """As the Content-Type header names it, lower case."""
     etag: str | None
     last_modified: str | None
     retry_after_s: float | None

@@ -11,9 +11,15 @@ from ke.web.errors import UnsupportedType
 from ke.web.parse import ParsedPage, parse_page
 
 URL = "http://h/dir/page.html"
-ARTICLE = "".join(
-    f"<p>This is sentence number {n} of an article about the weather in the mountains.</p>" for n in range(30)
-)
+
+
+def paragraphs(subject):
+    return "".join(
+        f"<p>This is sentence number {n} of an article about {subject} in the mountains.</p>" for n in range(30)
+    )
+
+
+ARTICLE = paragraphs("weather")
 
 
 def html(markup, **more):
@@ -118,8 +124,8 @@ def test_boilerplate_around_an_article_is_left_out():
 def test_documentation_keeps_its_headings_and_code():
     """Nested boxes, as DocBook writes them, do not cost structure."""
     sections = "".join(
-        f"<div class=sect><div class=titlepage><div><div><h2 class=title>Section {n}</h2></div></div></div>{ARTICLE}"
-        f"<pre class=programlisting>SELECT <em>{n}</em>\n  FROM t;</pre></div>"
+        f"<div class=sect><div class=titlepage><div><div><h2 class=title>Section {n}</h2></div></div></div>"
+        f"{paragraphs(f'thing {n}')}<pre class=programlisting>SELECT <em>{n}</em>\n  FROM t;</pre></div>"
         for n in range(3)
     )
     page = html(f"<html><body><div class=navheader>Prev Next</div>{sections}</body></html>")
