@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from api import openapi, problems
 from api.middleware import BodyGuard, RequestLog
 from api.resources import Gateway
-from api.routes import cleanups, dead_letters, health, jobs, search, sources
+from api.routes import cleanups, dead_letters, docs, health, jobs, search, sources
 from api.schemas import MAX_BODY_BYTES
 from ke.runtime import logs
 from ke.runtime.endpoints import resolve
@@ -52,11 +52,13 @@ def assemble(lifespan: openapi.Lifespan | None = None) -> FastAPI:
         description=openapi.DESCRIPTION,
         version=openapi.VERSION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         openapi_tags=openapi.TAGS,
     )
     for router in ROUTERS:
         app.include_router(router)
+    docs.install(app)
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyGuard, max_bytes=MAX_BODY_BYTES)

@@ -10,6 +10,8 @@
     ├── PayloadTooLarge             the body is longer than the limit
     ├── UnsupportedMediaType        the body is not sent as JSON
     ├── MethodNotAllowed            the resource does not have this method
+    ├── Unavailable
+    │   └── NotReady                something the gateway needs is down
     └── Conflict
         ├── NotCancellable          the job is in no state in which it can be cancelled
         ├── NotPausable             it is not running
@@ -21,7 +23,7 @@
 `api.problems` gives each its HTTP status.
 """
 
-from ke.contracts.errors import Conflict, InvalidInput, KeError
+from ke.contracts.errors import Conflict, InvalidInput, KeError, Unavailable
 
 
 class ValidationFailed(InvalidInput):
@@ -70,6 +72,12 @@ class MethodNotAllowed(KeError):
     """This resource does not have this method."""
 
     code = "method-not-allowed"
+
+
+class NotReady(Unavailable):
+    """Something that the gateway needs is down."""
+
+    code = "not-ready"
 
 
 class NotCancellable(Conflict):

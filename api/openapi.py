@@ -31,7 +31,7 @@ TAGS: Final = [
     {"name": "health", "description": "For whoever watches the gateway"},
 ]
 
-_UNAVAILABLE: Final = (503, "A dependency does not answer; `Retry-After` says when to ask again")
+_UNAVAILABLE: Final = (503, "Something the gateway needs does not answer; `Retry-After` says when to ask again")
 _INVALID: Final = (422, "The request does not fit; `errors` says where")
 _NO_JOB: Final = (404, "There is no such job")
 _BODY: Final = (
@@ -57,6 +57,7 @@ _PROBLEMS: Final[dict[str, tuple[tuple[int, str], ...]]] = {
     "purgeDeadLetters": (_NO_JOB,),
     "getCleanup": ((404, "There is no such cleanup"),),
     "search": (*_BODY, _INVALID),
+    "isReady": (),
 }
 """Which problems an operation answers with, beside the 503 that each can."""
 

@@ -338,7 +338,7 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether all that the gateway needs is up."""
+    """That all the gateway needs is up."""
 
-    status: Literal["ready", "not ready"]
-    checks: dict[str, bool] = Field(examples=[{"database": True, "temporal": True, "vectors": False}])
+    status: Literal["ready"] = "ready"
+    checks: dict[str, bool] = Field(examples=[{"database": True, "temporal": True, "vectors": True}])

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 
@@ -187,7 +188,7 @@ class KnowledgeExtractionClient:
     async def get_job(self, job_id: str, *, wait_s: float = 0) -> Job:
         """The job; with `wait_s` as soon as it has ended, or after so many seconds (at most 60) as it is then."""
         params = {"wait": f"{wait_s:g}"} if wait_s else None
-        job: Job = await self._call("GET", f"/jobs/{job_id}", params=params, wait_s=wait_s)
+        job: Job = await self._call("GET", f"/jobs/{_segment(job_id)}", params=params, wait_s=wait_s)
         return job
 
     async def list_jobs(
@@ -218,31 +219,31 @@ class KnowledgeExtractionClient:
         self, job_id: str, *, state: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page[SourceItem]:
         """The sources a job stored, or worked on; with `state` those that its extraction left in that state."""
-        page: Page[SourceItem] = await self._list(f"/jobs/{job_id}/sources", limit, cursor, state=state)
+        page: Page[SourceItem] = await self._list(f"/jobs/{_segment(job_id)}/sources", limit, cursor, state=state)
         return page
 
     async def list_pages(
         self, job_id: str, *, state: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page[dict[str, Any]]:
         """The URLs a job has seen, and what became of each."""
-        page: Page[dict[str, Any]] = await self._list(f"/jobs/{job_id}/pages", limit, cursor, state=state)
+        page: Page[dict[str, Any]] = await self._list(f"/jobs/{_segment(job_id)}/pages", limit, cursor, state=state)
         return page
 
     async def list_extractions(
         self, job_id: str, *, limit: int = 50, cursor: str | None = None
     ) -> Page[dict[str, Any]]:
         """The chunks a job made."""
-        page: Page[dict[str, Any]] = await self._list(f"/jobs/{job_id}/extractions", limit, cursor)
+        page: Page[dict[str, Any]] = await self._list(f"/jobs/{_segment(job_id)}/extractions", limit, cursor)
         return page
 
     async def list_entities(self, job_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[dict[str, Any]]:
         """The named entities a job found."""
-        page: Page[dict[str, Any]] = await self._list(f"/jobs/{job_id}/entities", limit, cursor)
+        page: Page[dict[str, Any]] = await self._list(f"/jobs/{_segment(job_id)}/entities", limit, cursor)
         return page
 
     async def list_dead_letters(self, job_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[DeadLetter]:
         """The pages and sources of a job that failed for good."""
-        page: Page[DeadLetter] = await self._list(f"/jobs/{job_id}/dead-letters", limit, cursor)
+        page: Page[DeadLetter] = await self._list(f"/jobs/{_segment(job_id)}/dead-letters", limit, cursor)
         return page
 
     async def iterate_jobs(self, **filters: Any) -> AsyncIterator[Job]:
@@ -272,7 +273,7 @@ class KnowledgeExtractionClient:
 
     async def get_source(self, source_id: str) -> Source:
         """A stored document with its text."""
-        source: Source = await self._call("GET", f"/sources/{source_id}")
+        source: Source = await self._call("GET", f"/sources/{_segment(source_id)}")
         return source
 
     async def search(
@@ -296,17 +297,17 @@ class KnowledgeExtractionClient:
     async def cancel_job(self, job_id: str, *, reason: str | None = None, cleanup: bool = False) -> Job:
         """Cancels a job; with `cleanup` all it made is deleted when it stands still."""
         body = {"cleanup": cleanup} | ({"reason": reason} if reason else {})
-        job: Job = await self._call("POST", f"/jobs/{job_id}/cancel", json=body)
+        job: Job = await self._call("POST", f"/jobs/{_segment(job_id)}/cancel", json=body)
         return job
 
     async def pause_job(self, job_id: str) -> Job:
         """Lets a running job finish what is in flight, and wait."""
-        job: Job = await self._call("POST", f"/jobs/{job_id}/pause")
+        job: Job = await self._call("POST", f"/jobs/{_segment(job_id)}/pause")
         return job
 
     async def resume_job(self, job_id: str) -> Job:
         """Lets a paused job go on."""
-        job: Job = await self._call("POST", f"/jobs/{job_id}/resume")
+        job: Job = await self._call("POST", f"/jobs/{_segment(job_id)}/resume")
         return job
 
     # Clean up and delete
@@ -324,7 +325,7 @@ class KnowledgeExtractionClient:
         """
         receipt: Receipt = await self._call(
             "POST",
-            f"/jobs/{job_id}/cleanup",
+            f"/jobs/{_segment(job_id)}/cleanup",
             json={"dry_run": dry_run, "delete_record": delete_record},
             headers={"Prefer": f"wait={int(wait_s)}"} if wait_s else None,
             wait_s=wait_s,
@@ -344,17 +345,17 @@ class KnowledgeExtractionClient:
             The receipt of the cleanup that was started, or None when the record is deleted.
         """
         params = None if cleanup is None else {"cleanup": "true" if cleanup else "false"}
-        receipt: Receipt | None = await self._call("DELETE", f"/jobs/{job_id}", params=params)
+        receipt: Receipt | None = await self._call("DELETE", f"/jobs/{_segment(job_id)}", params=params)
         return receipt
 
     async def get_cleanup(self, cleanup_id: str) -> Receipt:
         """A receipt, while its cleanup runs and after its job is gone."""
-        receipt: Receipt = await self._call("GET", f"/cleanups/{cleanup_id}")
+        receipt: Receipt = await self._call("GET", f"/cleanups/{_segment(cleanup_id)}")
         return receipt
 
     async def purge_dead_letters(self, job_id: str) -> int:
         """Deletes a job's dead letters; returns how many."""
-        purged: Purged = await self._call("DELETE", f"/jobs/{job_id}/dead-letters")
+        purged: Purged = await self._call("DELETE", f"/jobs/{_segment(job_id)}/dead-letters")
         return purged["purged"]
 
     async def is_ready(self) -> bool:
@@ -411,6 +412,11 @@ class KnowledgeExtractionClient:
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
             return GatewayUnreachable(f"The gateway at {self._base_url} did not answer in time.")
         return GatewayUnreachable(f"There is no connection to the gateway at {self._base_url}: {error}")
+
+
+def _segment(name: str) -> str:
+    """An id as one segment of a path: whatever it contains, it leads nowhere else."""
+    return quote(name, safe="")
 
 
 async def _each(fetch: Callable[[str | None], Awaitable[Page[ItemT]]]) -> AsyncIterator[ItemT]:

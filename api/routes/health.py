@@ -2,8 +2,9 @@
 
 import asyncio
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
 
+from api.errors import NotReady
 from api.resources import GatewayDep
 from api.views import Health, Readiness
 
@@ -16,19 +17,13 @@ async def is_alive() -> Health:
     return Health()
 
 
-@router.get(
-    "/readyz",
-    operation_id="isReady",
-    summary="Is all that the gateway needs up?",
-    responses={503: {"description": "`checks` says what is down", "model": Readiness}},
-)
-async def is_ready(gateway: GatewayDep, response: Response) -> Readiness:
+@router.get("/readyz", operation_id="isReady", summary="Is all that the gateway needs up?")
+async def is_ready(gateway: GatewayDep) -> Readiness:
     """Asks the database, Temporal and the vector store, a second each and all at once."""
     names = ("database", "temporal", "vectors")
     answers = await asyncio.gather(gateway.database.is_up(), gateway.engine.is_up(), gateway.vectors.healthy())
     checks = dict(zip(names, answers, strict=True))
-    if all(answers):
-        return Readiness(status="ready", checks=checks)
-    response.status_code = 503
-    response.headers["Retry-After"] = "1"
-    return Readiness(status="not ready", checks=checks)
+    down = [name for name, is_up in checks.items() if not is_up]
+    if down:
+        raise NotReady(f"Down: {', '.join(down)}.", checks=checks)
+    return Readiness(checks=checks)

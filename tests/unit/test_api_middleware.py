@@ -1,5 +1,7 @@
 """What stands around every request."""
 
+import re
+
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -45,3 +47,18 @@ async def test_each_request_has_an_id_and_a_line(app: FastAPI) -> None:
     assert all(len(found) == 32 for found in ids)
     assert {"method", "path", "status", "duration_ms"} <= entries[0].keys()
     assert "secret" not in str(entries)
+
+
+async def test_docs_need_nothing_from_elsewhere(app: FastAPI) -> None:
+    """Everything that /docs loads is served by the gateway itself."""
+    async with _client(app) as http:
+        page = await http.get("/docs")
+        assert page.status_code == 200
+        links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert len(links) == 3
+        for link in links:
+            assert link.startswith("/docs/assets/")
+            assert (await http.get(link)).status_code == 200
+        assert "/openapi.json" in page.text
+        assert "://" not in page.text
+        assert (await http.get("/openapi.json")).json()["info"]["title"] == "ke"

@@ -75,6 +75,14 @@ async def test_search_and_readiness(api: ApiStack) -> None:
     assert await api.ke.is_ready() is True
 
 
+async def test_ids_lead_nowhere_else(api: ApiStack) -> None:
+    """An id is one segment of the path, whatever is in it."""
+    for name in ("../readyz", "x/../../healthz", "a?b=c", "#"):
+        with pytest.raises(ApiError) as caught:
+            await api.ke.get_job(name)
+        assert caught.value.status == 404
+
+
 async def test_nobody_listens() -> None:
     """A port at which nobody listens is an unreachable gateway, told with its address."""
     with socket.socket() as free:

@@ -36,8 +36,9 @@ async def test_gateway_stays_up_alone(alone: httpx.AsyncClient) -> None:
     """It is alive, says what is down, and answers 503 with Retry-After, quickly, to what needs it."""
     assert (await alone.get("/healthz")).json() == {"status": "ok"}
     ready = await alone.get("/readyz")
-    assert ready.status_code == 503
-    assert ready.json() == {"status": "not ready", "checks": {"database": False, "temporal": False, "vectors": False}}
+    assert (ready.status_code, ready.json()["type"]) == (503, "urn:ke:problem:not-ready")
+    assert ready.json()["detail"] == "Down: database, temporal, vectors."
+    assert ready.json()["checks"] == {"database": False, "temporal": False, "vectors": False}
     for answer in (
         await alone.post("/jobs", json={"kind": "scrape", "urls": [QUICK]}),
         await alone.get("/jobs"),

@@ -1,0 +1,69 @@
+"""Bodies become the job's input, with their defaults."""
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from api.schemas import SubmitBody
+from api.service.submit import job_input
+from ke.contracts.jobs import CrawlLimits, CrawlScope, ExtractSpec, FetchRate, params_of
+
+SUBMIT: TypeAdapter[Any] = TypeAdapter(SubmitBody)
+URL = "https://site.example/"
+
+
+def test_defaults_of_a_body_are_those_of_the_contracts() -> None:
+    """A crawl that says nothing has the limits, scope and rate that the contracts have, and extracts nothing."""
+    job = job_input(SUBMIT.validate_python({"kind": "crawl", "seeds": [URL]}), None)
+    assert job.collect is not None
+    assert (job.collect.limits, job.collect.scope, job.collect.rate) == (CrawlLimits(), CrawlScope(), FetchRate())
+    assert (job.extract, job.project, job.idempotency_key) == (None, "default", None)
+
+
+def test_empty_extract_means_all_defaults() -> None:
+    """`extract: {}` extracts with the defaults of the contracts."""
+    job = job_input(SUBMIT.validate_python({"kind": "scrape", "urls": [URL], "extract": {}}), None)
+    assert job.extract == ExtractSpec()
+
+
+def test_params_read_as_they_were_submitted() -> None:
+    """What a job shows as its parameters is the submitted body with its defaults."""
+    body = {"kind": "crawl", "seeds": [URL], "limits": {"max_pages": 9}, "extract": {"chunk_size": 3}}
+    params = params_of(job_input(SUBMIT.validate_python(body), None))
+    assert params["seeds"] == [URL]
+    assert params["limits"] == {"max_pages": 9, "max_depth": 5, "max_bytes": None, "max_seconds": None}
+    assert params["extract"] == {"chunk_size": 3, "chunk_tokens": 256, "embedder": "wordllama", "entities": "spacy"}
+
+
+def test_same_meaning_has_the_same_hash() -> None:
+    """A body with its defaults spelled out, in another order, is the same submit; another value is not."""
+    short = {"kind": "scrape", "urls": [URL]}
+    spelled = {"labels": {}, "extract": None, "project": "default", "urls": [URL], "kind": "scrape"}
+    other = {**short, "project": "other"}
+    hashes = [job_input(SUBMIT.validate_python(body), "key").request_hash for body in (short, spelled, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_key_names_the_job() -> None:
+    """The same key gives the same id, no key a new one each time."""
+    body = SUBMIT.validate_python({"kind": "scrape", "urls": [URL]})
+    assert job_input(body, "key").job_id == job_input(body, "key").job_id
+    assert job_input(body, None).job_id != job_input(body, None).job_id
+
+
+@pytest.mark.parametrize(
+    ("members", "count"),
+    [({"urls": [URL] * 1000}, 1000), ({"urls": [URL + "a" * (2048 - len(URL))]}, 1)],
+)
+def test_limits_themselves_are_allowed(members: dict[str, Any], count: int) -> None:
+    """A thousand URLs, and one of 2,048 characters, are still taken."""
+    assert len(SUBMIT.validate_python({"kind": "scrape", **members}).urls) == count
+
+
+def test_source_ids_are_taken_once_each() -> None:
+    """A source that is named twice is extracted once."""
+    key = "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11"
+    job = job_input(SUBMIT.validate_python({"kind": "extract", "source_ids": [key, key.upper()]}), None)
+    assert job.extract is not None
+    assert job.extract.source_ids == (key,)
