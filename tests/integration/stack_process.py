@@ -1,11 +1,13 @@
-"""An embedded stack in a process of its own, as `ke up` runs it, but without gateway and workers."""
+"""An embedded stack in a process of its own: `ke up`, or the same without gateway and workers."""
 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,19 +19,21 @@ import psutil
 from ke.cli.up import serve
 from ke.runtime.settings import Settings
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 60.0
 
 
 class StackProcess:
     """One run of the stack's services on a data folder."""
 
-    def __init__(self, data_dir: Path, **env: str) -> None:
-        """Starts the process; ports are free ones unless `env` says otherwise."""
+    def __init__(self, data_dir: Path, *, whole: bool = False, **env: str) -> None:
+        """Starts the process: `ke up` itself where `whole`; ports are free ones unless `env` says otherwise."""
+        own = (sys.executable, "-P", "-m", "tests.integration.stack_process", str(data_dir))
+        command = (str(Path(sys.executable).with_name("ke")), "up", "--data-dir", str(data_dir)) if whole else own
         ports = {"KE_API_PORT": "0", "KE_UI_PORT": "0", "KE_TEMPORAL_PORT": "0"}
         self.data_dir = data_dir
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tests.integration.stack_process", str(data_dir)],
+            command,
             env={**os.environ, **ports, **env, "PYTHONPATH": str(Path(__file__).parents[2])},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -79,9 +83,9 @@ class StackProcess:
 
 
 @contextlib.contextmanager
-def running_stack(data_dir: Path, **env: str) -> Iterator[tuple[StackProcess, dict[str, Any]]]:
+def running_stack(data_dir: Path, *, whole: bool = False, **env: str) -> Iterator[tuple[StackProcess, dict[str, Any]]]:
     """A stack that is ready, and its endpoints; it has ended after the block, whatever happened in it."""
-    stack = StackProcess(data_dir, **env)
+    stack = StackProcess(data_dir, whole=whole, **env)
     try:
         yield stack, stack.wait_ready()
     finally:
@@ -89,6 +93,17 @@ def running_stack(data_dir: Path, **env: str) -> Iterator[tuple[StackProcess, di
             stack.stop()
         else:
             stack.finish()
+
+
+@contextlib.contextmanager
+def passable_folder() -> Iterator[Path]:
+    """A new folder that is removed after use; as root the stack's Postgres, which runs as `nobody`, may pass it."""
+    folder = Path(tempfile.mkdtemp(prefix="ke-test-"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_until(condition: Any, timeout_s: float) -> None:

@@ -16,7 +16,7 @@ from ke.runtime.embedded.processes import LAUNCHER, Child, ChildSpec, ProcessLed
 from tests.integration.stack_process import is_alive
 
 
-async def always() -> bool:
+async def always(_pid) -> bool:
     return True
 
 
@@ -56,7 +56,7 @@ async def test_launcher_that_is_not_released_runs_nothing(tmp_path):
 async def test_child_that_ends_at_once_says_why(tmp_path):
     """A child that ends before it is ready makes the start fail with its status and the last line of its log."""
 
-    async def never() -> bool:
+    async def never(_pid) -> bool:
         return False
 
     child = make_child(tmp_path, "sh", "-c", "echo it is broken; exit 7", ready=never)
@@ -67,7 +67,7 @@ async def test_child_that_ends_at_once_says_why(tmp_path):
 async def test_child_that_is_not_ready_in_time_fails(tmp_path):
     """A child that does not get ready within its time makes the start fail, and can still be stopped."""
 
-    async def never() -> bool:
+    async def never(_pid) -> bool:
         return False
 
     child = make_child(tmp_path, "sleep", "300", ready=never, ready_timeout_s=0.2)

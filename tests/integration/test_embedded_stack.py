@@ -2,12 +2,10 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +14,13 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.stack_process import StackProcess, is_alive, running_stack, wait_until
+from tests.integration.stack_process import StackProcess, is_alive, passable_folder, running_stack, wait_until
 
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="ke-test-"))
-    folder.chmod(0o711)
-    yield folder / "data"
-    shutil.rmtree(folder, ignore_errors=True)
+    with passable_folder() as folder:
+        yield folder / "data"
 
 
 async def read_marker(url: str) -> str:

@@ -44,7 +44,7 @@ def gateway_and_workers(settings: Settings, services: Services) -> list[ChildSpe
 
 
 def _gateway(services: Services) -> ChildSpec:
-    async def ready() -> bool:
+    async def ready(_pid: int) -> bool:
         return await _is_ready(services.api_port)
 
     uvicorn = ("-P", "-m", "uvicorn", "api.app:create_app", "--factory", "--no-access-log")
@@ -68,8 +68,8 @@ def _worker(number: int, settings: Settings, services: Services) -> ChildSpec:
     workflows = TaskQueue.JOBS in settings.task_queues
     queue = TaskQueue.JOBS if workflows else settings.task_queues[0]
 
-    async def ready() -> bool:
-        return await services.temporal.has_pollers(queue, workflows=workflows)
+    async def ready(pid: int) -> bool:
+        return await services.temporal.has_poller(pid, queue, workflows=workflows)
 
     return ChildSpec(
         name=f"worker-{number}",

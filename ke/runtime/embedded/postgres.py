@@ -154,7 +154,7 @@ class EmbeddedPostgres:
     def _spec(self, data: Path, server: Path, account: Account | None, port: int, password: str) -> ChildSpec:
         settings = {**SERVER_SETTINGS, "port": str(port)}
 
-        async def ready() -> bool:
+        async def ready(_pid: int) -> bool:
             return await _answers(port, password)
 
         return ChildSpec(

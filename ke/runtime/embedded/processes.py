@@ -42,8 +42,8 @@ class ChildSpec:
     name: str
     """Also the name of its log file."""
     command: tuple[str, ...]
-    ready: Callable[[], Awaitable[bool]]
-    """Whether it serves; asked again and again, must answer within a second or so."""
+    ready: Callable[[int], Awaitable[bool]]
+    """Whether the process of this pid serves; asked again and again, must answer within a second or so."""
     ready_timeout_s: float = 60.0
     stops: tuple[tuple[Signals, float], ...] = ((SIGTERM, 15.0),)
     """Signals in turn, each with the seconds it is given; SIGKILL comes after the last."""
@@ -190,11 +190,11 @@ class Child:
         """
         if self.spec.before is not None:
             await self.spec.before()
-        await self._spawn()
+        process = await self._spawn()
         started_at = reported_at = time.monotonic()
-        while not await self.spec.ready():
+        while not await self.spec.ready(process.pid):
             now = time.monotonic()
-            if self._process is None or self._process.returncode is not None:
+            if process.returncode is not None:
                 raise Unavailable(await self._obituary())
             if now - started_at > self.spec.ready_timeout_s:
                 raise Unavailable(
@@ -205,7 +205,7 @@ class Child:
                 reported_at = now
             await asyncio.sleep(POLL_INTERVAL_S)
 
-    async def _spawn(self) -> None:
+    async def _spawn(self) -> asyncio.subprocess.Process:
         spec = self.spec
         uid, gid = (spec.account.uid, spec.account.gid) if spec.account else (-1, -1)
         launcher = (
@@ -239,6 +239,7 @@ class Child:
         finally:
             os.close(held)
             os.close(release)
+        return process
 
     def kill(self) -> None:
         """Ends it at once."""

@@ -102,17 +102,23 @@ class EmbeddedTemporal:
         if self.child is not None:
             await self.child.stop()
 
-    async def is_serving(self) -> bool:
+    async def _is_serving(self, _pid: int) -> bool:
         """Whether the namespace answers and knows every search attribute."""
         answer = await self._get(f"/api/v1/namespaces/{self._namespace}/search-attributes")
         known = answer.get("customAttributes")
         return isinstance(known, dict) and all(key.name in known for key in SEARCH_ATTRIBUTES)
 
-    async def has_pollers(self, task_queue: str, *, workflows: bool) -> bool:
-        """Whether a worker asks for tasks of this queue: for those of workflows, or of activities."""
+    async def has_poller(self, pid: int, task_queue: str, *, workflows: bool) -> bool:
+        """Whether the process of this pid asks for tasks of the queue: for those of workflows, or of activities.
+
+        The SDK names a worker `pid@host`. The server remembers a dead one for minutes, so any poller will not do.
+        """
         kind = "TASK_QUEUE_TYPE_WORKFLOW" if workflows else "TASK_QUEUE_TYPE_ACTIVITY"
         path = f"/api/v1/namespaces/{self._namespace}/task-queues/{task_queue}"
-        return bool((await self._get(path, taskQueueType=kind)).get("pollers"))
+        pollers = (await self._get(path, taskQueueType=kind)).get("pollers")
+        return isinstance(pollers, list) and any(
+            str(poller.get("identity", "")).startswith(f"{pid}@") for poller in pollers if isinstance(poller, dict)
+        )
 
     async def _get(self, path: str, **query: str) -> dict[str, object]:
         url = f"http://{LOOPBACK}:{self._http_port}{path}"
@@ -152,7 +158,7 @@ class EmbeddedTemporal:
         return ChildSpec(
             name="temporal",
             command=command,
-            ready=self.is_serving,
+            ready=self._is_serving,
             ready_timeout_s=READY_TIMEOUT_S,
             stops=((SIGTERM, 8.0),),
             env={name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")},

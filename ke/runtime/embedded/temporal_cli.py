@@ -123,6 +123,8 @@ async def _alone(cache: Path, report: Report) -> AsyncIterator[None]:
                 report("waiting for another process that gets the Temporal CLI")
                 told = True
             await asyncio.sleep(0.5)
+        for interrupted in (*cache.glob(".build-*"), *cache.glob(".download-*")):  # noqa: ASYNC240 - a moment
+            shutil.rmtree(interrupted, ignore_errors=True)
         yield
 
 
@@ -240,6 +242,8 @@ def main() -> int:
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201 - a command's progress
 
+    # SIGTERM as Ctrl-C: a build that is under way ends with this process.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         cli = asyncio.run(find_temporal_cli(Settings().temporal_cli, report=report))
     except (KeError, ValidationError) as error:

@@ -102,7 +102,7 @@ class EmbeddedVectors:
             self._pointer.unlink()
 
     def _spec(self, socket: Path) -> ChildSpec:
-        async def ready() -> bool:
+        async def ready(_pid: int) -> bool:
             return await is_healthy(socket)
 
         module = ("-P", "-m", "ke.storage.vectors.edge_server")
