@@ -2,11 +2,12 @@
 
 from fastapi import APIRouter
 
+from api.items import DeadLetterItem
 from api.pagination import Cursor, Limit, slice_of
 from api.resources import GatewayDep
 from api.routes.params import JobId
 from api.service import lists
-from api.views import DeadLetterItem, PageOf, PurgedView
+from api.views import PageOf, PurgedView
 
 router = APIRouter(prefix="/jobs/{job_id}/dead-letters", tags=["dead letters"])
 

@@ -5,11 +5,12 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
+from api.items import EntityItem, ExtractionItem, PageItem, SourceItem, SourceView
 from api.pagination import Cursor, Limit, slice_of
 from api.resources import GatewayDep
 from api.routes.params import JobId
 from api.service import lists
-from api.views import EntityItem, ExtractionItem, PageItem, PageOf, SourceItem, SourceView
+from api.views import PageOf
 
 router = APIRouter(tags=["sources"])
 

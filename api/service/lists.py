@@ -5,19 +5,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
+from api.items import DeadLetterItem, EntityItem, ExtractionItem, PageItem, SourceItem, SourceView
 from api.pagination import Slice
 from api.resources import Gateway
-from api.views import (
-    DeadLetterItem,
-    EntityItem,
-    ExtractionItem,
-    JobView,
-    PageItem,
-    PageOf,
-    PurgedView,
-    SourceItem,
-    SourceView,
-)
+from api.views import JobView, PageOf, PurgedView
 from ke.contracts.jobs import JobKind, JobStatus
 from ke.storage import dead_letters, listing
 from ke.storage.jobs import get_job, list_jobs, progress_of

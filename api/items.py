@@ -1,0 +1,137 @@
+"""What lists and sources answer: the entries of what a job has stored."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, ClassVar, Literal, Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ke.storage.dead_letters import DeadLetterRow
+from ke.storage.listing import EntityRow, ExtractionRow, PageRow, SourceDocument, SourceRow
+
+
+class SourceItem(BaseModel):
+    """A stored document, without its text."""
+
+    id: UUID
+    job_id: UUID
+    url: str
+    title: str | None
+    content_type: str
+    content_hash: str = Field(description="SHA-256 of its text, in hex")
+    bytes: int
+    fetched_at: datetime
+    extraction_state: str | None = Field(description="How far this job is with extracting it; null: it does not")
+
+    @classmethod
+    def of(cls, row: SourceRow) -> Self:
+        """A source in a list."""
+        values = asdict(row)
+        return cls.model_validate(values | {"content_hash": row.content_hash.hex()})
+
+
+class SourceView(BaseModel):
+    """A stored document."""
+
+    id: UUID
+    job_id: UUID
+    url: str
+    title: str | None
+    text: str = Field(description="Markdown")
+    metadata: dict[str, Any]
+    content_type: str
+    content_hash: str
+    bytes: int
+    fetched_at: datetime
+
+    @classmethod
+    def of(cls, row: SourceDocument) -> Self:
+        """A source with its text."""
+        return cls.model_validate(asdict(row) | {"content_hash": row.content_hash.hex()})
+
+
+class _Item(BaseModel):
+    """An entry that reads as its row does."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True)
+
+
+class PageItem(_Item):
+    """A URL that a job has seen."""
+
+    id: UUID
+    url: str
+    depth: int = Field(description="Links between a seed (0) and this page")
+    state: str
+    reason: str | None = Field(description="Why it was skipped or failed")
+    attempts: int
+    http_status: int | None
+    final_url: str | None
+    content_type: str | None
+    bytes: int | None
+    fetched_at: datetime | None
+
+    @classmethod
+    def of(cls, row: PageRow) -> Self:
+        """A page in a list."""
+        return cls.model_validate(row)
+
+
+class ExtractionItem(_Item):
+    """A chunk; its id is also that of its point in the vector store."""
+
+    id: UUID
+    job_id: UUID
+    source_id: UUID
+    chunk_number: int
+    heading: str
+    text: str
+    start: int = Field(description="In characters into the source's text")
+    end: int
+    tokens: int
+    embedder: str
+    state: str = Field(description="`ready`: its vector can be found")
+
+    @classmethod
+    def of(cls, row: ExtractionRow) -> Self:
+        """A chunk in a list."""
+        return cls.model_validate(row)
+
+
+class EntityItem(_Item):
+    """A mention of a named entity."""
+
+    id: UUID
+    job_id: UUID
+    source_id: UUID
+    extraction_id: UUID
+    text: str
+    label: str
+    start: int = Field(description="In characters into the chunk's text")
+    end: int
+
+    @classmethod
+    def of(cls, row: EntityRow) -> Self:
+        """An entity in a list."""
+        return cls.model_validate(row)
+
+
+class DeadLetterItem(_Item):
+    """A page or a source that failed for good."""
+
+    id: UUID
+    job_id: UUID
+    subject: Literal["page", "source"]
+    subject_id: UUID
+    url: str
+    error_type: str
+    error_message: str
+    attempts: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+
+    @classmethod
+    def of(cls, row: DeadLetterRow) -> Self:
+        """A dead letter in a list."""
+        return cls.model_validate(row)
