@@ -16,7 +16,7 @@ async def midway(stack: Stack, site: SiteServer, *, extract: bool = False) -> Jo
     """A crawl that has fetched some pages and has many to go."""
     async with stack.client() as client:
         job = await client.submit_crawl(
-            [f"{site.url}/"], limits={"max_pages": PAGES}, rate={"concurrency": 4}, extract={} if extract else None
+            [f"{site.url}/index.html"], limits={"max_pages": PAGES}, rate={"concurrency": 4}, extract={} if extract else None
         )
         return await eventually(
             lambda: client.get_job(job["id"]), lambda j: j["progress"]["pages_fetched"] > 10, timeout_s=60
@@ -79,12 +79,12 @@ async def test_cancel_with_cleanup_leaves_nothing(stack: Stack, big_site: SiteSe
 async def test_cancel_of_an_ended_job_says_why_not(stack: Stack, example_site: SiteServer) -> None:
     """A cancel that comes too late is a 409 that names the state, and changes nothing."""
     async with stack.client() as client:
-        job = await client.submit_scrape([f"{example_site.url}/about.html"])
+        job = await client.submit_scrape([f"{example_site.url}/bell-rock.html"])
         job = await ended(stack, job["id"])
         with pytest.raises(ApiError) as refused:
             await client.cancel_job(job["id"])
         assert refused.value.status == 409
-        assert job["status"] in refused.value.detail
+        assert "completed" in refused.value.detail
         assert (await client.get_job(job["id"]))["status"] == job["status"]
 
 

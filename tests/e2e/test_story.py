@@ -69,8 +69,8 @@ async def test_same_key_gives_the_same_job(stack: Stack, example_site: SiteServe
     """A repeated submit is one job; another body under its key is refused."""
     key = str(uuid.uuid4())
     async with stack.client() as client:
-        first = await client.submit_scrape([f"{example_site.url}/about.html"], idempotency_key=key)
-        again = await client.submit_scrape([f"{example_site.url}/about.html"], idempotency_key=key)
+        first = await client.submit_scrape([f"{example_site.url}/bell-rock.html"], idempotency_key=key)
+        again = await client.submit_scrape([f"{example_site.url}/bell-rock.html"], idempotency_key=key)
         assert first["id"] == again["id"]
         with pytest.raises(ApiError) as refused:
             await client.submit_scrape([f"{example_site.url}/"], idempotency_key=key)
