@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -24,6 +24,7 @@ from activities.collect import CollectActivities
 from activities.extract import ExtractActivities
 from activities.failures import FailureInterceptor
 from activities.record import RecordActivities
+from activities.warmup import warm
 from ke.contracts.errors import KeError, TemporalUnavailable
 from ke.contracts.naming import TaskQueue
 from ke.runtime import logs
@@ -36,6 +37,8 @@ from ke.storage.database import Database
 from workflows.cleanup import CleanupWorkflow
 from workflows.job import JobWorkflow
 
+CPU_QUEUES = frozenset({TaskQueue.COLLECT, TaskQueue.EXTRACT})
+"""The queues whose work runs in the process pool."""
 START_TIMEOUT_S = 60.0
 """How long a worker waits for Temporal when it starts."""
 
@@ -52,7 +55,8 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[N
         vectors = open_vectors(connections, settings)
         stack.push_async_callback(vectors.close)
         fetcher = await stack.enter_async_context(open_fetcher(settings))
-        pool = CpuPool(settings.cpu_processes or os.cpu_count() or 1)
+        processes = settings.cpu_processes or os.cpu_count() or 1
+        pool = CpuPool(processes)
         stack.push_async_callback(pool.close)
 
         record = RecordActivities(database)
@@ -82,9 +86,21 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[N
         }
         for queue in settings.task_queues:
             await stack.enter_async_context(_worker(client, queue, settings, registrations[queue]))
+        if CPU_QUEUES.intersection(settings.task_queues):
+            await stack.enter_async_context(_background(warm(pool, processes)))
         log.info("worker ready", queues=[str(queue) for queue in settings.task_queues], pid=os.getpid())
         yield
         log.info("worker drains")
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _worker(client: Client, queue: TaskQueue, settings: Settings, registration: dict[str, Any]) -> Worker:
@@ -130,10 +146,10 @@ def _run() -> int:
     try:
         asyncio.run(main())
     except ValidationError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 2
     except (KeError, TimeoutError) as error:
-        print(f"error: {error or 'Temporal did not answer in time'}", file=sys.stderr)
+        sys.stderr.write(f"error: {error or 'Temporal did not answer in time'}\n")
         return 1
     return 0
 

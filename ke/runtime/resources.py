@@ -5,7 +5,6 @@ from ke.runtime.endpoints import Connections
 from ke.runtime.settings import Settings
 from ke.storage.vectors.base import VectorStore
 from ke.storage.vectors.edge import EdgeVectors
-from ke.storage.vectors.server import ServerVectors
 from ke.web.egress import EgressPolicy
 from ke.web.fetch import Fetcher
 
@@ -17,6 +16,9 @@ def open_vectors(connections: Connections, settings: Settings) -> VectorStore:
         InvalidInput: Neither is known.
     """
     if connections.qdrant_url is not None:
+        # Two seconds of imports, for who needs it.
+        from ke.storage.vectors.server import ServerVectors  # noqa: PLC0415
+
         key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
         return ServerVectors.connect(connections.qdrant_url, api_key=key)
     if connections.vectors_socket is None:
