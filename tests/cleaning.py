@@ -36,7 +36,7 @@ class Tripwire:
 
 
 class BrittleVectors:
-    """A vector store after each of whose calls the worker may crash."""
+    """A vector store after each of whose writes the worker may crash."""
 
     def __init__(self, stores: Stores, wire: Tripwire) -> None:
         self._vectors = stores.vectors
@@ -44,6 +44,8 @@ class BrittleVectors:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._vectors, name)
+        if name not in {"fence", "delete"}:
+            return method
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             result = await method(*args, **kwargs)
@@ -54,7 +56,7 @@ class BrittleVectors:
 
 
 class BrittleDatabase:
-    """A database at each of whose commits the worker may crash, before it or after it."""
+    """A database at each of whose commits of a write the worker may crash, before it or after it."""
 
     def __init__(self, stores: Stores, wire: Tripwire) -> None:
         self._database = stores.database
@@ -67,8 +69,11 @@ class BrittleDatabase:
     async def _transaction(self) -> AsyncIterator[Any]:
         async with self._database.transaction() as connection:
             yield connection
-            self._wire.tick("before a commit")
-        self._wire.tick("after a commit")
+            wrote = (await connection.execute(sa.text("SELECT pg_current_xact_id_if_assigned() IS NOT NULL"))).scalar()
+            if wrote:
+                self._wire.tick("before a commit")
+        if wrote:
+            self._wire.tick("after a commit")
 
 
 async def run_step(
