@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ke.cli.errors import CommandFailed, ExitCode
 from ke.cli.options import receipt_id
-from ke.cli.output import STATUS_STYLE, console, counters_of
+from ke.cli.output import STATUS_STYLE, console, counters_of, letters
 from ke.cli.text import clean, count, duration, size
 from ke.contracts.jobs import TERMINAL
 
@@ -50,8 +50,9 @@ class SilentView:
 class LineView:
     """A line for each change, for logs and pipes."""
 
-    def __init__(self, out: Console) -> None:
+    def __init__(self, out: Console, indent: str = "") -> None:
         self._out = out
+        self._indent = indent
         self._last = ""
 
     def show(self, job: Job) -> None:
@@ -60,7 +61,8 @@ class LineView:
         if line != self._last:
             self._last = line
             took = counters_of(job).get("elapsed_s")
-            self._out.print(Text(f"{line}  {duration(took)}" if took is not None else line), overflow="ignore")
+            timed = f"{line}  {duration(took)}" if took else line
+            self._out.print(Text(f"{self._indent}{timed}"), overflow="ignore")
 
 
 class LiveView(AbstractContextManager["LiveView"]):
@@ -100,10 +102,11 @@ def summary(job: Job) -> str:
             ("sources_extracted", "extracted"),
             ("extractions", "chunks"),
             ("entities", "entities"),
-            ("dead_letters", "dead letters"),
         )
         if done.get(key)
     ]
+    if done.get("dead_letters"):
+        parts.append(letters(done["dead_letters"]))
     if done.get("bytes"):
         parts.append(size(done["bytes"]))
     waiting = job.get("waiting_for")
@@ -112,12 +115,12 @@ def summary(job: Job) -> str:
     return f"{job.get('status')}: {', '.join(parts)}" if parts else str(job.get("status"))
 
 
-def view_for(*, quiet: bool) -> AbstractContextManager[View]:
-    """The view that fits stdout."""
+def view_for(*, quiet: bool, indent: str = "") -> AbstractContextManager[View]:
+    """The view that fits stdout; `indent` comes before each of its plain lines."""
     if quiet:
         return nullcontext(SilentView())
     out = console()
-    return LiveView(out) if sys.stdout.isatty() else nullcontext(LineView(out))
+    return LiveView(out) if sys.stdout.isatty() else nullcontext(LineView(out, indent))
 
 
 async def follow(

@@ -15,7 +15,7 @@ import pytest
 
 from tests.integration.api_twin import COUNTS, ZEROS, ApiTwin, now, serving
 
-KE = [sys.executable, "-c", "from ke.cli.main import main; main()"]
+KE = [sys.executable, "-m", "ke"]
 TIME_LIMIT_S = 60.0
 RunKe = Callable[..., "subprocess.CompletedProcess[str]"]
 

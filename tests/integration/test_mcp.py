@@ -207,6 +207,5 @@ async def test_a_dependency_that_is_down_is_a_structured_error(api: ApiTwin) -> 
 
 async def test_ke_mcp_serves_the_same_tools(api: ApiTwin) -> None:
     """The command of the CLI is this server; `--api-url` names the gateway."""
-    launch = "from ke.cli.main import main; import sys; sys.argv = ['ke', 'mcp', '--api-url', %r]; main()"
-    async with connected("http://127.0.0.1:1", "-c", launch % api.url) as client:
+    async with connected("http://127.0.0.1:1", "-m", "ke", "mcp", "--api-url", api.url) as client:
         assert not (await client.call_tool("list_jobs", {})).is_error
