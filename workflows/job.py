@@ -1,11 +1,14 @@
 """The job: two lanes of activities, pause, limits, cancellation, and an outcome on every path."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
+from temporalio.exceptions import CancelledError as ActivityCancelledError
 from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 
 from ke.contracts.activities import (
@@ -86,7 +89,8 @@ class JobWorkflow:
     @workflow.signal(description="Cancel the job and then delete all it made.")
     def cancel_and_clean(self, request: CancelRequest = CancelRequest()) -> None:  # noqa: B008  (frozen)
         """Stops the job for good and starts its cleanup."""
-        self._cancel = request
+        self._cancel = self._cancel or request
+        self._stop_seen_at = self._stop_seen_at or workflow.now()
 
     @workflow.update(description="Change the limits of a running crawl; what is left out stays as it is.")
     def set_limits(self, change: LimitsChange) -> CrawlLimits:
@@ -140,12 +144,27 @@ class JobWorkflow:
                 await self._work()
         except (ActivityError, asyncio.CancelledError) as error:
             failure = error
-        return await self._finish(failure)
+        return self._answer(await self._shielded(self._finish(failure)))
+
+    @staticmethod
+    async def _shielded(end: Coroutine[Any, Any, JobOutcome]) -> JobOutcome:
+        """Awaits the end of the job, which a cancel that comes only now must not cut short."""
+        task = asyncio.create_task(end, name="finish")
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # It is delivered once, so this is not cancelled again.
+            return await task
 
     @property
     def _stopping(self) -> bool:
         """Whether the job was cancelled, by whatever way. A bare cancel has the reason ""."""
         return self._cancel is not None or workflow.cancellation_reason() is not None
+
+    @property
+    def _cancelling(self) -> bool:
+        """Whether the job ends as cancelled: it was cancelled, or its row says so already, and work is left."""
+        return (self._stopping or self._status is JobStatus.CANCELLING) and not self._all_done
 
     @property
     def _all_done(self) -> bool:
@@ -169,8 +188,12 @@ class JobWorkflow:
                 asyncio.create_task(self._run_lane(lane), name=lane) for lane in self._lanes if not self._done[lane]
             ]
             await workflow.wait_condition(lambda: self._interrupted or all(task.done() for task in self._tasks))
-            await self._drain()
-            self._raise_failure_of_a_lane()
+            self._stop_slices()
+            if self._stopping:
+                return
+            failure = await self._drain()
+            if failure is not None:
+                raise failure
 
     @property
     def _interrupted(self) -> bool:
@@ -190,7 +213,7 @@ class JobWorkflow:
                     raise
                 # It was cancelled before a worker had it, its worker is dead and cannot acknowledge, or a store was
                 # out of reach when it stopped: what it had not committed is done again by the next slice.
-                self._count_answer(timed_out=isinstance(error.cause, ActivityTimeoutError))
+                self._count_answer(error.cause)
                 return
             finally:
                 del self._running[lane]
@@ -198,12 +221,14 @@ class JobWorkflow:
             self._done[lane] = report.done
             self._totals[lane] = report.counters
             self._notes[lane] = report.note
-            self._count_answer(timed_out=False)
+            self._count_answer()
             self._show(self._status)
 
-    def _count_answer(self, *, timed_out: bool) -> None:
-        if self._stop_seen_at is None:
+    def _count_answer(self, cause: BaseException | None = None) -> None:
+        """Counts a slice that ended after the cancel. One that Temporal itself cancelled was not running."""
+        if self._stop_seen_at is None or isinstance(cause, ActivityCancelledError):
             return
+        timed_out = isinstance(cause, ActivityTimeoutError)
         self._timed_out += timed_out
         self._drained += not timed_out
 
@@ -237,19 +262,18 @@ class JobWorkflow:
             **policies.lane_slice(TaskQueue.EXTRACT, f"extract, slice {self._slices + 1}"),
         )
 
-    async def _drain(self) -> None:
-        """Cancels the running slices and waits until each has acknowledged or timed out."""
+    def _stop_slices(self) -> None:
+        """Cancels the running slices; asking twice is asking once."""
         if self._stopping and self._stop_seen_at is None:
             self._stop_seen_at = workflow.now()
         for handle in self._running.values():
             handle.cancel()
-        await workflow.wait_condition(lambda: all(task.done() for task in self._tasks))
 
-    def _raise_failure_of_a_lane(self) -> None:
-        for task in self._tasks:
-            error = task.exception()
-            if error is not None:
-                raise error
+    async def _drain(self) -> BaseException | None:
+        """Waits until each running slice has acknowledged or timed out; returns the failure of a lane."""
+        await workflow.wait_condition(lambda: all(task.done() for task in self._tasks))
+        failures = [task.exception() for task in self._tasks]
+        return next((failure for failure in failures if failure is not None), None)
 
     async def _rest(self) -> None:
         await self._record(JobStatus.PAUSED)
@@ -280,17 +304,17 @@ class JobWorkflow:
 
     async def _finish(self, failure: BaseException | None) -> JobOutcome:
         """Brings the job to rest, writes its end, and starts its cleanup when that was asked for."""
-        # A cancel is delivered once, so nothing below is cancelled again and the end is always written.
-        if self._stopping and self._stop_seen_at is None:
-            self._stop_seen_at = workflow.now()
-        cancelled = self._stopping and not self._all_done
-        if cancelled:
+        # First of all: the database may be slow or away, and no slice goes on meanwhile.
+        self._stop_slices()
+        if self._cancelling:
             await self._record(JobStatus.CANCELLING, self._reason)
         await self._drain()
+        # Asked again: the last slice may have ended with all done, and then the completion came first.
+        cancelled = self._cancelling
         close = CloseJob(
             job_id=self._job.job_id,
             cancelled=cancelled,
-            error=None if cancelled else _job_error(failure),
+            error=None if cancelled or self._all_done else _job_error(failure),
             cancellation=self._receipt() if cancelled else None,
             cleanup=self._cancel is not None,
         )
@@ -301,7 +325,7 @@ class JobWorkflow:
         self._show(outcome.status)
         if self._cancel is not None:
             await self._start_cleanup(self._cancel)
-        return self._answer(outcome)
+        return outcome
 
     def _answer(self, outcome: JobOutcome) -> JobOutcome:
         if outcome.status is JobStatus.CANCELLED and workflow.cancellation_reason() is not None:

@@ -1,0 +1,249 @@
+"""Small working twins of all activities: rows in memory, slices that run until they are told or cancelled."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from ke.contracts import activities as contract
+from ke.contracts.activities import CloseJob, CollectSlice, ExtractSlice, OpenedJob, SliceReport, StatusChange
+from ke.contracts.cleanup import CleanupFailure, CleanupInput, CleanupReceipt, CleanupStatus, StoreCounts
+from ke.contracts.jobs import (
+    TRANSITIONS,
+    CancellationReceipt,
+    Counters,
+    JobError,
+    JobInput,
+    JobOutcome,
+    JobStatus,
+    Lane,
+)
+from ke.contracts.naming import cleanup_id
+from ke.storage import closing
+
+BEAT_S = 0.05
+
+
+@dataclass
+class Row:
+    """What the `jobs` table holds of one job."""
+
+    status: JobStatus = JobStatus.QUEUED
+    seen: list[JobStatus] = field(default_factory=lambda: [JobStatus.QUEUED])
+    """Every state it was in, in order."""
+    cancel_requested_at: datetime | None = None
+    cancel_reason: str | None = None
+    counters: Counters | None = None
+    receipt: CancellationReceipt | None = None
+    error: JobError | None = None
+    cleaning: bool = False
+
+    def move(self, target: JobStatus) -> bool:
+        """The compare-and-set of `ke.storage.jobs.move_job`."""
+        if target not in TRANSITIONS[self.status]:
+            return False
+        self.status = target
+        self.seen.append(target)
+        return True
+
+
+@dataclass
+class Script:
+    """How the slices of one lane behave."""
+
+    slices: int | None = None
+    """After so many slices the lane is done; None: a slice runs until `finish` is set."""
+    finish: asyncio.Event = field(default_factory=asyncio.Event)
+    on_finish: ApplicationError | None = None
+    """Raised when a slice is told to finish."""
+    on_stop: ApplicationError | None = None
+    """Raised instead of handing back when a slice is cancelled."""
+    done_on_stop: bool = False
+    """Whether a cancelled slice happens to have just finished its lane."""
+    deaf: bool = False
+    """Neither beats nor hears a cancellation, as if its worker were dead."""
+    started: list[CollectSlice | ExtractSlice] = field(default_factory=list)
+    handed_back: int = 0
+    running: int = 0
+
+
+class Twin(
+    contract.RecordActivities,
+    contract.CollectActivities,
+    contract.ExtractActivities,
+    contract.CleanupActivities,
+):
+    """All activities of one test."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all jobs and all that was set up for them."""
+        self.rows: dict[str, Row] = {}
+        self.lanes = {lane: Script() for lane in Lane}
+        self.failing: dict[str, ApplicationError] = {}
+        """Activities that fail, by name, for as long as they stand here."""
+        self.holding: dict[str, asyncio.Event] = {}
+        """Activities that wait for an event, by name."""
+        self.attempts: Counter[str] = Counter()
+        self.cleaned: list[CleanupInput] = []
+
+    @property
+    def row(self) -> Row:
+        """The row of the only job."""
+        (row,) = self.rows.values()
+        return row
+
+    def ended_before(self, job_id: str) -> None:
+        """Writes the row of a job that has completed."""
+        self.rows[job_id] = row = Row()
+        assert row.move(JobStatus.RUNNING)
+        assert row.move(JobStatus.COMPLETED)
+
+    async def _enter(self, name: str) -> None:
+        self.attempts[name] += 1
+        if name in self.holding:
+            await self.holding[name].wait()
+        if name in self.failing:
+            raise self.failing[name]
+
+    # The job's row
+
+    @activity.defn(name="open_job")
+    async def open_job(self, job: JobInput) -> OpenedJob:
+        """As `ke.storage.jobs.open_job`."""
+        await self._enter("open_job")
+        row = self.rows.setdefault(job.job_id, Row())
+        if row.status is JobStatus.QUEUED:
+            row.move(JobStatus.RUNNING)
+        return OpenedJob(epoch=1, status=row.status, started_at="2026-01-01T00:00:00+00:00")
+
+    @activity.defn(name="set_job_status")
+    async def set_job_status(self, change: StatusChange) -> JobStatus:
+        """As `activities.record`."""
+        await self._enter("set_job_status")
+        row = self.rows[change.job_id]
+        if row.move(change.status) and change.status is JobStatus.CANCELLING:
+            row.cancel_requested_at, row.cancel_reason = datetime.now(UTC), change.reason
+        return row.status
+
+    @activity.defn(name="close_job")
+    async def close_job(self, close: CloseJob) -> JobOutcome:
+        """As `ke.storage.closing`, with its own rules for the last state, the way there and the receipt."""
+        await self._enter("close_job")
+        row = self.rows[close.job_id]
+        if not row.status.is_terminal:
+            counters = sum((self._counters(lane) for lane in Lane), Counters())
+            status = closing._final_status(close, counters)
+            receipt = closing._receipt(row, close, datetime.now(UTC))
+            for step in (*closing._path(row.status, status), status):
+                assert row.move(step), f"{row.status} -> {step}"
+            row.counters, row.receipt, row.cleaning = counters, receipt, close.cleanup
+            row.error = close.error if status is JobStatus.FAILED else None
+        return JobOutcome(close.job_id, row.status, row.counters or Counters(), row.receipt, row.error)
+
+    # The lanes
+
+    @activity.defn(name="collect_pages")
+    async def collect_pages(self, piece: CollectSlice) -> SliceReport:
+        """Fetches nothing; each slice counts one page."""
+        await self._enter("collect_pages")
+        return await self._slice(Lane.COLLECT, piece)
+
+    @activity.defn(name="extract_sources")
+    async def extract_sources(self, piece: ExtractSlice) -> SliceReport:
+        """Extracts nothing; each slice counts one source."""
+        await self._enter("extract_sources")
+        return await self._slice(Lane.EXTRACT, piece)
+
+    async def _slice(self, lane: Lane, piece: CollectSlice | ExtractSlice) -> SliceReport:
+        script = self.lanes[lane]
+        script.started.append(piece)
+        script.running += 1
+        try:
+            await self._run(script)
+        except asyncio.CancelledError:
+            details = activity.cancellation_details()
+            if details is None or not details.cancel_requested:
+                raise
+            if script.on_stop is not None:
+                raise script.on_stop from None
+            script.handed_back += 1
+            return SliceReport(done=script.done_on_stop, counters=self._counters(lane), interrupted=True)
+        finally:
+            script.running -= 1
+        if script.on_finish is not None:
+            raise script.on_finish
+        done = script.slices is None or len(script.started) >= script.slices
+        return SliceReport(done=done, counters=self._counters(lane), note="" if done else f"more to {lane}")
+
+    async def _run(self, script: Script) -> None:
+        if script.deaf:
+            while not script.finish.is_set():
+                try:
+                    await asyncio.sleep(BEAT_S)
+                except asyncio.CancelledError:
+                    continue
+        elif script.slices is not None:
+            activity.heartbeat()
+        else:
+            while not script.finish.is_set():
+                activity.heartbeat()
+                await asyncio.sleep(BEAT_S)
+
+    def _counters(self, lane: Lane) -> Counters:
+        number = len(self.lanes[lane].started)
+        return Counters(pages_fetched=number) if lane is Lane.COLLECT else Counters(sources_extracted=number)
+
+    # The cleanup
+
+    @activity.defn(name="begin_cleanup")
+    async def begin_cleanup(self, cleanup: CleanupInput) -> CleanupReceipt:
+        """Opens a receipt of a store that refuses late writes."""
+        await self._enter("begin_cleanup")
+        return self._receipt(cleanup, CleanupStatus.RUNNING)
+
+    @activity.defn(name="delete_vectors")
+    async def delete_vectors(self, _cleanup: CleanupInput) -> None:
+        """There are none."""
+        await self._enter("delete_vectors")
+
+    @activity.defn(name="delete_sources")
+    async def delete_sources(self, _cleanup: CleanupInput) -> None:
+        """There are none."""
+        await self._enter("delete_sources")
+
+    @activity.defn(name="purge_dead_letters")
+    async def purge_dead_letters(self, _cleanup: CleanupInput) -> None:
+        """There are none."""
+        await self._enter("purge_dead_letters")
+
+    @activity.defn(name="verify_cleanup")
+    async def verify_cleanup(self, cleanup: CleanupInput) -> CleanupReceipt:
+        """Nothing is left."""
+        await self._enter("verify_cleanup")
+        self.cleaned.append(cleanup)
+        return replace(self._receipt(cleanup, CleanupStatus.CLEANED), completed_at="2026-01-01T00:00:01+00:00")
+
+    @activity.defn(name="fail_cleanup")
+    async def fail_cleanup(self, _failure: CleanupFailure) -> None:
+        """Closes the receipt."""
+        await self._enter("fail_cleanup")
+
+    @staticmethod
+    def _receipt(cleanup: CleanupInput, status: CleanupStatus) -> CleanupReceipt:
+        return CleanupReceipt(
+            id=cleanup_id(cleanup.job_id),
+            job_id=cleanup.job_id,
+            status=status,
+            planned=StoreCounts(sources=2),
+            deleted=StoreCounts(sources=2),
+            remaining=StoreCounts(),
+            started_at="2026-01-01T00:00:00+00:00",
+            delete_record=cleanup.delete_record,
+            fenced=True,
+        )
