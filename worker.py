@@ -5,11 +5,11 @@
 """
 
 import asyncio
-import contextlib
+import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -46,8 +46,12 @@ log = structlog.get_logger("worker")
 
 
 @asynccontextmanager
-async def running_workers(settings: Settings, client: Client) -> AsyncIterator[None]:
-    """Workers for the queues of the settings, with all they need; drained and closed when the block ends."""
+async def running_workers(settings: Settings, client: Client) -> AsyncIterator[asyncio.Future[Any]]:
+    """Workers for the queues of the settings, with all they need; drained and closed when the block ends.
+
+    Yields:
+        What is done, with its error, as soon as one of them can go on no longer.
+    """
     connections = resolve(settings)
     async with AsyncExitStack() as stack:
         database = Database(connections.database_url, application_name="ke-worker")
@@ -84,13 +88,25 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[N
                 "max_concurrent_activities": 8,
             },
         }
-        for queue in settings.task_queues:
-            await stack.enter_async_context(_worker(client, queue, settings, registrations[queue]))
+        workers = [_worker(client, queue, settings, registrations[queue]) for queue in settings.task_queues]
+        broken = await stack.enter_async_context(_serving(workers))
         if CPU_QUEUES.intersection(settings.task_queues):
             await stack.enter_async_context(_background(warm(pool, processes)))
         log.info("worker ready", queues=[str(queue) for queue in settings.task_queues], pid=os.getpid())
-        yield
+        yield broken
         log.info("worker drains")
+
+
+@asynccontextmanager
+async def _serving(workers: Sequence[Worker]) -> AsyncIterator[asyncio.Future[Any]]:
+    """Runs workers side by side, and drains them side by side: their times to hand back must not add up."""
+    runs = [asyncio.create_task(worker.run()) for worker in workers]
+    broken: asyncio.Future[Any] = asyncio.gather(*runs)
+    try:
+        yield broken
+    finally:
+        await asyncio.gather(*(worker.shutdown() for worker in workers))
+        await asyncio.gather(broken, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -138,8 +154,12 @@ async def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     client = await _connect(settings)
-    async with running_workers(settings, client):
-        await stop.wait()
+    async with running_workers(settings, client) as broken:
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if broken.done():
+            broken.result()
 
 
 def _run() -> int:
@@ -155,5 +175,9 @@ def _run() -> int:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        sys.exit(_run())
+    code = _run()
+    logging.shutdown()
+    sys.stderr.flush()
+    # Everything is drained and closed. The SDK's threads can abort the process when the interpreter is taken down
+    # under them (`PyGILState_Release`), so that is left out.
+    os._exit(code)

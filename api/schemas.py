@@ -120,9 +120,6 @@ class ExtractOptions(Body):
     )
     embedder: EmbedderName = DEFAULT_EMBEDDER
     entities: FinderName | None = Field("spacy", description="The finder of named entities; null: none")
-    structured: None = Field(
-        None, alias="schema", description="A JSON Schema for structured extraction; not offered yet: null only"
-    )
 
     def to_spec(self) -> ExtractSpec:
         """The same as the job's input has it."""

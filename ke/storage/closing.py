@@ -53,7 +53,7 @@ async def close_job(connection: AsyncConnection, close: CloseJob) -> JobOutcome:
         status,
         completed_at=now,
         result=result,
-        error=asdict(close.error) if close.error and status is JobStatus.FAILED else None,
+        error=asdict(close.error) if close.error and status is JobStatus.FAILED else sa.null(),
         **({"artifacts": Artifacts.CLEANING.value} if close.cleanup else {}),
     )
     return outcome_of(closed or row)

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.errors import Fenced
 from ke.contracts.ids import entity_id, extraction_id
-from ke.contracts.jobs import Counters, ExtractSpec, Lane
+from ke.contracts.jobs import Artifacts, Counters, ExtractSpec, Lane
 from ke.storage.dead_letters import DeadLetter, write_dead_letters
 from ke.storage.jobs import add_progress, hold_fence
 from ke.storage.tables import entities, extraction_tasks, extractions, jobs, sources
@@ -91,7 +91,11 @@ async def release_tasks(connection: AsyncConnection, job_id: uuid.UUID, *, claim
 async def claim_tasks(
     connection: AsyncConnection, job_id: uuid.UUID, claim: uuid.UUID, *, limit: int
 ) -> list[ClaimedSource]:
-    """Takes sources to extract, in the order in which they were stored."""
+    """Takes sources to extract, in the order in which they were stored.
+
+    Raises:
+        Fenced: Some of them are being cleaned up by the job that owns them.
+    """
     due = (
         sa.select(extraction_tasks.c.source_id)
         .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "pending")
@@ -115,12 +119,19 @@ async def claim_tasks(
             sources.c.title,
             sources.c.text,
             sources.c.content_hash,
+            jobs.c.artifacts,
         )
         .join_from(taken, sources, sources.c.id == taken.c.source_id)
         .join(jobs, jobs.c.id == sources.c.job_id)
         .order_by(taken.c.seq)
     )
-    return [ClaimedSource(*record) for record in await connection.execute(statement)]
+    claimed: list[ClaimedSource] = []
+    for *values, artifacts in await connection.execute(statement):
+        source = ClaimedSource(*values)
+        if artifacts != Artifacts.PRESENT.value:
+            raise Fenced(f"The sources of job {source.owner_job_id} are being cleaned up.")
+        claimed.append(source)
+    return claimed
 
 
 async def hold_fences(
