@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from ke.cli.text import clean
+from ke.contracts.errors import InvalidInput, KeError
 
 
 class ExitCode(IntEnum):
@@ -61,6 +62,18 @@ def code_for_status(status: int) -> ExitCode:
     if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ExitCode.UNAVAILABLE
     return ExitCode.USAGE
+
+
+def failure_of(error: KeError) -> CommandFailed:
+    """One of our own errors as a failure of a command: input is the user's to change, all else may pass."""
+    code = ExitCode.USAGE if isinstance(error, InvalidInput) else ExitCode.UNAVAILABLE
+    return CommandFailed(error.message, code, problem_of(error.code, error))
+
+
+def problem_of(code: str, error: Exception) -> dict[str, str]:
+    """A problem document for what went wrong on this side of the API."""
+    title = (type(error).__doc__ or "").strip().splitlines()[0].removesuffix(".")
+    return {"type": f"urn:ke:problem:{code}", "title": title, "detail": str(error)}
 
 
 def detail_of(problem: Mapping[str, Any]) -> str:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from ke.cli.errors import CommandFailed, ExitCode, code_for_status, detail_of
+from ke.cli.errors import CommandFailed, ExitCode, code_for_status, detail_of, failure_of, problem_of
 from ke.contracts.errors import KeError
-from ke.gateway import BadGatewayUrl, find_gateway
+from ke.gateway import find_gateway
 
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
@@ -35,10 +35,9 @@ def call(api_url: str | None, work: Callable[[KnowledgeExtractionClient], Awaita
     except ApiError as error:
         raise CommandFailed(detail_of(error.problem), code_for_status(error.status), error.problem) from error
     except GatewayUnreachable as error:
-        raise CommandFailed(str(error), ExitCode.UNAVAILABLE, _problem("gateway-unreachable", error)) from error
+        raise CommandFailed(str(error), ExitCode.UNAVAILABLE, problem_of("gateway-unreachable", error)) from error
     except KeError as error:
-        code = ExitCode.USAGE if isinstance(error, BadGatewayUrl) else ExitCode.UNAVAILABLE
-        raise CommandFailed(str(error), code, _problem(error.code, error)) from error
+        raise failure_of(error) from error
 
 
 async def _conversation(url: str, work: Callable[[KnowledgeExtractionClient], Awaitable[ResultT]]) -> ResultT:
@@ -46,8 +45,3 @@ async def _conversation(url: str, work: Callable[[KnowledgeExtractionClient], Aw
 
     async with KnowledgeExtractionClient(url) as client:
         return await work(client)
-
-
-def _problem(code: str, error: Exception) -> dict[str, str]:
-    title = (type(error).__doc__ or "").strip().splitlines()[0].removesuffix(".")
-    return {"type": f"urn:ke:problem:{code}", "title": title, "detail": str(error)}

@@ -14,8 +14,9 @@ from typing import Annotated
 import typer
 
 from ke.cli import output
-from ke.cli.errors import CommandFailed, ExitCode
+from ke.cli.errors import CommandFailed, ExitCode, failure_of
 from ke.cli.options import ApiUrl, Json
+from ke.contracts.errors import KeError
 
 MCP_MODULE = "ke.mcp.server"
 
@@ -46,20 +47,17 @@ def up(
 def temporal(context: typer.Context) -> None:
     """Run Temporal's own command line against the running stack: `ke temporal workflow list`."""
     from ke.cli.temporal import temporal as run_cli  # noqa: PLC0415
-    from ke.contracts.errors import InvalidInput, KeError  # noqa: PLC0415
 
     try:
         raise typer.Exit(run_cli(context.args))
     except KeError as error:
-        code = ExitCode.USAGE if isinstance(error, InvalidInput) else ExitCode.UNAVAILABLE
-        raise CommandFailed(error.message, code) from error
+        raise failure_of(error) from error
 
 
 def init(*, as_json: Json = False) -> None:
     """Prepare a Postgres and a Temporal of your own: tables and search attributes. `ke up` does it by itself."""
     from pydantic import ValidationError  # noqa: PLC0415
 
-    from ke.contracts.errors import InvalidInput, KeError  # noqa: PLC0415
     from ke.runtime.init import initialise  # noqa: PLC0415
     from ke.runtime.settings import Settings  # noqa: PLC0415
 
@@ -69,8 +67,7 @@ def init(*, as_json: Json = False) -> None:
         faults = "; ".join(f"KE_{'_'.join(map(str, f['loc']))}".upper() + f": {f['msg']}" for f in error.errors())
         raise CommandFailed(faults, ExitCode.USAGE) from error
     except KeError as error:
-        code = ExitCode.USAGE if isinstance(error, InvalidInput) else ExitCode.UNAVAILABLE
-        raise CommandFailed(error.message, code) from error
+        raise failure_of(error) from error
     added = ", ".join(done.search_attributes_added) or "nothing to add"
     lines = f"Postgres: at the newest schema.\nTemporal {done.temporal_address}: search attributes: {added}."
     output.emit(asdict(done), lambda out, _: out.print(lines), as_json=as_json)

@@ -2,18 +2,20 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.api_twin import COUNTS, ZEROS, ApiTwin, now, serving
+from tests.integration.api_twin import COUNTERS, COUNTS, ZEROS, ApiTwin, now, serving
 
 KE = [sys.executable, "-m", "ke"]
 TIME_LIMIT_S = 60.0
@@ -367,3 +369,33 @@ def test_help_names_the_exit_codes(ke: RunKe) -> None:
     text = " ".join(ke("--help").stdout.split())
     for code in ("0 done", "1 the job failed", "2 wrong usage", "3 conflict", "4 not found", "5 the gateway", "130"):
         assert code in text
+
+
+def test_watch_is_live_on_a_terminal(api: ApiTwin, tmp_path: Path) -> None:
+    """On a terminal the same block is drawn again and again, and what it ends with stays."""
+    job = api.add_job("running")
+    api.script[job] = [{}, {}, {"status": "completed", "result": COUNTERS, "completed_at": now()}]
+    ours, theirs = pty.openpty()
+    watching = subprocess.Popen(
+        [*KE, "jobs", "watch", job],
+        env=environment(KE_API_URL=api.url, TERM="xterm"),
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    try:
+        shown = b""
+        with suppress(OSError):  # EIO is how a terminal says that its other end is closed
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        assert watching.wait(TIME_LIMIT_S) == 0
+    finally:
+        watching.kill()
+        watching.wait(TIME_LIMIT_S)
+        os.close(ours)
+    text = shown.decode()
+    assert "running: 12 pages" in text
+    assert "completed: 12 pages" in text
+    assert "\x1b[" in text
