@@ -59,6 +59,9 @@ async def open_temporal(*dynamic_config: str, identity: str | None = None) -> As
         identity=identity,
     ) as environment:
         yield environment.client
+    # The SDK's threads still hold on to the interpreter for a moment after its last answer; a process that ends in
+    # that moment is aborted (temporalio/sdk-python, issue 300).
+    await asyncio.sleep(0.2)
 
 
 class Stage:

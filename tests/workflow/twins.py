@@ -91,6 +91,8 @@ class Twin(
         """Activities that wait for an event, by name."""
         self.attempts: Counter[str] = Counter()
         self.cleaned: list[CleanupInput] = []
+        self.fenced = True
+        """Whether the vector store refuses late writes itself."""
 
     @property
     def row(self) -> Row:
@@ -203,7 +205,7 @@ class Twin(
 
     @activity.defn(name="begin_cleanup")
     async def begin_cleanup(self, cleanup: CleanupInput) -> CleanupReceipt:
-        """Opens a receipt of a store that refuses late writes."""
+        """Opens the receipt."""
         await self._enter("begin_cleanup")
         return self._receipt(cleanup, CleanupStatus.RUNNING)
 
@@ -234,8 +236,7 @@ class Twin(
         """Closes the receipt."""
         await self._enter("fail_cleanup")
 
-    @staticmethod
-    def _receipt(cleanup: CleanupInput, status: CleanupStatus) -> CleanupReceipt:
+    def _receipt(self, cleanup: CleanupInput, status: CleanupStatus) -> CleanupReceipt:
         return CleanupReceipt(
             id=cleanup_id(cleanup.job_id),
             job_id=cleanup.job_id,
@@ -245,5 +246,5 @@ class Twin(
             remaining=StoreCounts(),
             started_at="2026-01-01T00:00:00+00:00",
             delete_record=cleanup.delete_record,
-            fenced=True,
+            fenced=self.fenced,
         )

@@ -1,0 +1,167 @@
+"""Records the histories that `test_replay.py` replays: `.venv/bin/python -m tests.replay.record`.
+
+Runs the real workflows on a dev server with the twins of `tests/workflow`, and overwrites `histories/`. The README
+beside this says when to do that, and when not to.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from temporalio.client import WorkflowHistory
+from temporalio.exceptions import ApplicationError
+
+from ke.contracts.cleanup import CleanupInput
+from ke.contracts.jobs import CancelRequest, JobStatus, Lane, LimitsChange
+from ke.contracts.naming import CLEANUP_WORKFLOW, TaskQueue, cleanup_id
+from tests.workflow.stage import Stage, open_temporal, working
+from workflows.job import JobWorkflow
+
+FOLDER: Final = Path(__file__).parent / "histories"
+ROOT: Final = Path(__file__).parents[2]
+RECORDER: Final = "recorder"
+MAX_BYTES: Final = 100_000
+BOTH: Final = (Lane.COLLECT, Lane.EXTRACT)
+
+Scenario = Callable[[Stage], Awaitable[Mapping[str, WorkflowHistory]]]
+
+
+async def _success(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    for lane in BOTH:
+        stage.twin.lanes[lane].slices = 2
+    handle = await stage.start(*BOTH)
+    await stage.ended(handle)
+    return {"success": await handle.fetch_history()}
+
+
+async def _cancel(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    handle = await stage.running(*BOTH)
+    await handle.cancel(reason="wrong site")
+    await stage.ended(handle)
+    return {"cancel": await handle.fetch_history()}
+
+
+async def _cancel_with_cleanup(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    handle = await stage.running(*BOTH)
+    await handle.signal("cancel_and_clean", CancelRequest("wrong site"))
+    await handle.cancel(reason="wrong site")
+    await stage.ended(handle)
+    cleanup = stage.cleanup_of(handle)
+    await stage.ended(cleanup)
+    return {"cancel_with_cleanup": await handle.fetch_history(), "cleanup": await cleanup.fetch_history()}
+
+
+async def _cleanup_second_sweep(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    stage.twin.fenced = False
+    job_id = "00000000-0000-4000-8000-000000000000"
+    handle = await stage.client.start_workflow(
+        CLEANUP_WORKFLOW, CleanupInput(job_id), id=cleanup_id(job_id), task_queue=TaskQueue.CLEANUP.value
+    )
+    await stage.ended(handle)
+    return {"cleanup_second_sweep": await handle.fetch_history()}
+
+
+async def _pause_resume(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    handle = await stage.running(*BOTH)
+    await handle.signal("pause")
+    await stage.until_row(JobStatus.PAUSED)
+    await handle.signal("resume")
+    await stage.until(lambda: all(stage.twin.lanes[lane].running for lane in BOTH))
+    await _finish(stage)
+    await stage.ended(handle)
+    return {"pause_resume": await handle.fetch_history()}
+
+
+async def _limits(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    handle = await stage.running()
+    await handle.execute_update(JobWorkflow.set_limits, LimitsChange(max_pages=7))
+    await _finish(stage)
+    await stage.ended(handle)
+    return {"limits": await handle.fetch_history()}
+
+
+async def _continue_as_new(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    for lane in BOTH:
+        stage.twin.lanes[lane].slices = 12
+    handle = await stage.start(*BOTH)
+    await stage.ended(handle)
+    runs = await stage.histories(handle.id)
+    return {"continue_as_new": runs[0], "continued": runs[-1]}
+
+
+async def _retry(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    away = ApplicationError("The database did not answer in time.", type="database-unavailable")
+    stage.twin.failing["collect_pages"] = away
+    stage.twin.lanes[Lane.COLLECT].slices = 1
+    handle = await stage.start()
+    await stage.until_pending_retry(handle, "collect_pages")
+    stage.twin.failing.clear()
+    await stage.ended(handle)
+    return {"retry": await handle.fetch_history()}
+
+
+async def _failure(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    broken = ApplicationError("It cannot be done.", type="invalid-input", non_retryable=True)
+    stage.twin.lanes[Lane.COLLECT].on_finish = broken
+    handle = await stage.running(*BOTH)
+    stage.twin.lanes[Lane.COLLECT].finish.set()
+    await stage.ended(handle)
+    return {"failure": await handle.fetch_history()}
+
+
+SCENARIOS: Final[tuple[Scenario, ...]] = (
+    _success,
+    _cancel,
+    _cancel_with_cleanup,
+    _cleanup_second_sweep,
+    _pause_resume,
+    _limits,
+    _continue_as_new,
+    _retry,
+    _failure,
+)
+
+
+async def _finish(stage: Stage) -> None:
+    for script in stage.twin.lanes.values():
+        script.finish.set()
+
+
+def scrubbed(value: Any) -> Any:
+    """A history without stack traces: they name files of the machine it was recorded on, and replay needs none."""
+    if isinstance(value, dict):
+        return {key: scrubbed(inner) for key, inner in value.items() if key != "stackTrace"}
+    if isinstance(value, list):
+        return [scrubbed(inner) for inner in value]
+    return value
+
+
+def _write(name: str, history: WorkflowHistory) -> None:
+    text = json.dumps(scrubbed(history.to_json_dict()), indent=1) + "\n"
+    traces = [trace for trace in (str(ROOT), str(Path.home()), socket.gethostname()) if trace in text]
+    if traces or len(text) > MAX_BYTES:
+        raise SystemExit(f"{name} names this machine ({traces}) or is too long: {len(text)} bytes")
+    (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
+    print(f"{name}: {len(history.events)} events, {len(text)} bytes")  # noqa: T201
+
+
+async def main() -> None:
+    """Records all."""
+    FOLDER.mkdir(exist_ok=True)
+    few = "limit.historyCount.suggestContinueAsNew=40"
+    for config, names in (((), SCENARIOS), ((few,), (_continue_as_new,))):
+        async with open_temporal(*config, identity=RECORDER) as client, working(client) as twin:
+            for scenario in names:
+                if bool(config) is not (scenario is _continue_as_new):
+                    continue
+                stage = Stage(client, twin)
+                for name, history in (await scenario(stage)).items():
+                    _write(name, history)
+                await stage.end()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
