@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from api import openapi, problems
-from api.middleware import BodyGuard, RequestLog
+from api.middleware import BodyGuard, HostGuard, RequestLog
 from api.resources import Gateway
 from api.routes import cleanups, dead_letters, docs, health, jobs, search, sources
 from api.schemas import MAX_BODY_BYTES
@@ -41,10 +41,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         await gateway.close()
 
-    return assemble(lifespan)
+    return assemble(lifespan, hosts=settings.api_hosts)
 
 
-def assemble(lifespan: openapi.Lifespan | None = None) -> FastAPI:
+def assemble(lifespan: openapi.Lifespan | None = None, *, hosts: frozenset[str] = frozenset({"*"})) -> FastAPI:
     """Puts routes, problems and middleware together; without a lifespan there is only the description of the API."""
     app = FastAPI(
         title="ke",
@@ -62,5 +62,6 @@ def assemble(lifespan: openapi.Lifespan | None = None) -> FastAPI:
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyGuard, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(HostGuard, hosts=hosts)
     app.add_middleware(RequestLog)
     return app

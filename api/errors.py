@@ -7,6 +7,8 @@
     │   ├── IdempotencyKeyReused    the same key with another body
     │   ├── UnknownReference        the body names a job or a source that is not there
     │   └── BadCursor               the cursor is not one this list gave out
+    ├── WrongHost                   not a host this gateway answers for
+    ├── CrossSite                   a page of another site wants to change something
     ├── PayloadTooLarge             the body is longer than the limit
     ├── UnsupportedMediaType        the body is not sent as JSON
     ├── MethodNotAllowed            the resource does not have this method
@@ -54,6 +56,18 @@ class BadCursor(InvalidInput):
     """This cursor is not one that this list gave out."""
 
     code = "bad-cursor"
+
+
+class WrongHost(KeError):
+    """The request names a host that this gateway does not answer for; `KE_API_HOSTS` lists those it does."""
+
+    code = "wrong-host"
+
+
+class CrossSite(KeError):
+    """A web page of another site may not change anything here."""
+
+    code = "cross-site"
 
 
 class PayloadTooLarge(KeError):

@@ -12,12 +12,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
-from api.errors import PayloadTooLarge, UnsupportedMediaType
+from api.errors import CrossSite, PayloadTooLarge, UnsupportedMediaType, WrongHost
 from ke.contracts.errors import KeError
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
+_PORT: Final = re.compile(r":\d+$")
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _QUIET: Final = frozenset({"/healthz", "/readyz"})
 
 log = structlog.get_logger(__name__)
@@ -62,6 +64,39 @@ class RequestLog:
                     status=status,
                     duration_ms=round((time.perf_counter() - started) * 1000, 1),
                 )
+
+
+class HostGuard:
+    """Refuses requests that a web page of elsewhere makes a browser send.
+
+    Without it a page could point a name of its own at this machine (DNS rebinding) and read and delete jobs: there
+    is no login yet. The same goes for a form on a foreign page that posts here.
+
+    Args:
+        app: What comes after it.
+        hosts: The host names, without ports, that are ours; `*` among them: all.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+        self._app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection."""
+        if scope["type"] == "http":
+            refusal = self._refusal(scope["method"], Headers(scope=scope))
+            if refusal is not None:
+                await problems.response(refusal, scope["path"])(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, method: str, headers: Headers) -> KeError | None:
+        host = _PORT.sub("", headers.get("host", "")).lower()
+        if "*" not in self._hosts and host not in self._hosts:
+            return WrongHost(f"This gateway does not answer for the host {host[:100]!r}; KE_API_HOSTS lists its names.")
+        if method not in _SAFE and headers.get("sec-fetch-site") == "cross-site":
+            return CrossSite()
+        return None
 
 
 class BodyGuard:

@@ -11,7 +11,15 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from api.errors import MalformedJson, MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
+from api.errors import (
+    CrossSite,
+    MalformedJson,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    ValidationFailed,
+    WrongHost,
+)
 from ke.contracts.errors import Conflict, Gone, InvalidInput, KeError, NotFound, Unavailable
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -24,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 _STATUS: Final[tuple[tuple[type[KeError], HTTPStatus], ...]] = (
     (MalformedJson, HTTPStatus.BAD_REQUEST),
+    (WrongHost, HTTPStatus.MISDIRECTED_REQUEST),
+    (CrossSite, HTTPStatus.FORBIDDEN),
     (PayloadTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (UnsupportedMediaType, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (MethodNotAllowed, HTTPStatus.METHOD_NOT_ALLOWED),

@@ -6,13 +6,13 @@ import uuid
 from dataclasses import replace
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from api.errors import ArtifactsPresent
 from api.resources import Gateway
 from api.schemas import CleanupBody
 from api.service import states
+from api.service.reading import settle
 from api.views import ReceiptView
 from ke.contracts.cleanup import CleanupInput, CleanupReceipt, CleanupStatus, StoreCounts
 from ke.contracts.errors import NotFound
@@ -56,8 +56,8 @@ async def clean_up(
         JobActive: It has not ended, or others work on its sources.
         Unavailable: A store or Temporal does not answer.
     """
+    row = await _ended_job(gateway, job_id)
     async with gateway.database.transaction() as connection:
-        row = await _ended_job(connection, job_id)
         before = await find_receipt(connection, cleanup_id(str(job_id)))
     if body.dry_run:
         found = await count_all(gateway, job_id)
@@ -73,14 +73,18 @@ async def clean_up(
     return ReceiptView.of(receipt), wait_s > 0 and receipt.status is not CleanupStatus.RUNNING
 
 
-async def _ended_job(connection: AsyncConnection, job_id: uuid.UUID) -> JobRow:
-    row = await find_job(connection, job_id)
+async def _ended_job(gateway: Gateway, job_id: uuid.UUID) -> JobRow:
+    async with gateway.database.transaction() as connection:
+        row = await find_job(connection, job_id)
     if row is None:
         raise NotFound(f"There is no job {job_id}.")
+    # It may have been ended from Temporal's own tools, which do not write its row.
+    row, _ = await settle(gateway, row)
     if not row.status.is_terminal:
         raise states.still_active(row, "cleaned up")
     if row.artifacts is not Artifacts.CLEANED:
-        dependents = await active_dependents(connection, job_id)
+        async with gateway.database.transaction() as connection:
+            dependents = await active_dependents(connection, job_id)
         if dependents:
             raise states.blocked(row, dependents)
     return row
@@ -163,6 +167,7 @@ async def delete_job(gateway: Gateway, job_id: uuid.UUID, *, cleanup: bool | Non
     """
     async with gateway.database.transaction() as connection:
         row = await get_job(connection, job_id)
+    row, _ = await settle(gateway, row)
     if not row.status.is_terminal:
         raise states.still_active(row, "deleted")
     if row.artifacts is Artifacts.CLEANING and not cleanup:

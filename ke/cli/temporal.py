@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from ke.contracts.errors import InvalidInput
-from ke.runtime.embedded.temporal_cli import find_temporal_cli
+from ke.contracts.errors import InvalidInput, Unavailable
+from ke.runtime.embedded.temporal_cli import present_temporal_cli
 from ke.runtime.endpoints import resolve_temporal
 from ke.runtime.settings import Settings, describe_invalid_settings
 
@@ -29,7 +29,9 @@ def temporal(args: Sequence[str], settings: Settings | None = None) -> int:
     except ValidationError as error:
         raise InvalidInput(describe_invalid_settings(error)) from error
     address = resolve_temporal(settings)
-    cli = asyncio.run(find_temporal_cli(settings.temporal_cli, report=_tell))
+    cli = asyncio.run(present_temporal_cli(settings.temporal_cli))
+    if cli is None:
+        raise Unavailable("There is no Temporal CLI here: `ke up` and `make setup` get one, or set KE_TEMPORAL_CLI.")
     env = {**os.environ, "TEMPORAL_ADDRESS": address, "TEMPORAL_NAMESPACE": settings.temporal_namespace}
     if settings.temporal_api_key is not None:
         env["TEMPORAL_API_KEY"] = settings.temporal_api_key.get_secret_value()
@@ -37,7 +39,3 @@ def temporal(args: Sequence[str], settings: Settings | None = None) -> int:
         env["TEMPORAL_TLS"] = "true"
     sys.stdout.flush()
     os.execve(cli, [str(cli), *args], env)  # noqa: S606 - the arguments are the user's own, and no shell reads them
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     temporal_cli: Path | None = None
     """The `temporal` binary to use, before any other."""
 
+    # The gateway
+    api_hosts: Annotated[frozenset[str], NoDecode] = frozenset({"127.0.0.1", "localhost", "[::1]"})
+    """Host names, comma-separated and without ports, that the gateway answers for; `*`: all."""
+
     # Work
     task_queues: Annotated[tuple[TaskQueue, ...], NoDecode] = tuple(TaskQueue)
     """The task queues a worker serves, comma-separated."""
@@ -61,7 +65,7 @@ class Settings(BaseSettings):
     """Seconds a worker gives its activities to hand back their work on SIGTERM."""
     fetch_allow: Annotated[frozenset[str], NoDecode] = frozenset()
     """Exact host:port pairs, comma-separated, that may be fetched though they are not public."""
-    user_agent: str = "ke/0.1 (+https://github.com/ke)"
+    user_agent: str = "ke/0.1"
     """What the fetcher calls itself; robots.txt groups are chosen by the part before the slash."""
     fetch_timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
     """Seconds for one request, redirects and body included."""
@@ -73,6 +77,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split_queues(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("api_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return frozenset(part.strip().lower() for part in value.split(",") if part.strip())
 
     @field_validator("fetch_allow", mode="before")
     @classmethod

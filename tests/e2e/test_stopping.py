@@ -16,7 +16,10 @@ async def midway(stack: Stack, site: SiteServer, *, extract: bool = False) -> Jo
     """A crawl that has fetched some pages and has many to go."""
     async with stack.client() as client:
         job = await client.submit_crawl(
-            [f"{site.url}/index.html"], limits={"max_pages": PAGES}, rate={"concurrency": 4}, extract={} if extract else None
+            [f"{site.url}/index.html"],
+            limits={"max_pages": PAGES},
+            rate={"concurrency": 4},
+            extract={} if extract else None,
         )
         return await eventually(
             lambda: client.get_job(job["id"]), lambda j: j["progress"]["pages_fetched"] > 10, timeout_s=60

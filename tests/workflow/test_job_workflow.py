@@ -6,7 +6,7 @@ from temporalio.exceptions import ApplicationError
 
 from ke.contracts.jobs import CrawlLimits, JobError, JobStatus, Lane, LimitsChange
 from ke.contracts.naming import JOB_KIND, JOB_STATUS, PROJECT
-from tests.workflow.stage import Stage
+from tests.workflow.stage import Stage, late_worker
 from workflows.job import JobWorkflow
 
 BROKEN = ApplicationError("It cannot be done.", type="invalid-input", non_retryable=True)
@@ -182,3 +182,34 @@ async def test_job_that_has_ended_before_does_nothing(stage: Stage) -> None:
     gate.set()
     assert (await stage.outcome(handle)).status is JobStatus.COMPLETED
     assert not stage.twin.lanes[Lane.COLLECT].started
+
+
+# Workers come and go
+
+
+@pytest.mark.parametrize("phase", ["opening", "running", "paused", "stopping", "closing"])
+async def test_another_worker_takes_the_workflow_over(stage: Stage, phase: str) -> None:
+    """A worker that ends gives its workflows up in good order, whatever they wait for, and the next one goes on."""
+    queue, gate = f"late-{phase}", stage.gate()
+    held = {"opening": "open_job", "stopping": "set_job_status", "closing": "close_job"}.get(phase)
+    if held is not None:
+        stage.twin.holding[held] = gate
+    handle = await stage.start(*BOTH, task_queue=queue)
+    async with late_worker(stage.client, queue):
+        if phase != "opening":
+            await stage.until(lambda: all(stage.twin.lanes[lane].running for lane in BOTH))
+        if phase in {"stopping", "closing"}:
+            await handle.signal("cancel_and_clean")
+        if phase == "paused":
+            await handle.signal("pause")
+            await stage.until_progress(handle, lambda progress: progress.status is JobStatus.PAUSED)
+        if held is not None:
+            await stage.until(lambda: stage.twin.attempts[held])
+    gate.set()
+    async with late_worker(stage.client, queue):
+        await handle.signal("resume")
+        for lane in BOTH:
+            stage.twin.lanes[lane].finish.set()
+        outcome = await stage.outcome(handle)
+    cancelled = phase in {"stopping", "closing"}
+    assert outcome.status is (JobStatus.CANCELLED if cancelled else JobStatus.COMPLETED)

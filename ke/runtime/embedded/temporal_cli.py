@@ -53,18 +53,27 @@ async def find_temporal_cli(setting: Path | None, *, report: Report) -> Path:
         InvalidInput: The setting names no program.
         Unavailable: There is none, and none can be got; the message says what to install.
     """
+    found = await present_temporal_cli(setting)
+    if found is not None:
+        return found
+    cache = _cache_folder()
+    async with _alone(cache, report):
+        # Another clone may have got it while this one waited.
+        return _kept(cache) or await _download(cache, report) or await _build(cache, report)
+
+
+async def present_temporal_cli(setting: Path | None) -> Path | None:
+    """The `temporal` binary that is there already, or None.
+
+    Raises:
+        InvalidInput: The setting names no program.
+    """
     if setting is not None:
         return _as_set(setting)
     on_path = shutil.which("temporal")
     if on_path is not None and await _is_temporal(Path(on_path)):
         return Path(on_path)
-    cache = _cache_folder()
-    kept = _kept(cache)
-    if kept is not None:
-        return kept
-    async with _alone(cache, report):
-        # Another clone may have got it while this one waited.
-        return _kept(cache) or await _download(cache, report) or await _build(cache, report)
+    return _kept(_cache_folder())
 
 
 def _as_set(setting: Path) -> Path:

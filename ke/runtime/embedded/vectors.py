@@ -105,7 +105,7 @@ class EmbeddedVectors:
         async def ready(_pid: int) -> bool:
             return await is_healthy(socket)
 
-        module = ("-P", "-m", "ke.storage.vectors.edge_server")
+        module = ("-P", "-m", "ke.runtime.embedded.vector_process")
         return ChildSpec(
             name="vectors",
             command=(sys.executable, *module, "--dir", str(self._data_dir / "vectors"), "--socket", str(socket)),

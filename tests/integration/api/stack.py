@@ -104,8 +104,8 @@ async def open_gateway(settings: Settings, stores: Stores, temporal: Client) -> 
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=70) as http,
-        KnowledgeExtractionClient("http://gateway", transport=httpx.ASGITransport(app)) as client,
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=70) as http,
+        KnowledgeExtractionClient("http://127.0.0.1", transport=httpx.ASGITransport(app)) as client,
     ):
         yield ApiStack(app, http, client, stores, temporal, settings)
 

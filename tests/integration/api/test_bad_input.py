@@ -140,3 +140,24 @@ async def test_cancel_body_is_checked(api: ApiStack) -> None:
     for body, pointer in (({"reason": "x" * 501}, "/reason"), ({"now": True}, "/now"), ({"cleanup": 1}, "/cleanup")):
         answer = await api.http.post(f"/jobs/{job_id}/cancel", json=body)
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", ""])
+async def test_foreign_host_names_are_refused(api: ApiStack, host: str) -> None:
+    """A page that points a name of its own at this machine reads nothing."""
+    answer = await api.http.get("/jobs", headers={"Host": host})
+    assert answer.status_code == 421
+    assert answer.json()["type"] == "urn:ke:problem:wrong-host"
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9", "[::1]:8080", "127.0.0.1"])
+async def test_own_host_names_are_served(api: ApiStack, host: str) -> None:
+    """The loopback names work, with any port."""
+    assert (await api.http.get("/healthz", headers={"Host": host})).status_code == 200
+
+
+async def test_page_of_another_site_changes_nothing(api: ApiStack) -> None:
+    """A form on a foreign page cannot post here; reading is up to the browser's own rules."""
+    answer = await api.http.post("/jobs", headers={"Sec-Fetch-Site": "cross-site"}, json={})
+    assert answer.status_code == 403
+    assert answer.json()["type"] == "urn:ke:problem:cross-site"

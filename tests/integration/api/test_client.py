@@ -97,8 +97,9 @@ async def test_nobody_listens() -> None:
 async def test_gateway_that_never_answers() -> None:
     """A gateway that takes the request and is silent is unreachable when the time is up."""
 
-    async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(30)
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the client gives up
+        writer.close()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     async with server, KnowledgeExtractionClient(_url(server), timeout_s=0.2) as client:
