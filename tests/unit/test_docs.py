@@ -72,7 +72,8 @@ def test_readme_names_every_setting_and_no_other() -> None:
     fields = {f"KE_{name.upper()}": field.default for name, field in Settings.model_fields.items()}
     told = {cells[0].strip("`"): cells[1].strip("`") for cells in rows(section("Settings"))[1:]}
     assert list(told) == list(fields)
-    wordy = {"KE_TASK_QUEUES": "all", "KE_CPU_PROCESSES": "one a core", "KE_FETCH_ALLOW": "-"}
+    hosts = ",".join(sorted(fields["KE_API_HOSTS"]))
+    wordy = {"KE_TASK_QUEUES": "all", "KE_CPU_PROCESSES": "one a core", "KE_FETCH_ALLOW": "-", "KE_API_HOSTS": hosts}
     for name, default in fields.items():
         plain = str(default).lower() if isinstance(default, bool) else str(default)
         assert told[name] == wordy.get(name, "-" if default is None else plain), name
