@@ -83,6 +83,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
                     cleanup.delete_sources,
                     cleanup.purge_dead_letters,
                     cleanup.verify_cleanup,
+                    cleanup.erase_history,
                     cleanup.fail_cleanup,
                 ],
                 "max_concurrent_activities": 8,

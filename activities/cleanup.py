@@ -12,7 +12,8 @@ from activities.heartbeat import Beat, run_with_heartbeat
 from ke.contracts import activities as contract
 from ke.contracts.cleanup import CleanupFailure, CleanupInput, CleanupReceipt, CleanupStatus, StoreCounts
 from ke.contracts.errors import Conflict
-from ke.contracts.naming import cleanup_id
+from ke.contracts.naming import cleanup_id, job_workflow_id
+from ke.runtime.temporal_client import erase_workflow
 from ke.storage import cleanup_rows as rows
 from ke.storage.cleanup_points import PointSweep
 from ke.storage.cleanup_runs import blocked_message, close_cleanup, fail_run, open_cleanup, record_plan
@@ -116,6 +117,11 @@ class CleanupActivities(contract.CleanupActivities):
                 return await close_cleanup(connection, job_id, remaining, error)
 
         return await run_with_heartbeat(body)
+
+    @activity.defn(name="erase_history")
+    async def erase_history(self, cleanup: CleanupInput) -> None:
+        """Deletes the job's workflow from Temporal: its history holds the URLs that were asked for."""
+        await erase_workflow(activity.client(), job_workflow_id(cleanup.job_id))
 
     @activity.defn(name="fail_cleanup")
     async def fail_cleanup(self, failure: CleanupFailure) -> None:

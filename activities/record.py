@@ -36,6 +36,8 @@ class RecordActivities(contract.RecordActivities):
         if change.status is JobStatus.CANCELLING:
             values = {"cancel_requested_at": sa.func.clock_timestamp(), "cancel_reason": change.reason}
         async with self._database.transaction() as connection:
+            if change.unopened is not None:
+                await jobs.insert_job(connection, change.unopened)
             row = await jobs.move_job(connection, job_id, change.status, **values)
             if row is None:
                 row = await jobs.get_job(connection, job_id)

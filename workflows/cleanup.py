@@ -69,9 +69,14 @@ class CleanupWorkflow:
             await workflow.sleep(policies.SECOND_SWEEP_AFTER, summary="wait for late writes")
             await self._delete(CleanupActivities.delete_vectors, cleanup, "delete vectors that came late")
         self._enter("verify that nothing is left")
-        return await workflow.execute_activity_method(
+        receipt = await workflow.execute_activity_method(
             CleanupActivities.verify_cleanup, cleanup, **policies.cleanup_count("verify that nothing is left")
         )
+        if receipt.status is CleanupStatus.CLEANED and receipt.delete_record:
+            await workflow.execute_activity_method(
+                CleanupActivities.erase_history, cleanup, **policies.cleanup_erase("erase the job's history")
+            )
+        return receipt
 
     async def _delete(self, step: _Deletion, cleanup: CleanupInput, summary: str) -> None:
         self._enter(summary)

@@ -103,6 +103,8 @@ class JobWorkflow:
     def _validate_limits(self, change: LimitsChange) -> None:
         if self._job.collect is None or not self._job.collect.follow:
             raise ApplicationError("Only a crawl has limits.", type="invalid-input", non_retryable=True)
+        if self._done[Lane.COLLECT] or self._stopping:
+            raise ApplicationError("The crawl fetches no more pages.", type="conflict", non_retryable=True)
         for name, value, least in (
             ("max_pages", change.max_pages, 1),
             ("max_depth", change.max_depth, 0),
@@ -284,7 +286,7 @@ class JobWorkflow:
     async def _record(self, status: JobStatus, reason: str = "") -> None:
         now = await workflow.execute_activity_method(
             RecordActivities.set_job_status,
-            StatusChange(self._job.job_id, status, reason),
+            StatusChange(self._job.job_id, status, reason, unopened=None if self._opened else self._job),
             **policies.record(f"record {status}"),
         )
         self._show(now)

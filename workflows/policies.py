@@ -77,6 +77,11 @@ def cleanup_delete(summary: str) -> ActivityConfig:
     return _cleanup(summary, start_to_close=timedelta(minutes=30))
 
 
+def cleanup_erase(summary: str) -> ActivityConfig:
+    """The last step of a cleanup that deletes the record too: some calls to Temporal."""
+    return _cleanup(summary, start_to_close=timedelta(minutes=1))
+
+
 def cleanup_fail(summary: str) -> ActivityConfig:
     """The last step of a cleanup that was stopped: it must not keep the run open when a store is down."""
     config = _cleanup(summary, start_to_close=timedelta(minutes=1))

@@ -113,6 +113,7 @@ async def _delete_record_too(gateway: Gateway, row: JobRow) -> None:
         now = await find_job(connection, row.id, lock=True)
         if now is not None and now.artifacts is Artifacts.CLEANED:
             await tombstone(connection, row.id)
+            await gateway.engine.erase_job(str(row.id))
 
 
 async def _receipt_of_run(
@@ -184,6 +185,8 @@ async def delete_job(gateway: Gateway, job_id: uuid.UUID, *, cleanup: bool | Non
         if row.artifacts is Artifacts.CLEANING:
             raise states.being_cleaned(row)
         await tombstone(connection, job_id)
+        # Within the transaction: without Temporal the record stays, and the call can be made again.
+        await gateway.engine.erase_job(str(job_id))
     return None
 
 

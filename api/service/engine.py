@@ -32,7 +32,7 @@ from ke.contracts.naming import (
     cleanup_id,
     job_workflow_id,
 )
-from ke.runtime.temporal_client import RPC_TIMEOUT_S, TemporalConnection, translated_rpc_errors
+from ke.runtime.temporal_client import RPC_TIMEOUT_S, TemporalConnection, erase_workflow, translated_rpc_errors
 
 POLLER_FRESH_S: Final = 75.0
 """Temporal lists pollers for five minutes; a live one polls anew at least every minute."""
@@ -77,6 +77,10 @@ class Engine:
 
     def __init__(self, connection: TemporalConnection) -> None:
         self._connection = connection
+
+    async def erase_job(self, job_id: str) -> None:
+        """Deletes the history of a closed job's workflow, which holds its URLs; a lost one is no error."""
+        await erase_workflow(await self._connection.client(), job_workflow_id(job_id))
 
     @asynccontextmanager
     async def _calling(self, timeout_s: float = RPC_TIMEOUT_S) -> AsyncIterator[tuple[Client, timedelta]]:

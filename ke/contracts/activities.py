@@ -39,6 +39,9 @@ class StatusChange:
     job_id: str
     status: JobStatus
     reason: str = ""
+    unopened: JobInput | None = None
+    """The job, when its workflow has not opened it: its row may be lost with the commit of its submit, and is then
+    written first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,11 @@ class CleanupActivities(Protocol):
     @activity.defn(name="verify_cleanup")
     async def verify_cleanup(self, cleanup: CleanupInput) -> CleanupReceipt:
         """Counts every store exactly and closes the receipt, as cleaned or as failed."""
+        ...
+
+    @activity.defn(name="erase_history")
+    async def erase_history(self, cleanup: CleanupInput) -> None:
+        """Deletes the job's workflow from Temporal: its history holds the URLs that were asked for."""
         ...
 
     @activity.defn(name="fail_cleanup")

@@ -1,12 +1,15 @@
 """The connection to Temporal: with a deadline on every call, and its errors as ours."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
-from temporalio.client import Client
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode
 
 from ke.contracts.errors import TemporalUnavailable
@@ -16,6 +19,8 @@ CONNECT_TIMEOUT_S: Final = 5.0
 RPC_TIMEOUT_S: Final = 5.0
 """Seconds for one call, retries included."""
 RPC_TIMEOUT: Final = timedelta(seconds=RPC_TIMEOUT_S)
+CLOSING_S: Final = 3.0
+"""Seconds for which a workflow whose work is done may take to close."""
 
 _ANSWERS: Final = frozenset({RPCStatusCode.NOT_FOUND, RPCStatusCode.ALREADY_EXISTS})
 """Statuses that say something about the workflow; all others are about the service or how it is set up."""
@@ -68,6 +73,45 @@ def translated_rpc_errors() -> Iterator[None]:
         if "connect" not in str(error):
             raise
         raise TemporalUnavailable("Temporal cannot be reached.") from error
+
+
+async def erase_workflow(client: Client, workflow_id: str) -> None:
+    """Deletes every run of a closed workflow, history and visibility record; one that is not there is no error.
+
+    Raises:
+        TemporalUnavailable: Temporal did not answer, or the workflow has not closed within `CLOSING_S`.
+    """
+    with translated_rpc_errors():
+        current = await _closed_run(client, workflow_id)
+        if current is None:
+            return
+        query = f'WorkflowId = "{workflow_id}"'
+        earlier = [run.run_id async for run in client.list_workflows(query, rpc_timeout=RPC_TIMEOUT)]
+        for run_id in {*earlier, current}:
+            execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
+            request = DeleteWorkflowExecutionRequest(namespace=client.namespace, workflow_execution=execution)
+            try:
+                await client.workflow_service.delete_workflow_execution(request, timeout=RPC_TIMEOUT)
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
+
+
+async def _closed_run(client: Client, workflow_id: str) -> str | None:
+    """The newest run, as soon as it is closed: a job's row ends a moment before its workflow does."""
+    deadline = time.monotonic() + CLOSING_S
+    while True:
+        try:
+            newest = await client.get_workflow_handle(workflow_id).describe(rpc_timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return None
+            raise
+        if newest.status is not WorkflowExecutionStatus.RUNNING:
+            return newest.run_id
+        if time.monotonic() > deadline:
+            raise TemporalUnavailable(f"The workflow {workflow_id} is still closing.")
+        await asyncio.sleep(0.1)
 
 
 class TemporalConnection:

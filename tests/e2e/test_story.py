@@ -111,3 +111,5 @@ async def test_cleanup_deletes_all_with_an_exact_receipt(stack: Stack, crawl: di
             await client.get_job(job_id)
         assert gone.value.status == 404
         assert (await client.get_cleanup(receipt["id"])) == receipt
+    described = await stack.ke("temporal", "workflow", "describe", "--workflow-id", f"job-{job_id}")
+    assert described.code != 0, "Temporal still has the URLs in its history"

@@ -262,6 +262,7 @@ def _workers(client: Client, twin: Twin) -> list[Worker]:
                 twin.delete_sources,
                 twin.purge_dead_letters,
                 twin.verify_cleanup,
+                twin.erase_history,
                 twin.fail_cleanup,
             ],
         },

@@ -78,6 +78,7 @@ async def worker(client: Client, stores: Stores, vectors: Any = None) -> AsyncIt
             steps.delete_sources,
             steps.purge_dead_letters,
             steps.verify_cleanup,
+            steps.erase_history,
             steps.fail_cleanup,
         ],
         interceptors=[FailureInterceptor()],

@@ -200,6 +200,8 @@ async def test_another_worker_takes_the_workflow_over(stage: Stage, phase: str) 
             await stage.until(lambda: all(stage.twin.lanes[lane].running for lane in BOTH))
         if phase in {"stopping", "closing"}:
             await handle.signal("cancel_and_clean")
+            # Else a slice could still end with all done, and the completion would come first.
+            await stage.until(lambda: not any(stage.twin.lanes[lane].running for lane in BOTH))
         if phase == "paused":
             await handle.signal("pause")
             await stage.until_progress(handle, lambda progress: progress.status is JobStatus.PAUSED)

@@ -231,6 +231,11 @@ class Twin(
         self.cleaned.append(cleanup)
         return replace(self._receipt(cleanup, CleanupStatus.CLEANED), completed_at="2026-01-01T00:00:01+00:00")
 
+    @activity.defn(name="erase_history")
+    async def erase_history(self, _cleanup: CleanupInput) -> None:
+        """Erases nothing: a twin's histories are looked at afterwards."""
+        await self._enter("erase_history")
+
     @activity.defn(name="fail_cleanup")
     async def fail_cleanup(self, _failure: CleanupFailure) -> None:
         """Closes the receipt."""

@@ -130,6 +130,7 @@ async def running_worker(stores: Stores, client: Client) -> AsyncIterator[None]:
                 cleanup.delete_sources,
                 cleanup.purge_dead_letters,
                 cleanup.verify_cleanup,
+                cleanup.erase_history,
                 cleanup.fail_cleanup,
             ],
         },
