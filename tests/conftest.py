@@ -1,9 +1,19 @@
 """For all tests."""
 
 import gc
+import signal
 import time
 
 import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Takes Ctrl-C even where the shell that started this had it ignored, as for a job in the background.
+
+    The processes that tests start inherit that, and some tests are about Ctrl-C.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -93,6 +93,7 @@ async def test_stop_kills_a_child_that_ignores_its_signals_and_its_children(tmp_
 async def test_leftover_is_ended_and_a_namesake_is_not(tmp_path):
     """What an earlier run left is ended by pid and start; a process that only has the pid is not touched."""
     left = await asyncio.create_subprocess_exec("sleep", "300")
+    await asyncio.sleep(0.1)  # the mark of a start is as fine as the kernel's clock tick
     other = await asyncio.create_subprocess_exec("sleep", "300")
     ledger, told = ProcessLedger(tmp_path / "processes.json"), []
     mark = start_mark(left.pid)
