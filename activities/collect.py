@@ -3,12 +3,15 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio import activity
 
 from activities.heartbeat import Beat, run_with_heartbeat
@@ -22,7 +25,7 @@ from ke.storage import frontier
 from ke.storage.collecting import PageOutcome, write_pages
 from ke.storage.database import Database
 from ke.storage.frontier import FrontierEntry, FrontierState
-from ke.storage.jobs import add_progress, hold_fence, lane_progress
+from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
 from ke.storage.tables import pages
 from ke.web.fetch import Fetcher
 from ke.web.politeness import HostGate
@@ -33,6 +36,10 @@ BATCH_PAGES: Final = 32
 """Pages in one commit, at most: what a killed worker's successor fetches again."""
 BATCH_SECONDS: Final = 0.5
 """The longest a fetched page waits for its commit while others are still under way."""
+REMEMBERED_GATES: Final = 1_000
+"""Jobs whose pauses between requests a worker remembers."""
+SITEMAP_BATCH: Final = 2_000
+"""URLs of a sitemap in one commit."""
 REMEMBERED_LINKS: Final = 200_000
 """Links that a slice remembers as already in the frontier, to spare the database."""
 
@@ -44,21 +51,40 @@ class CollectActivities(contract.CollectActivities):
         self._database = database
         self._fetcher = fetcher
         self._pool = pool
+        self._gates: OrderedDict[str, HostGate] = OrderedDict()
 
     @activity.defn(name="collect_pages")
     async def collect_pages(self, piece: CollectSlice) -> SliceReport:
         """Fetches pages of the frontier until the slice or the frontier ends."""
 
         async def body(beat: Beat) -> SliceReport:
-            return await _Slice(self._database, self._fetcher, self._pool, piece, beat).run()
+            gate = self._gate(piece)
+            return await _Slice(self._database, self._fetcher, self._pool, gate, piece, beat).run()
 
         return await run_with_heartbeat(body)
+
+    def _gate(self, piece: CollectSlice) -> HostGate:
+        """The job's gate, kept from slice to slice: a host's pause must outlast the slice that was told of it."""
+        rate = piece.spec.rate
+        gate = self._gates.pop(piece.job_id, None) or HostGate(rate.concurrency, rate.delay_s)
+        self._gates[piece.job_id] = gate
+        if len(self._gates) > REMEMBERED_GATES:
+            self._gates.popitem(last=False)
+        return gate
 
 
 class _Slice:
     """One attempt at a slice. What it holds in memory is also in Postgres, or is fetched again."""
 
-    def __init__(self, database: Database, fetcher: Fetcher, pool: CpuPool, piece: CollectSlice, beat: Beat) -> None:
+    def __init__(
+        self,
+        database: Database,
+        fetcher: Fetcher,
+        pool: CpuPool,
+        gate: HostGate,
+        piece: CollectSlice,
+        beat: Beat,
+    ) -> None:
         spec = replace(piece.spec, urls=tuple(canonicalize(url) for url in piece.spec.urls))
         self._database = database
         self._fetcher = fetcher
@@ -70,15 +96,15 @@ class _Slice:
         self._claim = uuid.uuid4()
         # A scrape fetches the URLs it was given, all of them and no others.
         self._limits = spec.limits if spec.follow else CrawlLimits(max_pages=len(spec.urls), max_depth=0)
-        self._gate = HostGate(spec.rate.concurrency, spec.rate.delay_s)
         self._robots = Robots(fetcher)
-        self._reach = Reach.of(spec, ())
-        self._reader = PageReader(fetcher, pool, self._robots, self._gate, self._reach)
+        self._reach = Reach.of(spec, pool)
+        self._reader = PageReader(fetcher, pool, self._robots, gate, self._reach)
         self._tasks: dict[asyncio.Task[PageOutcome], tuple[FrontierEntry, int]] = {}
         self._buffer: list[PageOutcome] = []
         self._buffered_at = 0.0
         self._known_links: set[str] = set()
         self._dry = False
+        self._out_of_bytes = False
         self._started = 0
         self._totals = Counters()
         self._ends_at = time.monotonic() + piece.max_seconds
@@ -98,6 +124,7 @@ class _Slice:
         """Seeds the frontier, once, and takes back what a dead slice had claimed."""
         async with self._database.transaction() as connection:
             await hold_fence(connection, self._job_id, self._piece.epoch)
+            await take_lease(connection, self._job_id, Lane.COLLECT, self._claim)
             progress = await lane_progress(connection, self._job_id, Lane.COLLECT)
             self._totals = progress.counters
             await frontier.release_pages(connection, self._job_id)
@@ -114,17 +141,23 @@ class _Slice:
 
     async def _read_sitemaps(self) -> None:
         if self._spec.follow and self._spec.scope.sitemaps and self._limits.max_depth > 0:
-            found = sitemap_urls(self._spec.urls, self._fetcher, self._robots, self._pool, self._reach)
-            async for urls in found:
-                if self._beat.stopping:
-                    return
-                async with self._database.transaction() as connection:
-                    await hold_fence(connection, self._job_id, self._piece.epoch)
-                    await frontier.add_pages(connection, self._job_id, ((url, 1) for url in urls))
-                self._beat.progress()
+            async for urls in sitemap_urls(self._fetcher, self._robots, self._pool, self._reach, self._beat):
+                for first in range(0, len(urls), SITEMAP_BATCH):
+                    async with self._writing() as connection:
+                        batch = urls[first : first + SITEMAP_BATCH]
+                        await frontier.add_pages(connection, self._job_id, ((url, 1) for url in batch))
+                    self._beat.progress()
+        if not self._beat.stopping:
+            async with self._writing() as connection:
+                await add_progress(connection, self._job_id, Lane.COLLECT, Counters(), seeded=True)
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that is refused once the job may not be written, or another attempt has the lane."""
         async with self._database.transaction() as connection:
             await hold_fence(connection, self._job_id, self._piece.epoch)
-            await add_progress(connection, self._job_id, Lane.COLLECT, Counters(), seeded=True)
+            await hold_lease(connection, self._job_id, Lane.COLLECT, self._claim)
+            yield connection
 
     # The loop
 
@@ -137,6 +170,8 @@ class _Slice:
             limit = self._limit_reached()
             if not over and limit is None:
                 await self._fill()
+            elif self._tasks:
+                await self._give_back_waiting()
             if self._tasks:
                 await self._take()
                 continue
@@ -160,7 +195,7 @@ class _Slice:
         limits = self._limits
         if self._pages_left() <= 0:
             return "max_pages"
-        if limits.max_bytes is not None and self._bytes_left() == 0:
+        if limits.max_bytes is not None and (self._out_of_bytes or self._bytes_left() == 0):
             return "max_bytes"
         if limits.max_seconds is not None and self._elapsed_s() >= limits.max_seconds:
             return "max_seconds"
@@ -190,8 +225,7 @@ class _Slice:
         if left is not None:
             # Each fetch reserves its share, so that together they cannot go over.
             room = min(room, max(1, left // self._fetcher.max_bytes))
-        async with self._database.transaction() as connection:
-            await hold_fence(connection, self._job_id, self._piece.epoch)
+        async with self._writing() as connection:
             claimed = await frontier.claim_pages(connection, self._job_id, self._claim, limit=room)
         self._dry = len(claimed) < room
         self._started += len(claimed)
@@ -203,11 +237,15 @@ class _Slice:
     async def _take(self) -> None:
         """Waits for finished pages and commits them when there are enough, or no more are to be expected soon."""
         done, _ = await asyncio.wait(self._tasks, timeout=BATCH_SECONDS / 2, return_when=asyncio.FIRST_COMPLETED)
+        # Each wait of a page has its own limit, and a host may ask for one of minutes.
+        self._beat.progress()
         for task in done:
             outcome = task.result()
             del self._tasks[task]
             if not self._buffer:
                 self._buffered_at = time.monotonic()
+            # The first page that did not fit into what was left of the bytes ends the crawl.
+            self._out_of_bytes |= outcome.reason == "max_bytes"
             self._buffer.append(self._without_known_links(outcome))
         waited = time.monotonic() - self._buffered_at
         if self._buffer and (len(self._buffer) >= BATCH_PAGES or waited >= BATCH_SECONDS or self._dry):
@@ -236,15 +274,22 @@ class _Slice:
 
     # The end
 
+    async def _give_back_waiting(self) -> None:
+        """Gives back the pages that only wait for their turn at a slow host: the next slice waits as well."""
+        await self._break_off([t for t, (entry, _) in self._tasks.items() if entry.id not in self._reader.started])
+
     async def _abandon(self) -> None:
-        """Breaks off what is under way; what had come is kept, the rest goes back into the frontier."""
-        if not self._tasks:
+        """Breaks off what is under way."""
+        await self._break_off(list(self._tasks))
+
+    async def _break_off(self, tasks: Sequence[asyncio.Task[PageOutcome]]) -> None:
+        """Ends these tasks; what had come is kept, the rest goes back into the frontier."""
+        if not tasks:
             return
-        for task in self._tasks:
+        for task in tasks:
             task.cancel()
-        results = await asyncio.gather(*self._tasks, return_exceptions=True)
-        entries: Sequence[FrontierEntry] = [entry for entry, _ in self._tasks.values()]
-        self._tasks = {}
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        entries = [self._tasks.pop(task)[0] for task in tasks]
         came = [result for result in results if isinstance(result, PageOutcome)]
         self._buffer.extend(self._without_known_links(outcome) for outcome in came)
         kept = {outcome.entry.id for outcome in came}
@@ -255,8 +300,7 @@ class _Slice:
     async def _finish(self, note: str | None) -> SliceReport:
         await self._flush()
         if note is not None:
-            async with self._database.transaction() as connection:
-                await hold_fence(connection, self._job_id, self._piece.epoch)
+            async with self._writing() as connection:
                 skipped = await frontier.skip_open_pages(connection, self._job_id, note)
                 self._totals = await add_progress(
                     connection, self._job_id, Lane.COLLECT, Counters(pages_skipped=skipped), done=True, note=note

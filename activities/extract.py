@@ -3,10 +3,10 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import structlog
 from temporalio import activity
@@ -23,19 +23,30 @@ from ke.storage import extracting
 from ke.storage.database import Database
 from ke.storage.dead_letters import DeadLetter
 from ke.storage.extracting import ClaimedSource, EntityMention, NewExtraction
-from ke.storage.jobs import hold_fence, lane_progress
+from ke.storage.jobs import hold_fence, hold_lease, lane_progress, take_lease
 from ke.storage.vectors.base import MAX_BATCH, Point, VectorStore
 
 GROUP_SOURCES: Final = 16
 """Sources in one commit, at most: what a killed worker's successor extracts again."""
 AT_ONCE: Final = 4
 """Sources under way in the pool."""
+COMMIT_CHUNKS: Final = 512
+"""Chunks that are committed before their group is finished: long sources are not lost with short ones."""
 POLL_S: Final = 0.3
 """Seconds between two looks for new sources while the collect lane is still at work."""
 MAX_ATTEMPTS: Final = 3
 """Times a source may take its pool process down with it before it is a dead letter."""
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 log = structlog.get_logger(__name__)
+
+
+class Unextractable(KeError):
+    """The source could not be extracted."""
+
+    code = "unextractable"
 
 
 class ExtractActivities(contract.ExtractActivities):
@@ -56,6 +67,20 @@ class ExtractActivities(contract.ExtractActivities):
         return await run_with_heartbeat(body)
 
 
+class _BeatingPool:
+    """The pool, each of whose results is a sign of life: one long source takes minutes of them."""
+
+    def __init__(self, pool: CpuPool, beat: Beat) -> None:
+        self._pool = pool
+        self._beat = beat
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result."""
+        result = await self._pool.run(function, *args, **kwargs)
+        self._beat.progress()
+        return result
+
+
 class _Slice:
     """One attempt at a slice."""
 
@@ -64,7 +89,7 @@ class _Slice:
     ) -> None:
         self._database = database
         self._vectors = vectors
-        self._pool = pool
+        self._pool = _BeatingPool(pool, beat)
         self._piece = piece
         self._beat = beat
         self._job_id = uuid.UUID(piece.job_id)
@@ -93,6 +118,7 @@ class _Slice:
         await self._vectors.ensure_collection(self._embedder.collection, self._embedder.dimensions)
         async with self._database.transaction() as connection:
             await hold_fence(connection, self._job_id, self._piece.epoch)
+            await take_lease(connection, self._job_id, Lane.EXTRACT, self._claim)
             self._totals = (await lane_progress(connection, self._job_id, Lane.EXTRACT)).counters
             await extracting.select_sources(connection, self._job_id, self._piece.spec)
             await extracting.release_tasks(connection, self._job_id)
@@ -107,15 +133,14 @@ class _Slice:
         room = GROUP_SOURCES if size is None else min(GROUP_SOURCES, size - self._taken)
         async with self._database.transaction() as connection:
             await hold_fence(connection, self._job_id, self._piece.epoch)
+            await hold_lease(connection, self._job_id, Lane.EXTRACT, self._claim)
             group = await extracting.claim_tasks(connection, self._job_id, self._claim, limit=room)
         self._taken += len(group)
         return group
 
     async def _nothing_more_comes(self) -> bool:
-        if not self._piece.collecting:
-            return True
         async with self._database.transaction() as connection:
-            if not (await lane_progress(connection, self._job_id, Lane.COLLECT)).done:
+            if self._piece.collecting and not (await lane_progress(connection, self._job_id, Lane.COLLECT)).done:
                 return False
             # Looked at after the flag: a source that came just before it is still seen.
             return await extracting.open_tasks(connection, self._job_id) == 0
@@ -125,46 +150,54 @@ class _Slice:
         room = asyncio.Semaphore(AT_ONCE)
         tasks = {source.id: asyncio.create_task(self._one(source, room)) for source in group}
         stop = asyncio.create_task(self._beat.stop.wait())
-        waiting: set[asyncio.Task[ExtractedSource | KeError | None]] = set(tasks.values())
+        waiting: set[asyncio.Task[ExtractedSource | KeError]] = set(tasks.values())
+        stored: set[uuid.UUID] = set()
         try:
             while waiting and not self._beat.stopping:
                 finished, _ = await asyncio.wait({*waiting, stop}, return_when=asyncio.FIRST_COMPLETED)
                 waiting -= finished
-                self._beat.progress()
+                ready = [(s, tasks[s.id].result()) for s in group if s.id not in stored and tasks[s.id].done()]
+                if sum(len(r.chunks) for _, r in ready if isinstance(r, ExtractedSource)) >= COMMIT_CHUNKS:
+                    await self._keep(ready)
+                    stored.update(s.id for s, _ in ready)
         finally:
             for task in (*waiting, stop):
                 task.cancel()
             await asyncio.gather(*waiting, stop, return_exceptions=True)
-        results = {s.id: tasks[s.id].result() for s in group if not tasks[s.id].cancelled()}
-        made = [(s, r) for s in group if isinstance(r := results.get(s.id), ExtractedSource)]
-        await self._store(made)
-        for source in group:
-            failure = results.get(source.id)
-            if isinstance(failure, KeError):
-                await self._bury(source, failure)
+        await self._keep([(s, tasks[s.id].result()) for s in group if not (s.id in stored or tasks[s.id].cancelled())])
         if self._beat.stopping:
             async with self._database.transaction() as connection:
                 await extracting.release_tasks(connection, self._job_id, claim=self._claim)
 
-    async def _one(self, source: ClaimedSource, room: asyncio.Semaphore) -> ExtractedSource | KeError | None:
+    async def _keep(self, ready: Sequence[tuple[ClaimedSource, ExtractedSource | KeError]]) -> None:
+        """Commits what became of these sources."""
+        await self._store([(source, result) for source, result in ready if isinstance(result, ExtractedSource)])
+        for source, result in ready:
+            if isinstance(result, KeError):
+                await self._bury(source, result)
+
+    async def _one(self, source: ClaimedSource, room: asyncio.Semaphore) -> ExtractedSource | KeError:
         """Extracts one source; returns what is wrong with it when that is final."""
-        text = SourceText(source.id, source.text)
         async with room:
-            try:
-                return await extract_source(self._pool, text, self._piece.spec)
-            except WorkLost:
-                log.warning("a pool process died under an extraction", source_id=str(source.id))
-            except KeError as error:
-                return error
-            # Whose fault was it? Alone in this slice, an innocent source succeeds now.
-            for attempt in range(2, MAX_ATTEMPTS + 1):
+            result = await self._try(source)
+            attempts = 1
+            while isinstance(result, WorkLost) and attempts < MAX_ATTEMPTS:
+                log.warning("a pool process died under an extraction", source_id=str(source.id), attempt=attempts)
+                # Whose fault was it? Alone in this slice, an innocent source succeeds now.
                 async with self._alone:
-                    try:
-                        return await extract_source(self._pool, text, self._piece.spec)
-                    except WorkLost as error:
-                        if attempt == MAX_ATTEMPTS:
-                            return error
-        return None
+                    result = await self._try(source)
+                attempts += 1
+            return result
+
+    async def _try(self, source: ClaimedSource) -> ExtractedSource | KeError:
+        try:
+            return await extract_source(self._pool, SourceText(source.id, source.text), self._piece.spec)
+        except KeError as error:
+            return error
+        except Exception as error:
+            # The edge to the models: what a text can still bring about there is this source's end and not the job's.
+            log.exception("a source went wrong in a way that was not foreseen", source_id=str(source.id))
+            return Unextractable(f"{type(error).__name__}: {error}")
 
     async def _store(self, made: Sequence[tuple[ClaimedSource, ExtractedSource]]) -> None:
         """Rows first, then points, then `ready`: a crash in between leaves rows that are found again."""

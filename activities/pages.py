@@ -1,26 +1,35 @@
 """One page: may it be fetched, what came, what does it say, what follows from it."""
 
 import hashlib
+import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
+
+import structlog
 
 from ke.contracts.errors import KeError
 from ke.contracts.jobs import CollectSpec
 from ke.runtime.pool import CpuPool
 from ke.storage.collecting import Document, PageOutcome, PageState
 from ke.storage.frontier import FrontierEntry
-from ke.web.errors import RedirectRefused, TooLarge, UnsupportedType
+from ke.web.errors import BadPattern, RedirectRefused, TooLarge, UnsupportedType
 from ke.web.fetch import Fetcher
 from ke.web.parse import READABLE_TYPES, ParsedPage, parse_page
 from ke.web.politeness import HostGate
 from ke.web.response import Fail, Response, Retry, classify
-from ke.web.robots import Robots, RobotsRules
-from ke.web.urls import Scope, host_key
+from ke.web.robots import UNREACHABLE_S, Robots, RobotsRules
+from ke.web.urls import Scope, host_key, links_in_scope
+
+log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS: Final = 4
 """Failed attempts after which a page is a dead letter."""
+PARSE_TIMEOUT_S: Final = 60.0
+"""Seconds for reading one page, waiting for a free process included."""
+INLINE_LINKS: Final = 500
+"""Links that are told apart on the event loop when there is no pattern to match: a millisecond."""
 RETRY_DELAYS_S: Final = (1.0, 5.0, 15.0)
 """Seconds before the second, third and fourth attempt, unless the server asks for more."""
 
@@ -31,6 +40,13 @@ class Unreadable(KeError):
     code = "unreadable"
 
 
+class RobotsUnreachable(KeError):
+    """The robots.txt of this host cannot be read now, so nothing of it may be fetched."""
+
+    code = "robots-unreachable"
+    retryable = True
+
+
 @dataclass(slots=True)
 class Reach:
     """How far a crawl may go; a seed that redirects to another host widens it."""
@@ -38,12 +54,13 @@ class Reach:
     spec: CollectSpec
     hosts: frozenset[str]
     scope: Scope
+    pool: CpuPool
 
     @classmethod
-    def of(cls, spec: CollectSpec, moved_to: tuple[str, ...]) -> "Reach":
-        """The reach of a crawl whose seeds have redirected to these URLs so far."""
-        hosts = frozenset(host_key(url) for url in (*spec.urls, *moved_to))
-        return cls(spec, hosts, Scope(spec.scope, spec.limits, hosts))
+    def of(cls, spec: CollectSpec, pool: CpuPool) -> "Reach":
+        """The reach of a crawl whose seeds have not redirected so far."""
+        hosts = frozenset(host_key(url) for url in spec.urls)
+        return cls(spec, hosts, Scope(spec.scope, spec.limits, hosts), pool)
 
     def widen(self, url: str) -> None:
         """Takes the host of this URL into scope."""
@@ -51,6 +68,14 @@ class Reach:
         if host not in self.hosts:
             self.hosts |= {host}
             self.scope = Scope(self.spec.scope, self.spec.limits, self.hosts)
+
+    async def select(self, urls: tuple[str, ...], depth: int) -> tuple[str, ...]:
+        """Those of the URLs that the crawl follows."""
+        scope, limits, hosts = self.spec.scope, self.spec.limits, self.hosts
+        if len(urls) <= INLINE_LINKS and not (scope.include or scope.exclude):
+            return links_in_scope(urls, depth, scope, limits, hosts)
+        # A person's pattern may take a quarter of a second on each URL: not on the event loop.
+        return await self.pool.run(links_in_scope, urls, depth, scope, limits, hosts)
 
 
 class PageReader:
@@ -62,6 +87,8 @@ class PageReader:
         self._robots = robots
         self._gate = gate
         self._reach = reach
+        self.started: set[uuid.UUID] = set()
+        """The pages whose request has begun; the others only wait for their turn at the host."""
 
     async def read(self, entry: FrontierEntry, *, max_bytes: int | None) -> PageOutcome:  # noqa: PLR0911
         """Fetches and reads one page; whatever goes wrong with it is its outcome.
@@ -74,28 +101,39 @@ class PageReader:
             BadPattern: One of the crawl's patterns cannot be matched in reasonable time: the job's fault.
         """
         try:
-            rules = await self._rules(entry.url)
-            if rules is not None and not rules.reachable:
-                return self._again(entry, "robots-unreachable", rules.reason)
-            if rules is not None and not rules.allowed(entry.url):
-                return self._skip(entry, "disallowed by robots.txt")
-            async with self._gate.slot(host_key(entry.url), rules.crawl_delay_s if rules else None):
-                response = await self._fetcher.fetch(
-                    entry.url, types=READABLE_TYPES, follow=self._follow(entry), max_bytes=max_bytes
-                )
-            return await self._answer(entry, response)
+            return await self._read(entry, max_bytes)
         except (UnsupportedType, RedirectRefused) as error:
             return self._skip(entry, error.message)
         except TooLarge as error:
+            read = int(error.extra.get("bytes_read", 0))
             if max_bytes is not None and max_bytes < self._fetcher.max_bytes:
-                return self._skip(entry, "max_bytes")
-            return self._fail(entry, error.code, error.message)
+                return replace(self._skip(entry, "max_bytes"), bytes=read)
+            return replace(self._fail(entry, error.code, error.message), bytes=read)
+        except BadPattern:
+            raise
         except KeError as error:
-            if error.code == "bad-pattern":
-                raise
             if error.retryable:
                 return self._again(entry, error.code, error.message)
             return self._fail(entry, error.code, error.message)
+        except Exception as error:
+            # The edge to the web: what one page can still bring about is this page's end and not the job's.
+            log.exception("a page went wrong in a way that was not foreseen", url=entry.url)
+            return self._fail(entry, "unreadable", f"{type(error).__name__}: {error}")
+        finally:
+            self.started.discard(entry.id)
+
+    async def _read(self, entry: FrontierEntry, max_bytes: int | None) -> PageOutcome:
+        rules = await self._rules(entry.url)
+        if rules is not None and not rules.reachable:
+            return self._again(entry, RobotsUnreachable.code, rules.reason, after_s=UNREACHABLE_S)
+        if rules is not None and not rules.allowed(entry.url):
+            return self._skip(entry, "disallowed by robots.txt")
+        async with self._gate.slot(host_key(entry.url), rules.crawl_delay_s if rules else None):
+            self.started.add(entry.id)
+            response = await self._fetcher.fetch(
+                entry.url, types=READABLE_TYPES, follow=self._follow(entry), max_bytes=max_bytes
+            )
+        return await self._answer(entry, response)
 
     async def _rules(self, url: str) -> RobotsRules | None:
         return await self._robots.rules(url) if self._reach.spec.scope.robots else None
@@ -109,6 +147,8 @@ class PageReader:
                 if reason is not None:
                     return reason
             rules = await self._rules(target)
+            if rules is not None and not rules.reachable:
+                raise RobotsUnreachable(rules.reason)
             return None if rules is None or rules.allowed(target) else "disallowed by robots.txt"
 
         return refusal
@@ -123,7 +163,7 @@ class PageReader:
             )
         if isinstance(verdict, Fail):
             return self._fail(entry, f"http-{response.status}", verdict.reason, status=response.status)
-        return self._read(entry, response, await self._parse(response))
+        return await self._outcome(entry, response, await self._parse(response))
 
     async def _parse(self, response: Response) -> ParsedPage:
         try:
@@ -135,7 +175,7 @@ class PageReader:
         except Exception as error:
             raise Unreadable(f"The page could not be read: {type(error).__name__}: {error}") from error
 
-    def _read(self, entry: FrontierEntry, response: Response, page: ParsedPage) -> PageOutcome:
+    async def _outcome(self, entry: FrontierEntry, response: Response, page: ParsedPage) -> PageOutcome:
         if entry.depth == 0:
             self._reach.widen(response.final_url)
         kept = not (page.noindex and self._reach.spec.scope.robots)
@@ -149,7 +189,7 @@ class PageReader:
         )
         return PageOutcome(
             entry=entry,
-            state=PageState.FETCHED if kept else PageState.SKIPPED,
+            state=PageState.FETCHED,
             fetched_at=datetime.now(UTC),
             reason=None if kept else "the page asks not to be indexed",
             http_status=response.status,
@@ -157,15 +197,15 @@ class PageReader:
             last_modified=response.last_modified,
             bytes=len(response.body),
             document=document if kept else None,
-            links=self._links(entry, page),
+            links=await self._links(entry, page),
         )
 
-    def _links(self, entry: FrontierEntry, page: ParsedPage) -> tuple[str, ...]:
+    async def _links(self, entry: FrontierEntry, page: ParsedPage) -> tuple[str, ...]:
         spec = self._reach.spec
         if not spec.follow or (page.nofollow and spec.scope.robots):
             return ()
         links = page.links if spec.scope.robots else (*page.links, *page.nofollow_links)
-        return tuple(link for link in links if self._reach.scope.refusal(link, entry.depth + 1) is None)
+        return await self._reach.select(links, entry.depth + 1)
 
     def _skip(self, entry: FrontierEntry, reason: str) -> PageOutcome:
         return PageOutcome(entry, PageState.SKIPPED, datetime.now(UTC), reason=reason)

@@ -63,6 +63,7 @@ class JobWorkflow:
         ]
         self._limits: CrawlLimits = carried.limits or (job.collect.limits if job.collect else CrawlLimits())
         self._limits_changed = False
+        self._yielding = False
         self._paused = carried.paused
         self._cancel: CancelRequest | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -185,7 +186,7 @@ class JobWorkflow:
                 continue
             if workflow.info().is_continue_as_new_suggested():
                 self._continue_as_new()
-            self._limits_changed = False
+            self._limits_changed = self._yielding = False
             self._tasks = [
                 asyncio.create_task(self._run_lane(lane), name=lane) for lane in self._lanes if not self._done[lane]
             ]
@@ -204,14 +205,17 @@ class JobWorkflow:
 
     async def _run_lane(self, lane: Lane) -> None:
         """Runs slices of one lane until it is done or the stretch ends."""
-        while not (self._done[lane] or self._interrupted or workflow.info().is_continue_as_new_suggested()):
+        # `_yielding` outlasts what it is for: a `resume` may come before the slice has answered to the `pause`.
+        while not (
+            self._done[lane] or self._yielding or self._interrupted or workflow.info().is_continue_as_new_suggested()
+        ):
             handle = self._start_slice(lane)
             self._running[lane] = handle
             try:
                 report = await handle
             except ActivityError as error:
                 final = isinstance(error.cause, ApplicationError) and error.cause.non_retryable
-                if final or not self._interrupted:
+                if final or not (self._yielding or self._interrupted):
                     raise
                 # It was cancelled before a worker had it, its worker is dead and cannot acknowledge, or a store was
                 # out of reach when it stopped: what it had not committed is done again by the next slice.
@@ -268,6 +272,7 @@ class JobWorkflow:
         """Cancels the running slices; asking twice is asking once."""
         if self._stopping and self._stop_seen_at is None:
             self._stop_seen_at = workflow.now()
+        self._yielding = True
         for handle in self._running.values():
             handle.cancel()
 

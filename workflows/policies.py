@@ -28,7 +28,7 @@ def record(summary: str) -> ActivityConfig:
     """Short writes to the job's row, before all other work."""
     return ActivityConfig(
         task_queue=TaskQueue.JOBS,
-        start_to_close_timeout=timedelta(seconds=90),
+        start_to_close_timeout=timedelta(seconds=30),
         retry_policy=RETRY,
         cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         priority=Priority(priority_key=1),

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ke.contracts.errors import Fenced, Gone, NotFound
+from ke.contracts.errors import Fenced, Gone, NotFound, WorkLost
 from ke.contracts.jobs import (
     COUNTER_NAMES,
     WRITABLE,
@@ -213,6 +213,30 @@ async def hold_fence(connection: AsyncConnection, job_id: uuid.UUID, epoch: int)
     )
     if (await connection.execute(statement)).first() is None:
         raise Fenced(f"Job {job_id} may not be written under epoch {epoch} any more.")
+
+
+async def take_lease(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane, lease: uuid.UUID) -> None:
+    """Makes a slice the one that works on its lane; from now on every other one is refused by `hold_lease`."""
+    statement = insert(job_progress).values(job_id=job_id, lane=lane.value, lease=lease)
+    await connection.execute(statement.on_conflict_do_update(index_elements=["job_id", "lane"], set_={"lease": lease}))
+
+
+async def hold_lease(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane, lease: uuid.UUID) -> None:
+    """Makes sure, until the transaction ends, that this slice is the one that works on its lane.
+
+    A worker that was cut off for longer than the heartbeat timeout comes back to find its slice given to another.
+    Call it after `hold_fence`, so that locks are always taken in one order.
+
+    Raises:
+        WorkLost: Another attempt has taken the lane over; what this one had not written, that one does again.
+    """
+    statement = (
+        sa.select(job_progress.c.lease)
+        .where(job_progress.c.job_id == job_id, job_progress.c.lane == lane.value)
+        .with_for_update()
+    )
+    if (await connection.execute(statement)).scalar_one_or_none() != lease:
+        raise WorkLost("Another attempt has taken this slice over.")
 
 
 async def add_progress(

@@ -94,6 +94,7 @@ job_progress = sa.Table(
     sa.Column("job_id", UUID(as_uuid=True), sa.ForeignKey("jobs.id"), primary_key=True),
     sa.Column("lane", sa.Text, primary_key=True),
     *(sa.Column(name, sa.BigInteger, nullable=False, server_default="0") for name in COUNTER_NAMES),
+    sa.Column("lease", UUID(as_uuid=True)),  # of the slice that works now: what another one still writes is refused
     sa.Column("seeded", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("done", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("note", sa.Text, nullable=False, server_default=""),

@@ -33,6 +33,8 @@ MAX_REDIRECTS: Final = 10
 MAX_HEADER_BYTES: Final = 16_384
 """The longest header line. Security policies and cookies of real sites go over the 8 KB that are common."""
 MAX_HEADERS: Final = 256
+MAX_VALIDATOR_CHARS: Final = 1_000
+"""Of an ETag or Last-Modified that is kept."""
 CONNECT_TIMEOUT_S: Final = 10.0
 """Seconds for each address of a host to take the connection."""
 DNS_CACHE_S: Final = 60
@@ -140,6 +142,9 @@ class Fetcher:
             raise _as_fetch_error(error) from error
         except OSError as error:
             raise FetchFailed(f"the connection broke: {error}") from error
+        except ValueError as error:
+            # A host name that no resolver takes (an empty or too long label), found only when it is dialled.
+            raise BadUrl(f"the URL cannot be requested: {error}") from error
 
     async def _follow(self, request: "_Request") -> Response:
         """Goes from redirect to redirect until an answer is none."""
@@ -212,13 +217,13 @@ async def _read(request: _Request, answer: aiohttp.ClientResponse, url: str, tra
     max_bytes = request.max_bytes if good else min(request.max_bytes, MAX_ERROR_BODY_BYTES)
     cut = request.truncate or not good
     if not cut and answer.content_length is not None and answer.content_length > max_bytes:
-        raise TooLarge(f"the answer has {answer.content_length:,} bytes, more than {max_bytes:,}")
+        raise TooLarge(f"the answer has {answer.content_length:,} bytes, more than {max_bytes:,}", bytes_read=0)
     body = bytearray()
     async for chunk in answer.content.iter_any():
         body += chunk
         if len(body) > max_bytes:
             if not cut:
-                raise TooLarge(f"the answer has more than {max_bytes:,} bytes")
+                raise TooLarge(f"the answer has more than {max_bytes:,} bytes", bytes_read=len(body))
             break
     truncated = len(body) > max_bytes
     return Response(
@@ -228,8 +233,8 @@ async def _read(request: _Request, answer: aiohttp.ClientResponse, url: str, tra
         status=answer.status,
         content_type=content_type,
         charset=answer.charset.lower() if answer.charset else None,
-        etag=answer.headers.get("ETag"),
-        last_modified=answer.headers.get("Last-Modified"),
+        etag=_validator(answer.headers.get("ETag")),
+        last_modified=_validator(answer.headers.get("Last-Modified")),
         retry_after_s=parse_retry_after(answer.headers.get("Retry-After")),
         body=bytes(body[:max_bytes]),
         truncated=truncated,
@@ -237,6 +242,11 @@ async def _read(request: _Request, answer: aiohttp.ClientResponse, url: str, tra
         bytes_read=getattr(answer.content, "total_compressed_bytes", None) or len(body),
         elapsed_s=time.monotonic() - request.begun,
     )
+
+
+def _validator(value: str | None) -> str | None:
+    """A header to be sent back later: one that is not plain text, or endless, is worth nothing."""
+    return value if value and value.isprintable() and len(value) <= MAX_VALIDATOR_CHARS else None
 
 
 def _as_fetch_error(error: aiohttp.ClientError) -> FetchError:

@@ -21,7 +21,7 @@ MAX_SITEMAPS: Final = 100
 """Sitemaps that one robots.txt may name."""
 MAX_ORIGINS: Final = 10_000
 """Origins whose rules are remembered at once."""
-UNREACHABLE_S: Final = 60.0
+UNREACHABLE_S: Final = 5.0
 """Seconds until an unreachable robots.txt is asked for again."""
 
 _TOO_MANY_REQUESTS: Final = 429

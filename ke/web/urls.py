@@ -178,6 +178,14 @@ def in_scope(url: str, depth: int, scope: CrawlScope, limits: CrawlLimits, hosts
     return _scope_of(scope, limits, hosts).refusal(url, depth)
 
 
+def links_in_scope(
+    urls: tuple[str, ...], depth: int, scope: CrawlScope, limits: CrawlLimits, hosts: frozenset[str]
+) -> tuple[str, ...]:
+    """Those of the URLs that are followed. Can run in a process pool: a pattern may take its time on each of them."""
+    decide = _scope_of(scope, limits, hosts)
+    return tuple(url for url in urls if decide.refusal(url, depth) is None)
+
+
 @lru_cache(maxsize=64)
 def _scope_of(scope: CrawlScope, limits: CrawlLimits, hosts: frozenset[str]) -> Scope:
     return Scope(scope, limits, hosts)

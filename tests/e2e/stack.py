@@ -1,6 +1,7 @@
 """A whole `ke up` in processes of its own, as a person runs it, and what a test may do to it."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -88,7 +89,8 @@ class Stack:
         try:
             self._process.wait(STOP_TIMEOUT_S)
         finally:
-            _, alive = psutil.wait_procs(family, timeout=1)
+            _, left = psutil.wait_procs(family, timeout=1)
+            alive = [process for process in left if _runs(process)]
             for process in alive:
                 process.kill()
             if self._process.stdout is not None:
@@ -99,7 +101,8 @@ class Stack:
     def kill_everything(self) -> None:
         """SIGKILL to the supervisor and all its descendants, at once."""
         for process in self.family():
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait(10)
         if self.process.stdout is not None:
             self.process.stdout.close()
@@ -136,6 +139,14 @@ class Stack:
             return await connection.fetch(query, *args)
         finally:
             await connection.close()
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it runs; one that has ended and was not waited for does not."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def eventually(

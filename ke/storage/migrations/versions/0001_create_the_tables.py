@@ -150,6 +150,7 @@ def upgrade() -> None:
         sa.Column("vectors", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("dead_letters", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("bytes", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("lease", sa.UUID(), nullable=True),
         sa.Column("seeded", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("done", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("note", sa.Text(), server_default="", nullable=False),
