@@ -22,7 +22,8 @@ from ke.contracts.activities import CollectSlice, SliceReport
 from ke.contracts.jobs import Counters, CrawlLimits, Lane
 from ke.runtime.pool import CpuPool
 from ke.storage import frontier
-from ke.storage.collecting import PageOutcome, write_pages
+from ke.storage.collect_batches import skip_batch, write_batch
+from ke.storage.collecting import PageOutcome
 from ke.storage.database import Database
 from ke.storage.frontier import FrontierEntry, FrontierState
 from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
@@ -261,10 +262,15 @@ class _Slice:
         if not self._buffer:
             return
         batch, self._buffer = self._buffer, []
-        async with self._database.transaction() as connection:
-            self._totals = await write_pages(
-                connection, self._job_id, self._piece.epoch, self._claim, batch, extract=self._piece.extract
-            )
+        self._totals = await write_batch(
+            self._database,
+            self._job_id,
+            self._piece.epoch,
+            self._claim,
+            batch,
+            extract=self._piece.extract,
+            progress=self._beat.progress,
+        )
         self._dry = False
         self._beat.progress({"collect": {name: n for name, n in asdict(self._totals).items() if n}})
 
@@ -299,12 +305,13 @@ class _Slice:
 
     async def _finish(self, note: str | None) -> SliceReport:
         await self._flush()
-        if note is not None:
+        done = False
+        while note is not None and not done:
             async with self._writing() as connection:
-                skipped = await frontier.skip_open_pages(connection, self._job_id, note)
-                self._totals = await add_progress(
-                    connection, self._job_id, Lane.COLLECT, Counters(pages_skipped=skipped), done=True, note=note
-                )
+                self._totals, done = await skip_batch(connection, self._job_id, note)
+            self._beat.progress()
+            if self._beat.stopping:
+                break
         return SliceReport(
-            done=note is not None, counters=self._totals, interrupted=self._beat.stopping, note=note or ""
+            done=done, counters=self._totals, interrupted=self._beat.stopping, note=(note or "") if done else ""
         )

@@ -19,11 +19,11 @@ from ke.contracts.jobs import Counters, Lane
 from ke.extraction.embed import find_embedder
 from ke.extraction.pipeline import ExtractedChunk, ExtractedSource, SourceText, extract_source
 from ke.runtime.pool import CpuPool
-from ke.storage import extracting
+from ke.storage import extract_queue, extracting
 from ke.storage.database import Database
 from ke.storage.dead_letters import DeadLetter
 from ke.storage.extracting import ClaimedSource, EntityMention, NewExtraction
-from ke.storage.jobs import hold_fence, hold_lease, lane_progress, take_lease
+from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
 from ke.storage.vectors.base import MAX_BATCH, Point, VectorStore
 
 GROUP_SOURCES: Final = 16
@@ -119,9 +119,23 @@ class _Slice:
         async with self._database.transaction() as connection:
             await hold_fence(connection, self._job_id, self._piece.epoch)
             await take_lease(connection, self._job_id, Lane.EXTRACT, self._claim)
-            self._totals = (await lane_progress(connection, self._job_id, Lane.EXTRACT)).counters
-            await extracting.select_sources(connection, self._job_id, self._piece.spec)
+            progress = await lane_progress(connection, self._job_id, Lane.EXTRACT)
+            self._totals = progress.counters
             await extracting.release_tasks(connection, self._job_id)
+            after = 0 if progress.seeded else await extract_queue.queued_up_to(connection, self._job_id)
+        if not progress.seeded:
+            await self._queue_sources(after)
+
+    async def _queue_sources(self, after: int | None) -> None:
+        """Queues the sources that the job names, batch by batch; broken off, the next slice goes on."""
+        while after is not None and not self._beat.stopping:
+            async with self._database.transaction() as connection:
+                await hold_fence(connection, self._job_id, self._piece.epoch)
+                await hold_lease(connection, self._job_id, Lane.EXTRACT, self._claim)
+                after = await extract_queue.select_sources(connection, self._job_id, self._piece.spec, after=after)
+                if after is None:
+                    await add_progress(connection, self._job_id, Lane.EXTRACT, Counters(), seeded=True)
+            self._beat.progress()
 
     def _over(self) -> bool:
         """Whether the slice ends: by its time, or, with `chunk_size`, by its batch."""

@@ -45,10 +45,9 @@ class RecordActivities(contract.RecordActivities):
 
     @activity.defn(name="close_job")
     async def close_job(self, close: CloseJob) -> JobOutcome:
-        """Counts, and writes the terminal state with its result."""
+        """Skips what is left, counts, and writes the terminal state with its result."""
 
-        async def body(_beat: Beat) -> JobOutcome:
-            async with self._database.transaction() as connection:
-                return await closing.close_job(connection, close)
+        async def body(beat: Beat) -> JobOutcome:
+            return await closing.end_job(self._database, close, beat.progress)
 
         return await run_with_heartbeat(body)

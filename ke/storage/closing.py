@@ -1,7 +1,12 @@
-"""How a job ends: counts what there is, and writes the terminal state with its result."""
+"""How a job ends: counts what there is, and writes the terminal state with its result.
+
+A job may have millions of rows, and a statement has a minute: `end_job` skips what is left in batches, each in a
+transaction of its own, and counts go piece by piece.
+"""
 
 import uuid
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,19 +22,62 @@ from ke.contracts.jobs import (
     JobOutcome,
     JobStatus,
 )
-from ke.storage.extracting import skip_open_tasks
-from ke.storage.frontier import skip_open_pages
+from ke.storage.database import Database
+from ke.storage.extract_queue import skip_open_tasks
+from ke.storage.frontier import SKIP_BATCH, skip_open_pages
 from ke.storage.jobs import JobRow, get_job, move_job
 from ke.storage.tables import dead_letters, entities, extraction_tasks, extractions, pages, sources
 
 MAX_LISTED_SKIPPED: Final = 100
 """Skipped sources that a result names; the rest are in the list of the job's sources."""
+COUNT_PIECE: Final = 100_000
+"""Rows that one statement counts."""
 
 
-async def close_job(connection: AsyncConnection, close: CloseJob) -> JobOutcome:
+async def end_job(
+    database: Database, close: CloseJob, progress: Callable[[], None] = lambda: None, *, limit: int = SKIP_BATCH
+) -> JobOutcome:
     """Ends a job, once: a job that has ended already keeps its end, which is returned.
 
-    What was not fetched or extracted by then is marked as skipped, and counted.
+    What was not fetched or extracted by then is marked as skipped, and counted. Broken off on the way, the next call
+    goes on after the last batch.
+
+    Args:
+        database: The database.
+        close: How the job ends.
+        progress: Called after each step.
+        limit: Rows that one transaction skips.
+
+    Raises:
+        NotFound: There is no such job.
+    """
+    while await _skip_batch(database, close, limit):
+        progress()
+    async with database.transaction() as connection:
+        return await close_job(connection, close, progress, limit=limit)
+
+
+async def _skip_batch(database: Database, close: CloseJob, limit: int) -> int:
+    """Skips a batch under the lock of the job's row, so that two who end a job take turns; returns how many."""
+    async with database.transaction() as connection:
+        row = await get_job(connection, uuid.UUID(close.job_id), lock=True)
+        return 0 if row.status.is_terminal else await _skip_open(connection, row.id, close, limit)
+
+
+async def _skip_open(connection: AsyncConnection, job_id: uuid.UUID, close: CloseJob, limit: int) -> int:
+    why = "cancelled" if close.cancelled else "failed" if close.error else "ended"
+    skipped = await skip_open_pages(connection, job_id, why, limit=limit)
+    return skipped or await skip_open_tasks(connection, job_id, limit=limit)
+
+
+async def close_job(
+    connection: AsyncConnection,
+    close: CloseJob,
+    progress: Callable[[], None] = lambda: None,
+    *,
+    limit: int = SKIP_BATCH,
+) -> JobOutcome:
+    """The last step of `end_job`, in one transaction; correct by itself, but slow when very much is left to skip.
 
     Raises:
         NotFound: There is no such job.
@@ -37,11 +85,10 @@ async def close_job(connection: AsyncConnection, close: CloseJob) -> JobOutcome:
     row = await get_job(connection, uuid.UUID(close.job_id), lock=True)
     if row.status.is_terminal:
         return outcome_of(row)
-    why = "cancelled" if close.cancelled else "failed" if close.error else "ended"
-    await skip_open_pages(connection, row.id, why)
-    await skip_open_tasks(connection, row.id)
-    counters = await count_job(connection, row.id)
-    status = _final_status(close, counters)
+    while await _skip_open(connection, row.id, close, limit):
+        progress()
+    counters, has_failures = await count_job(connection, row.id, progress)
+    status = _final_status(close, has_failures=has_failures)
     now: datetime = (await connection.execute(sa.select(sa.func.clock_timestamp()))).scalar_one()
     receipt = _receipt(row, close, now)
     result = await _result(connection, row, counters, receipt, now)
@@ -59,12 +106,12 @@ async def close_job(connection: AsyncConnection, close: CloseJob) -> JobOutcome:
     return outcome_of(closed or row)
 
 
-def _final_status(close: CloseJob, counters: Counters) -> JobStatus:
+def _final_status(close: CloseJob, *, has_failures: bool) -> JobStatus:
     if close.error is not None:
         return JobStatus.FAILED
     if close.cancelled:
         return JobStatus.CANCELLED
-    return JobStatus.COMPLETED_WITH_ERRORS if counters.dead_letters else JobStatus.COMPLETED
+    return JobStatus.COMPLETED_WITH_ERRORS if has_failures else JobStatus.COMPLETED
 
 
 def _path(current: JobStatus, target: JobStatus) -> list[JobStatus]:
@@ -109,37 +156,83 @@ def _receipt(row: JobRow, close: CloseJob, now: datetime) -> CancellationReceipt
     )
 
 
-async def count_job(connection: AsyncConnection, job_id: uuid.UUID) -> Counters:
-    """Counts the job's rows, exactly."""
+async def count_job(
+    connection: AsyncConnection, job_id: uuid.UUID, progress: Callable[[], None] = lambda: None
+) -> tuple[Counters, bool]:
+    """Counts the job's rows, exactly.
 
-    async def by_state(table: sa.Table) -> dict[str, int]:
-        statement = (
-            sa.select(table.c.state, sa.func.count().label("number"))
-            .where(table.c.job_id == job_id)
-            .group_by(table.c.state)
-        )
-        return {record.state: record.number for record in await connection.execute(statement)}
+    Returns:
+        The counters, and whether a page or a source failed for good. Its dead letter may have been purged since.
+    """
+
+    async def tally(table: sa.Table) -> dict[str, _Tally]:
+        return await _tally(connection, table, job_id, progress)
 
     async def total(table: sa.Table) -> int:
-        statement = sa.select(sa.func.count()).select_from(table).where(table.c.job_id == job_id)
-        return int((await connection.execute(statement)).scalar_one())
+        return sum(part.number for part in (await tally(table)).values())
 
-    size = sa.select(sa.func.coalesce(sa.func.sum(pages.c.bytes), 0)).where(pages.c.job_id == job_id)
-    page, task, chunk = await by_state(pages), await by_state(extraction_tasks), await by_state(extractions)
-    return Counters(
-        pages_fetched=page.get("fetched", 0),
-        pages_failed=page.get("failed", 0),
-        pages_skipped=page.get("skipped", 0),
-        pages_duplicate=page.get("duplicate", 0),
+    page, chunk = await tally(pages), await tally(extractions)
+    task = await _count_tasks(connection, job_id)
+    none = _Tally()
+    counters = Counters(
+        pages_fetched=page.get("fetched", none).number,
+        pages_failed=page.get("failed", none).number,
+        pages_skipped=page.get("skipped", none).number,
+        pages_duplicate=page.get("duplicate", none).number,
         sources=await total(sources),
         sources_extracted=task.get("done", 0),
         sources_skipped=task.get("skipped", 0),
-        extractions=sum(chunk.values()),
+        extractions=sum(part.number for part in chunk.values()),
         entities=await total(entities),
-        vectors=chunk.get("ready", 0),
+        vectors=chunk.get("ready", none).number,
         dead_letters=await total(dead_letters),
-        bytes=int((await connection.execute(size)).scalar_one()),
+        bytes=sum(part.bytes for part in page.values()),
     )
+    return counters, bool(counters.pages_failed or task.get("failed"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """Rows of one state."""
+
+    number: int = 0
+    bytes: int = 0
+
+
+async def _tally(
+    connection: AsyncConnection, table: sa.Table, job_id: uuid.UUID, progress: Callable[[], None]
+) -> dict[str, _Tally]:
+    """Counts rows by their state, "" where the table has none, in pieces along the index on job and `seq`."""
+    state = table.c.state if "state" in table.c else sa.literal("")
+    size = table.c.bytes if table is pages else sa.literal(0)
+    found: dict[str, _Tally] = {}
+    after = 0
+    while True:
+        piece = (
+            sa.select(table.c.seq, state.label("state"), size.label("bytes"))
+            .where(table.c.job_id == job_id, table.c.seq > after)
+            .order_by(table.c.seq)
+            .limit(COUNT_PIECE)
+            .subquery()
+        )
+        statement = sa.select(
+            piece.c.state, sa.func.count(), sa.func.coalesce(sa.func.sum(piece.c.bytes), 0), sa.func.max(piece.c.seq)
+        ).group_by(piece.c.state)
+        records = (await connection.execute(statement)).all()
+        if not records:
+            return found
+        for name, number, size_sum, last in records:
+            before = found.get(name, _Tally())
+            found[name] = _Tally(before.number + number, before.bytes + int(size_sum))
+            after = max(after, last)
+        progress()
+
+
+async def _count_tasks(connection: AsyncConnection, job_id: uuid.UUID) -> dict[str, int]:
+    """Counts the extract lane's sources by their state, which an index has."""
+    state = extraction_tasks.c.state
+    statement = sa.select(state, sa.func.count()).where(extraction_tasks.c.job_id == job_id).group_by(state)
+    return {record[0]: record[1] for record in await connection.execute(statement)}
 
 
 async def _result(

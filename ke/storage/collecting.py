@@ -252,7 +252,7 @@ def _count(outcomes: Sequence[PageOutcome]) -> Counters:
         pages_failed=number(PageState.FAILED),
         pages_skipped=number(PageState.SKIPPED),
         pages_duplicate=number(PageState.DUPLICATE),
-        sources=number(PageState.FETCHED),
+        sources=sum(o.state is PageState.FETCHED and o.document is not None for o in outcomes),
         dead_letters=number(PageState.FAILED),
         bytes=sum(o.bytes for o in outcomes),
     )

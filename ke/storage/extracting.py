@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.errors import Fenced
 from ke.contracts.ids import entity_id, extraction_id
-from ke.contracts.jobs import Artifacts, Counters, ExtractSpec, Lane
+from ke.contracts.jobs import Artifacts, Counters, Lane
 from ke.storage.dead_letters import DeadLetter, write_dead_letters
 from ke.storage.jobs import add_progress, hold_fence
 from ke.storage.tables import entities, extraction_tasks, extractions, jobs, sources
@@ -61,19 +61,6 @@ class NewExtraction:
 def new_extraction_id(job_id: uuid.UUID, source: ClaimedSource, chunk_number: int, embedder: str) -> uuid.UUID:
     """The id of a chunk of this source in this job."""
     return extraction_id(job_id, source.id, source.content_hash, chunk_number, embedder)
-
-
-async def select_sources(connection: AsyncConnection, job_id: uuid.UUID, spec: ExtractSpec) -> None:
-    """Queues the sources that an extract job names; those that are queued already stay as they are."""
-    wanted = sa.select(sa.literal(job_id), sources.c.id).order_by(sources.c.seq)
-    if spec.source_job_id is not None:
-        wanted = wanted.where(sources.c.job_id == uuid.UUID(spec.source_job_id))
-    elif spec.source_ids is not None:
-        wanted = wanted.where(sources.c.id.in_([uuid.UUID(source) for source in spec.source_ids]))
-    else:
-        return
-    statement = insert(extraction_tasks).from_select(["job_id", "source_id"], wanted).on_conflict_do_nothing()
-    await connection.execute(statement)
 
 
 async def release_tasks(connection: AsyncConnection, job_id: uuid.UUID, *, claim: uuid.UUID | None = None) -> None:
@@ -273,13 +260,3 @@ async def open_tasks(connection: AsyncConnection, job_id: uuid.UUID) -> int:
         .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state.in_(_OPEN))
     )
     return int((await connection.execute(statement)).scalar_one())
-
-
-async def skip_open_tasks(connection: AsyncConnection, job_id: uuid.UUID) -> int:
-    """Marks the sources that were not extracted as skipped; returns how many."""
-    statement = (
-        sa.update(extraction_tasks)
-        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state.in_(_OPEN))
-        .values(state="skipped", claim=None)
-    )
-    return (await connection.execute(statement)).rowcount

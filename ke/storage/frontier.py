@@ -1,9 +1,11 @@
 """The `pages` table as a crawl's frontier: what is to be fetched, and who is fetching it."""
 
+import asyncio
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Final
 
 import sqlalchemy as sa
@@ -14,6 +16,11 @@ from ke.contracts.ids import page_id
 from ke.storage.tables import pages
 
 _OPEN: Final = ("pending", "fetching")
+
+PIECE: Final = 2_000
+"""URLs in one statement, at most: their ids are computed on the event loop, which nobody else has meanwhile."""
+SKIP_BATCH: Final = 10_000
+"""Pages that one transaction skips, at most: a second or less, far below the statement timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +48,10 @@ class FrontierState:
 
 async def add_pages(connection: AsyncConnection, job_id: uuid.UUID, urls: Iterable[tuple[str, int]]) -> None:
     """Adds canonical URLs with their depths; those that are there already stay as they are."""
-    values = [{"id": page_id(job_id, url), "job_id": job_id, "url": url, "depth": depth} for url, depth in urls]
-    if values:
+    left = iter(urls)
+    while piece := list(islice(left, PIECE)):
+        values = [{"id": page_id(job_id, url), "job_id": job_id, "url": url, "depth": depth} for url, depth in piece]
+        await asyncio.sleep(0)
         await connection.execute(insert(pages).on_conflict_do_nothing(), values)
 
 
@@ -93,11 +102,27 @@ async def frontier_state(connection: AsyncConnection, job_id: uuid.UUID) -> Fron
     return FrontierState(due, later, next_at)
 
 
-async def skip_open_pages(connection: AsyncConnection, job_id: uuid.UUID, reason: str) -> int:
-    """Marks all that was not fetched as skipped; returns how many."""
+async def skip_open_pages(
+    connection: AsyncConnection, job_id: uuid.UUID, reason: str, *, limit: int = SKIP_BATCH
+) -> int:
+    """Marks the next pages that were not fetched as skipped, at most `limit`.
+
+    Called until it returns less than `limit`, each time in a transaction of its own that holds the job's row, so that
+    nobody claims or skips pages at the same time.
+
+    Returns:
+        How many it marked.
+    """
+    # In the order of the partial index, so that a batch need not sort all that is left.
+    some = (
+        sa.select(pages.c.id)
+        .where(pages.c.job_id == job_id, pages.c.state.in_(_OPEN))
+        .order_by(pages.c.depth, pages.c.seq)
+        .limit(limit)
+    )
     statement = (
         sa.update(pages)
-        .where(pages.c.job_id == job_id, pages.c.state.in_(_OPEN))
+        .where(pages.c.id.in_(some.scalar_subquery()), pages.c.state.in_(_OPEN))
         .values(state="skipped", reason=reason, claim=None)
     )
     return (await connection.execute(statement)).rowcount

@@ -1,0 +1,94 @@
+"""The collect lane's writes in short transactions, however many links a batch has and however much is left at the end.
+
+Where there are very many, most of them go before the pages that they are on, in transactions of their own: a crash in
+between repeats them, and what is in the frontier already stays as it is.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ke.contracts.jobs import Counters, Lane
+from ke.storage.collecting import PageOutcome, write_pages
+from ke.storage.database import Database
+from ke.storage.frontier import PIECE, SKIP_BATCH, add_pages, skip_open_pages
+from ke.storage.jobs import add_progress, hold_fence
+
+
+async def write_batch(
+    database: Database,
+    job_id: uuid.UUID,
+    epoch: int,
+    claim: uuid.UUID,
+    batch: Sequence[PageOutcome],
+    *,
+    extract: bool,
+    progress: Callable[[], None] = lambda: None,
+) -> Counters:
+    """Writes a batch, in short transactions: its links but the last `PIECE`, then the pages with the rest.
+
+    Args:
+        database: The database.
+        job_id: The job.
+        epoch: The write epoch under which the slice works.
+        claim: Under which the pages were claimed.
+        batch: What became of them.
+        extract: Whether new sources go to the extract lane.
+        progress: Called after each transaction but the last.
+
+    Returns:
+        The lane's totals after this batch.
+
+    Raises:
+        Fenced: The job may not be written any more.
+    """
+    early, rest = _split_links(batch)
+    for first in range(0, len(early), PIECE):
+        async with database.transaction() as connection:
+            await write_links(connection, job_id, epoch, early[first : first + PIECE])
+        progress()
+    async with database.transaction() as connection:
+        return await write_pages(connection, job_id, epoch, claim, rest, extract=extract)
+
+
+def _split_links(batch: Sequence[PageOutcome]) -> tuple[list[tuple[str, int]], list[PageOutcome]]:
+    """The links to write first, with their depths, and the batch with the last `PIECE` links only."""
+    too_many = sum(len(o.links) for o in batch) - PIECE
+    early: list[tuple[str, int]] = []
+    rest: list[PageOutcome] = []
+    for outcome in batch:
+        cut = min(max(too_many - len(early), 0), len(outcome.links))
+        early.extend((url, outcome.entry.depth + 1) for url in outcome.links[:cut])
+        rest.append(replace(outcome, links=outcome.links[cut:]))
+    return early, rest
+
+
+async def write_links(
+    connection: AsyncConnection, job_id: uuid.UUID, epoch: int, links: Sequence[tuple[str, int]]
+) -> None:
+    """Adds links, with their depths, to the frontier before the pages that they are on are written.
+
+    Raises:
+        Fenced: The job may not be written any more.
+    """
+    await hold_fence(connection, job_id, epoch)
+    await add_pages(connection, job_id, links)
+
+
+async def skip_batch(
+    connection: AsyncConnection, job_id: uuid.UUID, note: str, *, limit: int = SKIP_BATCH
+) -> tuple[Counters, bool]:
+    """Skips the next pages of a lane that is at its end, at most `limit`, and marks the lane done after the last.
+
+    Called until it says that the lane is done, each time in a transaction of its own that holds the lane.
+
+    Returns:
+        The lane's totals, and whether it is done.
+    """
+    skipped = await skip_open_pages(connection, job_id, note, limit=limit)
+    delta = Counters(pages_skipped=skipped)
+    if skipped >= limit:
+        return await add_progress(connection, job_id, Lane.COLLECT, delta), False
+    return await add_progress(connection, job_id, Lane.COLLECT, delta, done=True, note=note), True
