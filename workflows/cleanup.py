@@ -58,6 +58,9 @@ class CleanupWorkflow:
             CleanupActivities.begin_cleanup, cleanup, **policies.cleanup_count("fence the job, count what there is")
         )
         if receipt.status is CleanupStatus.CLEANED:
+            if receipt.delete_record or cleanup.delete_record:
+                # An earlier run may have been stopped between the tombstone and this.
+                await self._erase(cleanup)
             return receipt
         self._planned = receipt.planned
         await self._delete(CleanupActivities.delete_vectors, cleanup, "delete vectors")
@@ -73,10 +76,13 @@ class CleanupWorkflow:
             CleanupActivities.verify_cleanup, cleanup, **policies.cleanup_count("verify that nothing is left")
         )
         if receipt.status is CleanupStatus.CLEANED and receipt.delete_record:
-            await workflow.execute_activity_method(
-                CleanupActivities.erase_history, cleanup, **policies.cleanup_erase("erase the job's history")
-            )
+            await self._erase(cleanup)
         return receipt
+
+    async def _erase(self, cleanup: CleanupInput) -> None:
+        await workflow.execute_activity_method(
+            CleanupActivities.erase_history, cleanup, **policies.cleanup_erase("erase the job's history")
+        )
 
     async def _delete(self, step: _Deletion, cleanup: CleanupInput, summary: str) -> None:
         self._enter(summary)

@@ -3,7 +3,6 @@
 import asyncio
 import time
 import uuid
-from dataclasses import replace
 from typing import Final
 
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -13,26 +12,22 @@ from api.resources import Gateway
 from api.schemas import CleanupBody
 from api.service import states
 from api.service.reading import settle
+from api.service.settling import count_all, settle_cleanup
 from api.views import ReceiptView
 from ke.contracts.cleanup import CleanupInput, CleanupReceipt, CleanupStatus, StoreCounts
 from ke.contracts.errors import NotFound
 from ke.contracts.jobs import Artifacts
 from ke.contracts.naming import cleanup_id
-from ke.storage.cleanups import (
-    active_dependents,
-    ask_record_deletion,
-    find_receipt,
-    get_receipt,
-    row_counts,
-    tombstone,
-    vector_counts,
-)
+from ke.storage.cleanup_runs import ask_record_deletion
+from ke.storage.cleanups import active_dependents, find_receipt, get_receipt, tombstone
 from ke.storage.jobs import JobRow, find_job, get_job
 
 BEGUN_WITHIN_S: Final = 2.0
 """Seconds for which an answer waits for the receipt of a cleanup that it started."""
 POLL_FIRST_S: Final = 0.05
 POLL_MAX_S: Final = 0.5
+SETTLED_AT_ONCE: Final = 10
+"""Jobs in the way of a cleanup that one call looks up in Temporal."""
 
 
 async def clean_up(
@@ -82,20 +77,39 @@ async def _ended_job(gateway: Gateway, job_id: uuid.UUID) -> JobRow:
     row, _ = await settle(gateway, row)
     if not row.status.is_terminal:
         raise states.still_active(row, "cleaned up")
+    row = await _with_settled_cleanup(gateway, row)
     if row.artifacts is not Artifacts.CLEANED:
-        async with gateway.database.transaction() as connection:
-            dependents = await active_dependents(connection, job_id)
+        dependents = await _dependents(gateway, job_id)
         if dependents:
             raise states.blocked(row, dependents)
     return row
 
 
-async def count_all(gateway: Gateway, job_id: uuid.UUID) -> StoreCounts:
-    """What a cleanup of this job would delete from every store, exactly."""
-    vectors = await vector_counts(gateway.vectors, job_id)
+async def _with_settled_cleanup(gateway: Gateway, row: JobRow) -> JobRow:
+    """The row, without a cleanup that was ended from Temporal's own tools."""
+    if not await settle_cleanup(gateway, row.id):
+        return row
     async with gateway.database.transaction() as connection:
-        rows = await row_counts(connection, job_id)
-    return replace(rows, vectors=sum(vectors.values()))
+        return await find_job(connection, row.id) or row
+
+
+async def _dependents(gateway: Gateway, job_id: uuid.UUID) -> list[uuid.UUID]:
+    """The active jobs that extract from this one's sources, without those that have ended in Temporal only."""
+    async with gateway.database.transaction() as connection:
+        active = await active_dependents(connection, job_id)
+        found = [await find_job(connection, dependent) for dependent in active[:SETTLED_AT_ONCE]]
+    if not active:
+        return []
+    await asyncio.gather(*(_settle_dependent(gateway, row) for row in found if row is not None))
+    async with gateway.database.transaction() as connection:
+        return await active_dependents(connection, job_id)
+
+
+async def _settle_dependent(gateway: Gateway, row: JobRow) -> None:
+    try:
+        await settle(gateway, row)
+    except NotFound:
+        return  # it ended and was deleted meanwhile
 
 
 async def _start(gateway: Gateway, row: JobRow, body: CleanupBody) -> None:
@@ -106,14 +120,13 @@ async def _start(gateway: Gateway, row: JobRow, body: CleanupBody) -> None:
 
 
 async def _delete_record_too(gateway: Gateway, row: JobRow) -> None:
-    """Makes a cleanup that was there before, running or done, delete the record as well."""
+    """Makes a cleanup that was there before, started, running or done, delete the record as well."""
     async with gateway.database.transaction() as connection:
-        if await ask_record_deletion(connection, cleanup_id(str(row.id))):
+        if await ask_record_deletion(connection, row.id):
             return
-        now = await find_job(connection, row.id, lock=True)
-        if now is not None and now.artifacts is Artifacts.CLEANED:
-            await tombstone(connection, row.id)
-            await gateway.engine.erase_job(str(row.id))
+    await gateway.engine.erase_job(str(row.id))
+    async with gateway.database.transaction() as connection:
+        await tombstone(connection, row.id)
 
 
 async def _receipt_of_run(
@@ -121,16 +134,16 @@ async def _receipt_of_run(
 ) -> CleanupReceipt | None:
     """The receipt once the run has begun, or ended where the caller waits; None when it did not begin in time.
 
-    A receipt that had failed before this call says nothing of the run that was started now.
+    A receipt that had failed before this call says nothing of the run that was started now, and one in which
+    nothing is planned yet says nothing at all.
     """
     begun_by, ended_by = time.monotonic() + BEGUN_WITHIN_S, time.monotonic() + wait_s
     pause = POLL_FIRST_S
     while True:
         async with gateway.database.transaction() as connection:
             receipt = await find_receipt(connection, cleanup_id(str(job_id)))
-        stale = receipt is not None and receipt.status is CleanupStatus.FAILED and receipt == before
         now = time.monotonic()
-        if receipt is not None and not stale:
+        if receipt is not None and _tells(receipt, before):
             if receipt.status is not CleanupStatus.RUNNING or now >= ended_by:
                 return receipt
         elif now >= max(begun_by, ended_by):
@@ -139,12 +152,27 @@ async def _receipt_of_run(
         pause = min(pause * 1.5, POLL_MAX_S)
 
 
+def _tells(receipt: CleanupReceipt, before: CleanupReceipt | None) -> bool:
+    match receipt.status:
+        case CleanupStatus.RUNNING:
+            return receipt.planned.total > 0
+        case CleanupStatus.FAILED:
+            return before is None or receipt.completed_at != before.completed_at
+        case CleanupStatus.CLEANED:
+            return True
+
+
 async def read_receipt(gateway: Gateway, receipt_id: str) -> ReceiptView:
     """The receipt of a cleanup, while it runs and after the job is gone.
 
     Raises:
         NotFound: There is none.
     """
+    try:
+        job_id = uuid.UUID(receipt_id.removeprefix("cleanup-"))
+    except ValueError as error:
+        raise NotFound(f"There is no cleanup {receipt_id}.") from error
+    await settle_cleanup(gateway, job_id)
     async with gateway.database.transaction() as connection:
         return ReceiptView.of(await get_receipt(connection, receipt_id))
 
@@ -171,6 +199,7 @@ async def delete_job(gateway: Gateway, job_id: uuid.UUID, *, cleanup: bool | Non
     row, _ = await settle(gateway, row)
     if not row.status.is_terminal:
         raise states.still_active(row, "deleted")
+    row = await _with_settled_cleanup(gateway, row)
     if row.artifacts is Artifacts.CLEANING and not cleanup:
         raise states.being_cleaned(row)
     if row.artifacts is not Artifacts.CLEANED and cleanup is not False:
@@ -180,13 +209,13 @@ async def delete_job(gateway: Gateway, job_id: uuid.UUID, *, cleanup: bool | Non
         if found.total or row.artifacts is Artifacts.CLEANING:
             receipt, _ = await clean_up(gateway, job_id, CleanupBody(delete_record=True), wait_s=0)
             return receipt
+    # First, and with nothing locked: without Temporal the record stays, and the call can be made again.
+    await gateway.engine.erase_job(str(job_id))
     async with gateway.database.transaction() as connection:
         row = await get_job(connection, job_id, lock=True)
         if row.artifacts is Artifacts.CLEANING:
             raise states.being_cleaned(row)
         await tombstone(connection, job_id)
-        # Within the transaction: without Temporal the record stays, and the call can be made again.
-        await gateway.engine.erase_job(str(job_id))
     return None
 
 

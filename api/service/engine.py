@@ -204,6 +204,15 @@ class Engine:
                 rpc_timeout=deadline,
             )
 
+    async def cleanup_status(self, job_id: str, *, timeout_s: float = RPC_TIMEOUT_S) -> WorkflowExecutionStatus | None:
+        """Where the newest run of the job's cleanup is; None when Temporal does not know it."""
+        try:
+            async with self._calling(timeout_s) as (client, deadline):
+                found = await client.get_workflow_handle(cleanup_id(job_id)).describe(rpc_timeout=deadline)
+        except RPCError:  # only NOT_FOUND comes through
+            return None
+        return found.status
+
     # Workers
 
     async def is_served(self, queue: TaskQueue) -> bool | None:

@@ -11,12 +11,13 @@ import structlog
 from api.resources import Gateway
 from api.service import states
 from api.service.engine import GLANCE_S, Execution
+from api.service.settling import settle_cleanup
 from api.views import JobView, LaneMap
 from ke.contracts.activities import CloseJob
 from ke.contracts.errors import TemporalUnavailable
-from ke.contracts.jobs import JobError, JobStatus, Lane
+from ke.contracts.jobs import Artifacts, JobError, JobStatus, Lane
 from ke.contracts.naming import TaskQueue
-from ke.storage.closing import close_job
+from ke.storage.closing import end_job
 from ke.storage.jobs import JobRow, get_job, progress_of
 
 POLL_FIRST_S: Final = 0.1
@@ -48,6 +49,8 @@ async def read_job(
     while True:
         row, lanes = await load(gateway, job_id)
         now = time.monotonic()
+        if row.artifacts is Artifacts.CLEANING and await settle_cleanup(gateway, job_id):
+            row, lanes = await load(gateway, job_id)
         over = row.status.is_terminal or now >= deadline
         if not row.status.is_terminal and (over or now >= look_at):
             row, execution = await settle(gateway, row)
@@ -94,8 +97,8 @@ async def repair(gateway: Gateway, row: JobRow, execution: Execution | None) -> 
         NotFound: The job was deleted meanwhile.
     """
     close = await _how_it_ended(gateway, row, execution)
+    await end_job(gateway.database, close)
     async with gateway.database.transaction() as connection:
-        await close_job(connection, close)
         repaired = await get_job(connection, row.id)
     log.warning("repaired an open job whose workflow is closed", job_id=str(row.id), status=repaired.status.value)
     return repaired

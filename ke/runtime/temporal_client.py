@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
+import structlog
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus
@@ -21,9 +22,15 @@ RPC_TIMEOUT_S: Final = 5.0
 RPC_TIMEOUT: Final = timedelta(seconds=RPC_TIMEOUT_S)
 CLOSING_S: Final = 3.0
 """Seconds for which a workflow whose work is done may take to close."""
+ERASE_TIMEOUT_S: Final = 8.0
+"""Seconds for the deletion of a workflow, all calls included: less than the heartbeat that its activity has."""
 
 _ANSWERS: Final = frozenset({RPCStatusCode.NOT_FOUND, RPCStatusCode.ALREADY_EXISTS})
 """Statuses that say something about the workflow; all others are about the service or how it is set up."""
+_NO_DELETION: Final = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED})
+"""Answers of a service that does not let us delete a workflow, today or ever."""
+
+log = structlog.get_logger(__name__)
 
 
 async def connect(
@@ -78,23 +85,42 @@ def translated_rpc_errors() -> Iterator[None]:
 async def erase_workflow(client: Client, workflow_id: str) -> None:
     """Deletes every run of a closed workflow, history and visibility record; one that is not there is no error.
 
+    Where Temporal does not let us delete, that is logged, and the history stays until its retention time is over.
+
     Raises:
-        TemporalUnavailable: Temporal did not answer, or the workflow has not closed within `CLOSING_S`.
+        TemporalUnavailable: Temporal did not answer within `ERASE_TIMEOUT_S`, or the workflow has not closed within
+            `CLOSING_S`. What was deleted is; call again for the rest.
     """
     with translated_rpc_errors():
-        current = await _closed_run(client, workflow_id)
-        if current is None:
-            return
-        query = f'WorkflowId = "{workflow_id}"'
-        earlier = [run.run_id async for run in client.list_workflows(query, rpc_timeout=RPC_TIMEOUT)]
-        for run_id in {*earlier, current}:
-            execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
-            request = DeleteWorkflowExecutionRequest(namespace=client.namespace, workflow_execution=execution)
-            try:
-                await client.workflow_service.delete_workflow_execution(request, timeout=RPC_TIMEOUT)
-            except RPCError as error:
-                if error.status is not RPCStatusCode.NOT_FOUND:
-                    raise
+        async with asyncio.timeout(ERASE_TIMEOUT_S):
+            current = await _closed_run(client, workflow_id)
+            if current is None:
+                return
+            query = f'WorkflowId = "{workflow_id}"'
+            listed = [run.run_id async for run in client.list_workflows(query, rpc_timeout=RPC_TIMEOUT)]
+            # The newest last: without it a second call, after a failure in between, would find nothing to delete.
+            for run_id in [*(run_id for run_id in listed if run_id != current), current]:
+                if not await _delete_run(client, WorkflowExecution(workflow_id=workflow_id, run_id=run_id)):
+                    return
+
+
+async def _delete_run(client: Client, run: WorkflowExecution) -> bool:
+    """Deletes a closed run; returns False when Temporal does not let us."""
+    request = DeleteWorkflowExecutionRequest(namespace=client.namespace, workflow_execution=run)
+    try:
+        await client.workflow_service.delete_workflow_execution(request, timeout=RPC_TIMEOUT)
+    except RPCError as error:
+        if error.status in _NO_DELETION:
+            log.warning(
+                "Temporal does not let us delete a workflow; its history stays until its retention time is over",
+                workflow=run.workflow_id,
+                status=error.status.name,
+                error=error.message,
+            )
+            return False
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+    return True
 
 
 async def _closed_run(client: Client, workflow_id: str) -> str | None:

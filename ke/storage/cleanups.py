@@ -154,16 +154,6 @@ def _rest(planned: StoreCounts, deleted: StoreCounts) -> StoreCounts:
     return StoreCounts(**{store: max(0, getattr(planned, store) - getattr(deleted, store)) for store in STORES})
 
 
-async def ask_record_deletion(connection: AsyncConnection, receipt_id: str) -> bool:
-    """Makes a running cleanup delete the job's record at its end; returns False when none is running."""
-    statement = (
-        sa.update(cleanups)
-        .where(cleanups.c.id == receipt_id, cleanups.c.status == CleanupStatus.RUNNING.value)
-        .values(delete_record=True)
-    )
-    return (await connection.execute(statement)).rowcount > 0
-
-
 # The tombstone
 
 
@@ -171,7 +161,8 @@ async def tombstone(connection: AsyncConnection, job_id: uuid.UUID) -> None:
     """Deletes the record of an ended job down to its tombstone; a job that is one already stays as it is.
 
     What is left: id, kind, state, times, counters, and the idempotency key, so that the key answers `gone` and is
-    never taken for a new job. What could hold a URL or other people's words goes, the lanes' notes included.
+    never taken for a new job. What could hold a URL or other people's words goes, the lanes' notes included, and so
+    does the list of sources that the job was to extract, which no cleanup may ever come for.
     """
     row = await find_job(connection, job_id, lock=True)
     if row is None or row.deleted_at is not None:
@@ -180,7 +171,8 @@ async def tombstone(connection: AsyncConnection, job_id: uuid.UUID) -> None:
     result: Any = sa.null()
     if row.result is not None:
         result = {name: value for name, value in row.result.items() if name in _KEPT_OF_RESULT}
-    await connection.execute(sa.delete(job_progress).where(job_progress.c.job_id == job_id))
+    for table in (job_progress, extraction_tasks):
+        await connection.execute(sa.delete(table).where(table.c.job_id == job_id))
     await connection.execute(
         sa.update(jobs)
         .where(jobs.c.id == job_id)

@@ -1,21 +1,25 @@
 """What the gateway reads of cleanups, and the tombstone of a deleted job."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ke.contracts.cleanup import StoreCounts
 from ke.contracts.jobs import COUNTER_NAMES, JobKind, JobStatus
+from ke.storage.cleanup_runs import ask_record_deletion
 from ke.storage.cleanups import (
     active_dependents,
-    ask_record_deletion,
+    deleted_counts,
     find_receipt,
     row_counts,
     tombstone,
     vector_counts,
 )
-from tests.cleaning import clean, job_column, receipt_of, run_step
+from tests.cleaning import STEPS, clean, job_column, receipt_of, run_step
 from tests.seeding import COLLECTION, seed_crawl, seed_extract, seed_job
 from tests.stores import Stores, open_stores
 
@@ -101,16 +105,61 @@ async def test_record_of_a_cleaned_job_can_go_later(stores: Stores) -> None:
     assert await job_column(stores, job.id, "deleted_at") is not None
 
 
-async def test_running_cleanup_can_be_asked_to_delete_the_record(stores: Stores) -> None:
-    """The wish reaches a cleanup that runs; one that is closed does not take it."""
+async def test_cleanup_can_be_asked_to_delete_the_record(stores: Stores) -> None:
+    """The wish reaches a cleanup that was started, begun or not; after its end it is for the caller to fulfil."""
+    for begun in (False, True):
+        job = await seed_crawl(stores.database, stores.vectors)
+        if begun:
+            await run_step(stores, job, "begin_cleanup")
+        async with stores.database.transaction() as connection:
+            assert await ask_record_deletion(connection, job.id)
+        receipt = await clean(stores, job)
+        assert (receipt.delete_record, receipt.deleted) == (True, job.counts)
+        assert await job_column(stores, job.id, "deleted_at") is not None
+        async with stores.database.transaction() as connection:
+            assert not await ask_record_deletion(connection, job.id)
+
+
+async def test_wish_for_deletion_outlives_the_run_it_was_made_to(stores: Stores) -> None:
+    """A later run that was started without the wish fulfils it all the same."""
     job = await seed_crawl(stores.database, stores.vectors)
-    async with stores.database.transaction() as connection:
-        assert not await ask_record_deletion(connection, job.cleanup_id)
-    await run_step(stores, job, "begin_cleanup")
-    async with stores.database.transaction() as connection:
-        assert await ask_record_deletion(connection, job.cleanup_id)
-    for step in ("delete_vectors", "delete_sources", "purge_dead_letters", "verify_cleanup"):
-        await run_step(stores, job, step)
+    await run_step(stores, job, "begin_cleanup", delete_record=True)
+    assert (await clean(stores, job, run_id="run-2")).delete_record
     assert await job_column(stores, job.id, "deleted_at") is not None
+
+
+async def test_wish_made_while_the_receipt_is_closed_is_not_lost(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks between the last look at the wish and the end of the cleanup is told that it came too late."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    asked: list[asyncio.Task[bool]] = []
+
+    async def ask() -> bool:
+        async with stores.database.transaction() as connection:
+            return await ask_record_deletion(connection, job.id)
+
+    async def count_slowly(connection: AsyncConnection, receipt_id: str) -> StoreCounts:
+        asked.append(asyncio.create_task(ask()))
+        await asyncio.wait(asked, timeout=0.5)
+        return await deleted_counts(connection, receipt_id)
+
+    for step in STEPS[:-1]:
+        await run_step(stores, job, step)
+    with monkeypatch.context() as patch:
+        patch.setattr("ke.storage.cleanup_runs.deleted_counts", count_slowly)
+        await run_step(stores, job, "verify_cleanup")
+    assert [await task for task in asked] == [False]
+
+
+async def test_tombstone_keeps_no_list_of_sources(stores: Stores) -> None:
+    """What a job was to extract goes with its record, though no cleanup ever runs; other jobs keep theirs."""
+    owner = await seed_crawl(stores.database, stores.vectors)
+    other = await seed_extract(stores.database, stores.vectors, owner, chunks_each=0)
     async with stores.database.transaction() as connection:
-        assert not await ask_record_deletion(connection, job.cleanup_id)
+        await tombstone(connection, other.id)
+        tasks = await connection.execute(
+            sa.text("SELECT DISTINCT job_id FROM extraction_tasks WHERE job_id IN (:owner, :other)"),
+            {"owner": owner.id, "other": other.id},
+        )
+        assert list(tasks.scalars()) == [owner.id]

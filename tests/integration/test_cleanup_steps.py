@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from ke.contracts.cleanup import CleanupStatus, StoreCounts
 from ke.contracts.errors import Conflict, Fenced, NotFound
 from ke.contracts.jobs import JobStatus
+from ke.storage.tables import jobs
 from tests.cleaning import STEPS, clean, job_column, receipt_of, run_step
 from tests.seeding import COLLECTION, a_point, seed_crawl, seed_extract, seed_job, store_counts
 from tests.stores import Stores, open_stores
@@ -116,17 +118,41 @@ async def test_active_job_is_refused(stores: Stores, status: JobStatus) -> None:
 
 
 async def test_job_with_active_dependents_is_refused(stores: Stores) -> None:
-    """While an active job extracts from its sources a job is not cleaned; the refusal and the receipt name it."""
+    """While an active job extracts from its sources a job is not cleaned; the refusal and the receipt name it.
+
+    What it made stays in use, also where the job's end had announced the cleanup.
+    """
     owner = await seed_crawl(stores.database, stores.vectors)
     other = await seed_extract(stores.database, stores.vectors, owner, status=JobStatus.RUNNING)
+    await _set(stores, owner.id, artifacts="cleaning")
     with pytest.raises(Conflict, match=str(other.id)):
         await run_step(stores, owner, "begin_cleanup")
     receipt = await receipt_of(stores, owner)
     assert receipt.status is CleanupStatus.FAILED
     assert str(other.id) in (receipt.error or "")
     assert receipt.remaining.sources == owner.counts.sources
-    assert await job_column(stores, owner.id, "artifacts") == "cleanup_failed"
+    assert await job_column(stores, owner.id, "artifacts") == "present"
     assert await job_column(stores, owner.id, "write_epoch") == 1
+
+
+async def test_half_deleted_job_that_is_refused_stays_out_of_use(stores: Stores) -> None:
+    """After a run that deleted something, a refused one leaves the job as failed, and the wish of the first stands."""
+    owner = await seed_crawl(stores.database, stores.vectors)
+    for step in STEPS[:2]:
+        await run_step(stores, owner, step, delete_record=True)
+    other = await seed_extract(stores.database, stores.vectors, owner, chunks_each=0, status=JobStatus.RUNNING)
+    with pytest.raises(Conflict):
+        await run_step(stores, owner, "begin_cleanup", run_id="run-2")
+    receipt = await receipt_of(stores, owner)
+    assert (receipt.status, receipt.deleted.vectors) == (CleanupStatus.FAILED, owner.counts.vectors)
+    assert await job_column(stores, owner.id, "artifacts") == "cleanup_failed"
+    await _set(stores, other.id, status="completed", result={}, completed_at=sa.func.clock_timestamp())
+    assert (await clean(stores, owner, run_id="run-3")).delete_record
+
+
+async def _set(stores: Stores, job_id: uuid.UUID, **values: Any) -> None:
+    async with stores.database.transaction() as connection:
+        await connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values))
 
 
 async def test_unknown_job_is_not_found(stores: Stores) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from qdrant_client import AsyncQdrantClient
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
@@ -20,13 +21,16 @@ from activities.failures import FailureInterceptor
 from ke.contracts.cleanup import CleanupInput, CleanupReceipt, CleanupStatus, StoreCounts
 from ke.contracts.errors import VectorStoreUnavailable
 from ke.contracts.jobs import JobStatus
-from ke.contracts.naming import TaskQueue
+from ke.contracts.naming import TaskQueue, job_workflow_id
 from ke.runtime.embedded.temporal_cli import find_temporal_cli
 from ke.runtime.settings import Settings
+from ke.storage.cleanup_runs import ask_record_deletion
+from ke.storage.tables import jobs
 from ke.storage.vectors.base import VectorStore
 from ke.storage.vectors.server import ServerVectors
-from tests.cleaning import job_column, receipt_of
-from tests.seeding import COLLECTION, Seeded, a_point, seed_crawl, seed_job, store_counts
+from tests.cleaning import clean, job_column, receipt_of
+from tests.closed_workflows import closed_workflow, until_gone
+from tests.seeding import COLLECTION, Seeded, a_point, seed_crawl, seed_extract, seed_job, store_counts
 from tests.stores import Stores, open_stores
 from workflows.cleanup import CleanupWorkflow
 
@@ -247,3 +251,43 @@ async def test_store_that_cannot_fence_is_swept_twice(client: Client, stores: St
     assert calls == [0, 1, 0]
     assert await store_counts(stores.database, vectors, job.id) == StoreCounts()
     await vectors.close()
+
+
+async def test_refused_cleanup_leaves_the_job_in_use(client: Client, stores: Stores) -> None:
+    """A cleanup that other jobs are in the way of ends as refused, and its job is what it was."""
+    owner = await seed_crawl(stores.database, stores.vectors)
+    other = await seed_extract(stores.database, stores.vectors, owner, status=JobStatus.RUNNING)
+    async with stores.database.transaction() as connection:
+        await connection.execute(sa.update(jobs).where(jobs.c.id == owner.id).values(artifacts="cleaning"))
+    async with worker(client, stores):
+        cause = await failure_of(await start(client, owner))
+    assert isinstance(cause, ApplicationError)
+    assert cause.type == "conflict"
+    receipt = await receipt_of(stores, owner)
+    assert receipt.status is CleanupStatus.FAILED
+    assert str(other.id) in (receipt.error or "")
+    assert await job_column(stores, owner.id, "artifacts") == "present"
+
+
+async def test_wish_reaches_a_cleanup_that_has_not_begun(client: Client, stores: Stores) -> None:
+    """A cleanup that no worker has taken up yet deletes the record when that is asked for afterwards."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    handle = await start(client, job)
+    async with stores.database.transaction() as connection:
+        assert await ask_record_deletion(connection, job.id)
+    async with worker(client, stores):
+        receipt = await handle.result()
+    assert (receipt.delete_record, receipt.deleted) == (True, job.counts)
+    assert await job_column(stores, job.id, "deleted_at") is not None
+
+
+async def test_cleaned_job_loses_record_and_history_when_asked(client: Client, stores: Stores) -> None:
+    """A run that finds all done still deletes the record, and the history that Temporal holds of the job."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    await clean(stores, job)
+    await closed_workflow(client, job_workflow_id(str(job.id)))
+    async with worker(client, stores):
+        receipt = await (await start(client, job, delete_record=True)).result()
+    assert receipt.delete_record
+    assert await job_column(stores, job.id, "deleted_at") is not None
+    await until_gone(client, job_workflow_id(str(job.id)))

@@ -4,7 +4,14 @@ import uuid
 from dataclasses import asdict
 from typing import Any
 
+import pytest
+import sqlalchemy as sa
+
 from ke.contracts.jobs import JobStatus
+from ke.contracts.naming import job_workflow_id
+from ke.storage.tables import extraction_tasks, jobs
+from tests.cleaning import clean, run_step
+from tests.closed_workflows import closed_workflow
 from tests.integration.api.stack import ApiStack
 from tests.seeding import Seeded, seed_crawl, seed_extract, seed_job, store_counts
 
@@ -125,6 +132,101 @@ async def test_delete_of_a_job_without_artifacts(api: ApiStack) -> None:
     assert (await api.http.delete(f"/jobs/{job.id}")).status_code == 204
     again = await api.http.delete(f"/jobs/{job.id}")
     assert (again.status_code, again.json()["type"]) == (404, "urn:ke:problem:not-found")
+
+
+async def test_job_that_ended_in_temporal_only_blocks_no_cleanup(api: ApiStack) -> None:
+    """A job in the way whose workflow was terminated is settled first, and then is in nobody's way."""
+    owner = await _crawl(api)
+    other = await seed_extract(api.stores.database, api.stores.vectors, owner, status=JobStatus.RUNNING)
+    await closed_workflow(api.temporal, job_workflow_id(str(other.id)))
+    answer = await api.http.post(f"/jobs/{owner.id}/cleanup", headers=WAIT)
+    assert (answer.status_code, answer.json()["deleted"]) == (200, asdict(owner.counts + other.counts))
+    assert (await api.http.get(f"/jobs/{other.id}")).json()["status"] == "failed"
+
+
+@pytest.mark.parametrize("first_read", ["/cleanups/cleanup-{}", "/jobs/{}"])
+async def test_terminated_cleanup_is_told_and_started_again(api: ApiStack, first_read: str) -> None:
+    """A cleanup that was terminated reads as failed, can be started again, and then accounts for everything."""
+    job = await _crawl(api)
+    await run_step(api.stores, job, "begin_cleanup")
+    await closed_workflow(api.temporal, job.cleanup_id)
+    await api.http.get(first_read.format(job.id))
+    receipt = (await api.http.get(f"/cleanups/{job.cleanup_id}")).json()
+    assert (receipt["status"], receipt["remaining"]) == ("failed", asdict(job.counts))
+    assert "terminated" in receipt["error"]
+    assert (await api.http.get(f"/jobs/{job.id}")).json()["artifacts"] == "cleanup_failed"
+    refused = (await api.http.post(f"/jobs/{job.id}/cancel")).json()
+    assert refused["allowed_actions"] == ["cleanup", "delete"]
+    again = (await api.http.post(f"/jobs/{job.id}/cleanup", headers=WAIT)).json()
+    assert (again["status"], again["deleted"]) == ("cleaned", asdict(job.counts))
+
+
+async def test_terminated_cleanup_does_not_keep_a_record_from_deletion(api: ApiStack) -> None:
+    """DELETE takes a terminated cleanup for failed too."""
+    job = await _crawl(api)
+    await run_step(api.stores, job, "begin_cleanup")
+    await closed_workflow(api.temporal, job.cleanup_id)
+    assert (await api.http.delete(f"/jobs/{job.id}", params={"cleanup": "false"})).status_code == 204
+
+
+async def test_cleanup_terminated_before_it_began_leaves_the_job_in_use(api: ApiStack) -> None:
+    """The cleanup that a cancel started and someone terminated at once has a failed receipt; nothing has changed."""
+    job = await _crawl(api)
+    async with api.stores.database.transaction() as connection:
+        await connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(artifacts="cleaning"))
+    assert (await api.http.get(f"/jobs/{job.id}")).json()["artifacts"] == "cleaning"
+    await closed_workflow(api.temporal, job.cleanup_id)
+    receipt = (await api.http.get(f"/cleanups/{job.cleanup_id}")).json()
+    assert (receipt["status"], receipt["remaining"]) == ("failed", asdict(job.counts))
+    assert (await api.http.get(f"/jobs/{job.id}")).json()["artifacts"] == "present"
+
+
+async def test_delete_record_joins_a_cleanup_that_has_not_begun(idle_api: ApiStack) -> None:
+    """The wish is kept with the cleanup that was started without it, and the cleanup fulfils it."""
+    job = await _crawl(idle_api)
+    await idle_api.http.post(f"/jobs/{job.id}/cleanup")
+    answer = await idle_api.http.post(f"/jobs/{job.id}/cleanup", json={"delete_record": True})
+    assert (answer.status_code, answer.json()["planned"]) == (202, asdict(job.counts))
+    assert (await idle_api.http.get(f"/cleanups/{job.cleanup_id}")).json()["delete_record"] is True
+    await clean(idle_api.stores, job)
+    assert (await idle_api.http.get(f"/jobs/{job.id}")).status_code == 404
+
+
+async def test_delete_takes_the_list_of_sources_too(api: ApiStack) -> None:
+    """A job that extracted nothing is deleted with the list of what it was to extract."""
+    owner = await _crawl(api)
+    other = await seed_extract(api.stores.database, api.stores.vectors, owner, chunks_each=0)
+    assert (await api.http.delete(f"/jobs/{other.id}")).status_code == 204
+    async with api.stores.database.transaction() as connection:
+        tasks = sa.select(sa.func.count()).where(extraction_tasks.c.job_id == other.id)
+        assert (await connection.execute(tasks)).scalar_one() == 0
+
+
+@pytest.mark.parametrize("is_cleaned", [False, True])
+async def test_nothing_is_locked_while_temporal_is_asked(
+    api: ApiStack, monkeypatch: pytest.MonkeyPatch, *, is_cleaned: bool
+) -> None:
+    """While the history is deleted the job's row is free, and the record is still there for another try."""
+    job = await seed_job(api.stores.database)
+    if is_cleaned:
+        await clean(api.stores, job)
+    engine = api.app.state.gateway.engine
+    erase, deleted_at = engine.erase_job, []
+
+    async def look_and_erase(job_id: str) -> None:
+        async with api.stores.database.transaction() as connection:
+            row = sa.select(jobs.c.deleted_at).where(jobs.c.id == job.id).with_for_update(nowait=True)
+            deleted_at.append((await connection.execute(row)).scalar_one())
+        await erase(job_id)
+
+    monkeypatch.setattr(engine, "erase_job", look_and_erase)
+    if is_cleaned:
+        answer = await api.http.post(f"/jobs/{job.id}/cleanup", json={"delete_record": True}, headers=WAIT)
+    else:
+        answer = await api.http.delete(f"/jobs/{job.id}")
+    assert answer.is_success, answer.text
+    assert deleted_at == [None]
+    assert (await api.http.get(f"/jobs/{job.id}")).status_code == 404
 
 
 async def test_unknown_jobs_and_receipts_are_not_found(api: ApiStack) -> None:
