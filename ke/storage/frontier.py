@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import page_id
@@ -50,9 +50,33 @@ async def add_pages(connection: AsyncConnection, job_id: uuid.UUID, urls: Iterab
     """Adds canonical URLs with their depths; those that are there already stay as they are."""
     left = iter(urls)
     while piece := list(islice(left, PIECE)):
-        values = [{"id": page_id(job_id, url), "job_id": job_id, "url": url, "depth": depth} for url, depth in piece]
+        found = [url for url, _ in piece]
+        values = {
+            "ids": [page_id(job_id, url) for url in found],
+            "urls": found,
+            "depths": [depth for _, depth in piece],
+        }
         await asyncio.sleep(0)
-        await connection.execute(insert(pages).on_conflict_do_nothing(), values)
+        await connection.execute(_ADD_PAGES, {"job": job_id, **values})
+
+
+def _add_pages() -> sa.Executable:
+    """One statement with three arrays: the same rows one by one take twice as long."""
+    incoming = (
+        sa.func.unnest(
+            sa.bindparam("ids", type_=ARRAY(pages.c.id.type)),
+            sa.bindparam("urls", type_=ARRAY(sa.Text)),
+            sa.bindparam("depths", type_=ARRAY(sa.Integer)),
+        )
+        .table_valued("id", "url", "depth", with_ordinality="number")
+        .render_derived()
+    )
+    job = sa.bindparam("job", type_=pages.c.job_id.type)
+    rows = sa.select(incoming.c.id, job, incoming.c.url, incoming.c.depth).order_by(incoming.c.number)
+    return insert(pages).from_select(["id", "job_id", "url", "depth"], rows).on_conflict_do_nothing()
+
+
+_ADD_PAGES: Final = _add_pages()
 
 
 async def claim_pages(
