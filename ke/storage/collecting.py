@@ -15,7 +15,7 @@ from ke.contracts.ids import source_id
 from ke.contracts.jobs import Counters, Lane
 from ke.storage.dead_letters import DeadLetter, write_dead_letters
 from ke.storage.frontier import FrontierEntry, add_pages
-from ke.storage.jobs import add_progress, hold_fence
+from ke.storage.jobs import add_progress, hold_fence, hold_lease
 from ke.storage.tables import extraction_tasks, pages, sources
 
 
@@ -89,8 +89,10 @@ async def write_pages(
 
     Raises:
         Fenced: The job may not be written any more.
+        WorkLost: Another slice has taken the lane over.
     """
     await hold_fence(connection, job_id, epoch)
+    await hold_lease(connection, job_id, Lane.COLLECT, claim)
     mine = await _still_mine(connection, claim, batch)
     outcomes = await _without_duplicates(connection, job_id, [o for o in batch if o.entry.id in mine])
     await _store_sources(connection, job_id, outcomes, extract=extract)

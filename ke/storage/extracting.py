@@ -13,7 +13,7 @@ from ke.contracts.errors import Fenced
 from ke.contracts.ids import entity_id, extraction_id
 from ke.contracts.jobs import Artifacts, Counters, Lane
 from ke.storage.dead_letters import DeadLetter, write_dead_letters
-from ke.storage.jobs import add_progress, hold_fence
+from ke.storage.jobs import add_progress, hold_fence, hold_lease
 from ke.storage.tables import entities, extraction_tasks, extractions, jobs, sources
 
 _OPEN: Final = ("pending", "claimed")
@@ -221,6 +221,7 @@ async def finish_tasks(
         The lane's totals.
     """
     await hold_fences(connection, job_id, epoch, claimed)
+    await hold_lease(connection, job_id, Lane.EXTRACT, claim)
     ids = [s.id for s in claimed]
     done = sa.update(extraction_tasks).where(
         extraction_tasks.c.job_id == job_id,
@@ -240,6 +241,7 @@ async def fail_task(
 ) -> Counters:
     """Turns a source that cannot be extracted into a dead letter."""
     await hold_fence(connection, job_id, epoch)
+    await hold_lease(connection, job_id, Lane.EXTRACT, claim)
     statement = sa.update(extraction_tasks).where(
         extraction_tasks.c.job_id == job_id,
         extraction_tasks.c.source_id == letter.subject_id,

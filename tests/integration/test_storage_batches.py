@@ -21,7 +21,7 @@ from ke.storage.dead_letters import DeadLetter, purge_dead_letters
 from ke.storage.extract_queue import queued_up_to, select_sources
 from ke.storage.extracting import claim_tasks, fail_task
 from ke.storage.frontier import FrontierEntry, add_pages, claim_pages
-from ke.storage.jobs import lane_progress
+from ke.storage.jobs import lane_progress, take_lease
 from ke.storage.tables import extraction_tasks, jobs, pages, sources
 from tests.seeding import Seeded, seed_job
 
@@ -165,6 +165,7 @@ async def test_purge_does_not_make_a_failed_source_good(database: Database) -> N
     claim = uuid.uuid4()
     async with database.transaction() as connection:
         await select_sources(connection, job, ExtractSpec(source_job_id=str(owner.id)))
+        await take_lease(connection, job, Lane.EXTRACT, claim)
         (source,) = await claim_tasks(connection, job, claim, limit=1)
         letter = DeadLetter("source", source.id, source.url, "work-lost", "It is lost.", 3, datetime.now(UTC))
         await fail_task(connection, job, EPOCH, claim, letter)
@@ -226,6 +227,7 @@ async def test_open_sources_are_skipped_in_batches(database: Database) -> None:
 async def claimed(database: Database, job: uuid.UUID, claim: uuid.UUID) -> list[FrontierEntry]:
     """The job's due pages, under this claim."""
     async with database.transaction() as connection:
+        await take_lease(connection, job, Lane.COLLECT, claim)
         return await claim_pages(connection, job, claim, limit=100)
 
 

@@ -120,3 +120,20 @@ async def test_final_error_while_pausing_fails_the_job(stage: Stage) -> None:
     await handle.signal("pause")
     assert await stage.ended(handle) is WorkflowExecutionStatus.FAILED
     assert stage.twin.row.seen == [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.FAILED]
+
+
+async def test_resume_before_the_slices_answered_the_pause(stage: Stage) -> None:
+    """A job paused and resumed in one breath goes on with new slices, and hears the next pause and cancel."""
+    handle = await stage.running(*BOTH)
+    for _ in range(3):
+        await handle.signal("pause")
+        await handle.signal("resume")
+    scripts = [stage.twin.lanes[lane] for lane in BOTH]
+    await stage.until(lambda: all(script.running and len(script.started) > 1 for script in scripts))
+    await handle.signal("pause")
+    await stage.until_row(JobStatus.PAUSED)
+    await handle.signal("resume")
+    await stage.until(lambda: all(script.running for script in scripts))
+    await handle.cancel()
+    assert await stage.ended(handle) is WorkflowExecutionStatus.CANCELED
+    assert stage.twin.row.seen[-1] is JobStatus.CANCELLED

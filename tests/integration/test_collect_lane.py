@@ -1,0 +1,239 @@
+"""The collect lane on a real Postgres and a real site, slice by slice, without Temporal."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import pytest
+from aiohttp import web
+from temporalio.testing import ActivityEnvironment
+
+from activities.collect import CollectActivities
+from ke.contracts.activities import CollectSlice, SliceReport
+from ke.contracts.errors import WorkLost
+from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, FetchRate, JobInput, JobKind, JobStatus
+from ke.runtime.embedded.postgres import temporary_postgres
+from ke.runtime.pool import CpuPool
+from ke.storage.database import Database, migrate
+from ke.storage.jobs import open_job
+from ke.web.egress import EgressPolicy
+from ke.web.fetch import Fetcher
+
+Answer = Callable[[web.Request], web.StreamResponse]
+
+
+@dataclass
+class Lanes:
+    """What a collect lane needs, and a site whose answers a test chooses."""
+
+    database: Database
+    pool: CpuPool
+    answers: dict[str, Answer]
+    asked: list[str]
+    url: str
+
+    def html(self, path: str, *links: str, head: str = "") -> None:
+        """A page with links."""
+        body = "".join(f'<a href="{link}">{link}</a> ' for link in links)
+        text = f"<html><head><title>{path}</title>{head}</head><body><p>This is {path}.</p>{body}</body></html>"
+        self.answers[path] = lambda _: web.Response(text=text, content_type="text/html")
+
+    async def job(self, spec: CollectSpec) -> CollectSlice:
+        """An open job's first slice."""
+        job = JobInput(str(uuid.uuid4()), JobKind.CRAWL, datetime.now(UTC).isoformat(), collect=spec)
+        async with self.database.transaction() as connection:
+            row = await open_job(connection, job, "run")
+        assert row.status is JobStatus.RUNNING
+        return CollectSlice(job.job_id, row.write_epoch, spec, extract=False, started_at=job.created_at)
+
+    def crawl(self, path: str = "/", **limits: int) -> CollectSpec:
+        """A crawl of the site."""
+        scope = CrawlScope(sitemaps=False)
+        return CollectSpec((f"{self.url}{path}",), follow=True, limits=CrawlLimits(**limits), scope=scope)
+
+    async def run(self, piece: CollectSlice, environment: ActivityEnvironment | None = None) -> SliceReport:
+        """One slice to its end."""
+        host = self.url.removeprefix("http://")
+        async with Fetcher(
+            user_agent="ke-test/1", timeout_s=5, max_bytes=100_000, policy=EgressPolicy(frozenset({host}))
+        ) as fetcher:
+            lane = CollectActivities(self.database, fetcher, self.pool)
+            return await (environment or ActivityEnvironment()).run(lane.collect_pages, piece)
+
+    async def until(self, seen: Callable[[list[str]], bool]) -> None:
+        """Waits until the site was asked for what the test wants."""
+        async with asyncio.timeout(20):
+            while not seen(self.asked):  # noqa: ASYNC110  the site appends to a list
+                await asyncio.sleep(0.01)
+
+    async def pages(self, piece: CollectSlice) -> dict[str, tuple[str, str | None]]:
+        """State and reason of each page, by path."""
+        async with self.database.transaction() as connection:
+            rows = await connection.exec_driver_sql(
+                "SELECT url, state, reason FROM pages WHERE job_id = $1", (uuid.UUID(piece.job_id),)
+            )
+            return {url.removeprefix(self.url): (state, reason) for url, state, reason in rows}
+
+
+@pytest.fixture(scope="module")
+async def database() -> AsyncIterator[Database]:
+    async with temporary_postgres() as url:
+        await migrate(url)
+        database = Database(url)
+        yield database
+        await database.close()
+
+
+@pytest.fixture(scope="module")
+async def pool() -> AsyncIterator[CpuPool]:
+    pool = CpuPool(1)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+async def lanes(database: Database, pool: CpuPool) -> AsyncIterator[Lanes]:
+    async with _site() as (answers, asked, url):
+        yield Lanes(database, pool, answers, asked, url)
+
+
+@asynccontextmanager
+async def _site() -> AsyncIterator[tuple[dict[str, Answer], list[str], str]]:
+    answers: dict[str, Answer] = {}
+    asked: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        asked.append(request.path)
+        if request.path not in answers:
+            return web.Response(status=404)
+        made = answers[request.path](request)
+        return await made if asyncio.iscoroutine(made) else made
+
+    runner = web.ServerRunner(web.Server(answer, access_log=None), shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield answers, asked, f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"ETag": '"\udce9"'},
+        {"Last-Modified": "caf\udce9"},
+        {"ETag": '"' + "x" * 5_000 + '"'},
+        {"Retry-After": "Mon, 01 Jan 99999 00:00:00 GMT"},
+    ],
+    ids=["latin-etag", "latin-date", "long-etag", "far-retry"],
+)
+async def test_odd_headers_are_no_reason_to_stop(lanes: Lanes, headers: dict[str, str]) -> None:
+    """A header that cannot be stored or read costs neither the page nor the job."""
+    lanes.html("/", "/next")
+    lanes.answers["/next"] = lambda _: web.Response(text="<p>Hello</p>", content_type="text/html", headers=headers)
+    report = await lanes.run(await lanes.job(lanes.crawl()))
+    assert report.done
+    assert report.counters.pages_fetched == 2
+
+
+async def test_host_name_that_cannot_be_dialled_is_a_failed_page(lanes: Lanes) -> None:
+    """A link or redirect to a name that no resolver takes is a dead letter, and the crawl goes on."""
+    lanes.html("/", "/moved", "/fine")
+    lanes.html("/fine")
+    lanes.answers["/moved"] = lambda _: web.Response(status=302, headers={"Location": f"http://{'x' * 70}.example/"})
+    spec = lanes.crawl()
+    piece = await lanes.job(replace(spec, scope=replace(spec.scope, same_host=False)))
+    report = await lanes.run(piece)
+    assert report.done
+    assert (report.counters.pages_fetched, report.counters.pages_failed) == (2, 1)
+
+
+async def test_late_worker_cannot_end_its_successors_lane(lanes: Lanes) -> None:
+    """A slice that was cut off while another took over is refused, and the other one ends with every page."""
+    gate = asyncio.Event()
+
+    async def held(_: web.Request) -> web.StreamResponse:
+        await gate.wait()
+        return web.Response(text="<a href='/a'>a</a> <a href='/b'>b</a>", content_type="text/html")
+
+    lanes.answers["/"] = held
+    lanes.html("/a")
+    lanes.html("/b")
+    piece = await lanes.job(lanes.crawl())
+    late = asyncio.create_task(lanes.run(piece))
+    await lanes.until(lambda asked: asked.count("/") == 1)
+    successor = asyncio.create_task(lanes.run(piece))
+    await lanes.until(lambda asked: asked.count("/") == 2)
+    gate.set()
+    with pytest.raises(WorkLost):
+        await late
+    report = await successor
+    assert report.done
+    assert {state for state, _ in (await lanes.pages(piece)).values()} == {"fetched"}
+    assert report.counters.pages_fetched == 3
+
+
+async def test_robots_outage_of_a_moment_buries_nothing(lanes: Lanes) -> None:
+    """A robots.txt that answers 503 once is asked again, and the page is fetched then."""
+    times = iter(range(100))
+    lanes.answers["/robots.txt"] = lambda _: web.Response(status=503 if next(times) == 0 else 404)
+    lanes.html("/")
+    report = await lanes.run(await lanes.job(lanes.crawl()))
+    assert report.done
+    assert report.counters.pages_fetched == 1
+
+
+async def test_pages_that_ask_not_to_be_kept_count_against_the_limit(lanes: Lanes) -> None:
+    """An endless site of `noindex` pages ends at `max_pages`, with no source."""
+    lanes.html("/", "/page-1", head='<meta name="robots" content="noindex">')
+    for number in range(1, 40):
+        lanes.html(f"/page-{number}", f"/page-{number + 1}", head='<meta name="robots" content="noindex">')
+    report = await lanes.run(await lanes.job(lanes.crawl(max_pages=5, max_depth=50)))
+    assert report.done
+    assert (report.counters.pages_fetched, report.counters.sources) == (5, 0)
+    assert sum(path != "/robots.txt" for path in lanes.asked) == 5
+
+
+async def test_byte_limit_ends_the_crawl_at_the_first_page_that_does_not_fit(lanes: Lanes) -> None:
+    """No page is tried after one was too long for what was left."""
+    lanes.html("/", *(f"/big-{n}" for n in range(30)))
+    for number in range(30):
+        lanes.answers[f"/big-{number}"] = lambda _: web.Response(body=b"<p>" + b"x" * 60_000, content_type="text/html")
+    piece = await lanes.job(replace(lanes.crawl(max_bytes=50_000), rate=FetchRate(concurrency=1)))
+    report = await lanes.run(piece)
+    assert (report.done, report.note) == (True, "max_bytes")
+    assert report.counters.bytes <= 50_000 + 65_536
+    assert len(lanes.asked) < 10
+
+
+async def test_cancel_gives_back_what_was_under_way(lanes: Lanes) -> None:
+    """A slice that is cancelled commits what it has, gives the rest back, and the next one fetches only that."""
+    gate = asyncio.Event()
+
+    async def held(_: web.Request) -> web.StreamResponse:
+        await gate.wait()
+        return web.Response(text="<p>late</p>", content_type="text/html")
+
+    lanes.html("/", "/quick", "/held")
+    lanes.html("/quick")
+    lanes.answers["/held"] = held
+    piece = await lanes.job(lanes.crawl())
+    environment = ActivityEnvironment()
+    running = asyncio.create_task(lanes.run(piece, environment))
+    await lanes.until(lambda asked: {"/held", "/quick"} <= set(asked))
+    await asyncio.sleep(0.5)
+    environment.cancel()
+    first = await running
+    assert (first.done, first.interrupted) == (False, True)
+    states = await lanes.pages(piece)
+    assert states["/held"][0] == "pending"
+    assert states["/quick"][0] == "fetched"
+    gate.set()
+    lanes.asked.clear()
+    report = await lanes.run(piece)
+    assert report.done
+    assert [path for path in lanes.asked if path != "/robots.txt"] == ["/held"]
