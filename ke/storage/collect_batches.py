@@ -14,7 +14,7 @@ from ke.contracts.jobs import Counters, Lane
 from ke.storage.collecting import PageOutcome, write_pages
 from ke.storage.database import Database
 from ke.storage.frontier import PIECE, SKIP_BATCH, add_pages, skip_open_pages
-from ke.storage.jobs import add_progress, hold_fence
+from ke.storage.jobs import add_progress, hold_fence, hold_lease
 
 
 async def write_batch(
@@ -43,11 +43,12 @@ async def write_batch(
 
     Raises:
         Fenced: The job may not be written any more.
+        WorkLost: Another slice has taken the lane over.
     """
     early, rest = _split_links(batch)
     for first in range(0, len(early), PIECE):
         async with database.transaction() as connection:
-            await write_links(connection, job_id, epoch, early[first : first + PIECE])
+            await write_links(connection, job_id, epoch, claim, early[first : first + PIECE])
         progress()
     async with database.transaction() as connection:
         return await write_pages(connection, job_id, epoch, claim, rest, extract=extract)
@@ -66,14 +67,16 @@ def _split_links(batch: Sequence[PageOutcome]) -> tuple[list[tuple[str, int]], l
 
 
 async def write_links(
-    connection: AsyncConnection, job_id: uuid.UUID, epoch: int, links: Sequence[tuple[str, int]]
+    connection: AsyncConnection, job_id: uuid.UUID, epoch: int, claim: uuid.UUID, links: Sequence[tuple[str, int]]
 ) -> None:
     """Adds links, with their depths, to the frontier before the pages that they are on are written.
 
     Raises:
         Fenced: The job may not be written any more.
+        WorkLost: Another slice has taken the lane over.
     """
     await hold_fence(connection, job_id, epoch)
+    await hold_lease(connection, job_id, Lane.COLLECT, claim)
     await add_pages(connection, job_id, links)
 
 

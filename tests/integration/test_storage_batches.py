@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from ke.contracts.activities import CloseJob
-from ke.contracts.errors import Fenced
+from ke.contracts.errors import Fenced, WorkLost
 from ke.contracts.ids import page_id
 from ke.contracts.jobs import ExtractSpec, JobKind, JobStatus, Lane
 from ke.runtime.embedded.postgres import temporary_postgres
@@ -273,5 +273,18 @@ async def test_links_of_a_fenced_job_are_refused(database: Database, monkeypatch
     async with database.transaction() as connection:
         await connection.execute(sa.update(jobs).where(jobs.c.id == job).values(write_epoch=EPOCH + 1))
     with pytest.raises(Fenced):
+        await write_batch(database, job, EPOCH, claim, [fetched(entry, 25)], extract=False)
+    assert await states(database, pages, job) == {"fetching": 1}
+
+
+async def test_links_of_a_slice_that_lost_its_lane_are_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slice whose lane another has taken over writes no link either."""
+    monkeypatch.setattr(collect_batches, "PIECE", 10)
+    job, claim = await a_crawl(database, 1), uuid.uuid4()
+    (entry,) = await claimed(database, job, claim)
+    await claimed(database, job, uuid.uuid4())
+    with pytest.raises(WorkLost):
         await write_batch(database, job, EPOCH, claim, [fetched(entry, 25)], extract=False)
     assert await states(database, pages, job) == {"fetching": 1}
