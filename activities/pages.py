@@ -29,7 +29,7 @@ MAX_ATTEMPTS: Final = 4
 PARSE_TIMEOUT_S: Final = 60.0
 """Seconds for reading one page, waiting for a free process included."""
 INLINE_LINKS: Final = 500
-"""Links that are told apart on the event loop when there is no pattern to match: a millisecond."""
+"""Links that are told apart on the event loop: some milliseconds."""
 RETRY_DELAYS_S: Final = (1.0, 5.0, 15.0)
 """Seconds before the second, third and fourth attempt, unless the server asks for more."""
 
@@ -72,9 +72,8 @@ class Reach:
     async def select(self, urls: tuple[str, ...], depth: int) -> tuple[str, ...]:
         """Those of the URLs that the crawl follows."""
         scope, limits, hosts = self.spec.scope, self.spec.limits, self.hosts
-        if len(urls) <= INLINE_LINKS and not (scope.include or scope.exclude):
+        if len(urls) <= INLINE_LINKS:
             return links_in_scope(urls, depth, scope, limits, hosts)
-        # A person's pattern may take a quarter of a second on each URL: not on the event loop.
         return await self.pool.run(links_in_scope, urls, depth, scope, limits, hosts)
 
 

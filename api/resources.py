@@ -1,7 +1,7 @@
 """What the gateway's handlers work with: the clients, built once, none of which needs its server to be up."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Final, Annotated
 
 from fastapi import Depends, Request
 
@@ -12,6 +12,12 @@ from ke.runtime.temporal_client import TemporalConnection
 from ke.storage.database import Database
 from ke.storage.vectors.base import VectorStore
 from ke.web.egress import EgressPolicy
+
+
+STATEMENT_TIMEOUT_S: Final = 10.0
+"""Seconds for one statement of the gateway: someone waits for the answer."""
+LOCK_TIMEOUT_S: Final = 4.0
+"""Seconds for a row that a worker holds; its transactions are short, unless it froze in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,12 @@ class Gateway:
             InvalidInput: The database's URL is none.
         """
         return cls(
-            database=Database(connections.database_url, application_name="ke-gateway"),
+            database=Database(
+                connections.database_url,
+                application_name="ke-gateway",
+                statement_timeout_s=STATEMENT_TIMEOUT_S,
+                lock_timeout_s=LOCK_TIMEOUT_S,
+            ),
             engine=Engine(TemporalConnection(connections.temporal_address, settings)),
             vectors=vectors,
             policy=EgressPolicy(settings.fetch_allow),

@@ -99,7 +99,7 @@ class CrawlScope:
     """Which of the links it finds a crawl follows."""
 
     include: tuple[str, ...] = ()
-    """Regular expressions; when there are any, a URL must match one of them (`re.search` over the whole URL)."""
+    """Regular expressions (RE2); when there are any, a URL must match one of them, anywhere in it."""
     exclude: tuple[str, ...] = ()
     """Regular expressions; a URL that matches one is not followed."""
     same_host: bool = True

@@ -18,6 +18,8 @@ from ke.contracts.errors import DatabaseUnavailable, InvalidInput
 CONNECT_TIMEOUT_S: Final = 5.0
 POOL_TIMEOUT_S: Final = 10.0
 STATEMENT_TIMEOUT_S: Final = 60.0
+IDLE_TIMEOUT_S: Final = 20.0
+"""Seconds for which a transaction may do nothing: none of ours waits for anything but Postgres and short calls."""
 MIGRATION_LOCK: Final = 0x6B65  # "ke": any fixed number; only migrations take it
 
 _UNAVAILABLE_STATES: Final = ("08", "53", "57P", "40001", "40P01", "55P03", "57014", "25P03")
@@ -33,6 +35,10 @@ def _async_url(url: str) -> sa.URL:
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise InvalidInput(f"KE_DATABASE_URL must be postgresql://..., not {parsed.drivername}://...")
     return parsed.set(drivername="postgresql+asyncpg")
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))
 
 
 def _is_transient(error: exc.DBAPIError) -> bool:
@@ -60,13 +66,23 @@ def translated_errors() -> Iterator[None]:
 class Database:
     """A pool of connections to one Postgres database."""
 
-    def __init__(self, url: str, *, pool_size: int = 10, application_name: str = "ke") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 10,
+        application_name: str = "ke",
+        statement_timeout_s: float = STATEMENT_TIMEOUT_S,
+        lock_timeout_s: float = STATEMENT_TIMEOUT_S,
+    ) -> None:
         """Opens nothing yet.
 
         Args:
             url: postgresql://user:password@host:port/name
             pool_size: Connections at most.
             application_name: Shown in pg_stat_activity.
+            statement_timeout_s: Seconds for one statement.
+            lock_timeout_s: Seconds that a statement waits for a lock: a row may be held by a worker that froze.
 
         Raises:
             InvalidInput: The URL is not one of Postgres.
@@ -79,13 +95,15 @@ class Database:
             pool_pre_ping=True,
             connect_args={
                 "timeout": CONNECT_TIMEOUT_S,
-                "command_timeout": STATEMENT_TIMEOUT_S,
+                "command_timeout": statement_timeout_s,
                 "server_settings": {
                     "application_name": application_name,
                     "timezone": "UTC",
                     "jit": "off",
-                    "statement_timeout": str(int(STATEMENT_TIMEOUT_S * 1000)),
-                    "idle_in_transaction_session_timeout": "60000",
+                    "statement_timeout": _milliseconds(statement_timeout_s),
+                    "lock_timeout": _milliseconds(lock_timeout_s),
+                    # What a frozen process holds is free again after this.
+                    "idle_in_transaction_session_timeout": _milliseconds(IDLE_TIMEOUT_S),
                 },
             },
         )

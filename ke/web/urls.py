@@ -2,9 +2,9 @@
 
 import re
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-import regex
+import re2
 from ada_url import URL
 
 from ke.contracts.jobs import CrawlLimits, CrawlScope
@@ -15,8 +15,6 @@ MAX_URL_CHARS: Final = 2048
 MAX_PATTERNS: Final = 64
 """Include patterns of a crawl, and exclude patterns, at most."""
 MAX_PATTERN_CHARS: Final = 512
-PATTERN_TIMEOUT_S: Final = 0.25
-"""Seconds for one pattern on one URL: a sound one takes microseconds, one that backtracks without end is refused."""
 
 DEFAULT_PORTS: Final = {"http:": "80", "https:": "443"}
 
@@ -121,19 +119,11 @@ def origin(url: str) -> str:
         raise BadUrl(_why_not(url)) from None
 
 
-class _Pattern(Protocol):
-    """What is used of the `regex` module's patterns, which come without types."""
-
-    pattern: str
-
-    def search(self, string: str, *, timeout: float) -> object: ...
-
-
 class Scope:
     """Decides which links a crawl follows; its patterns are compiled once.
 
-    Patterns are matched by the `regex` module, which reads what Python's `re` reads and has a time limit: a pattern
-    comes from a request, and one that backtracks without end would hold up a whole worker.
+    Patterns are RE2's, which match in linear time and compile within bounded memory: a pattern comes from a request,
+    and with Python's `re` one of a few characters can stop a whole worker, or take all its memory.
 
     Args:
         scope: The job's scope.
@@ -158,17 +148,16 @@ class Scope:
             depth: Links between a seed (0) and this page.
 
         Raises:
-            BadPattern: One of the patterns took longer than `PATTERN_TIMEOUT_S`.
             BadUrl: Not an absolute http or https URL.
         """
         if depth > self._max_depth:
             return f"deeper than {self._max_depth}"
         if self._hosts is not None and host_key(url) not in self._hosts:
             return "on another host"
-        if self._include and not any(_matches(pattern, url) for pattern in self._include):
+        if self._include and not any(pattern.search(url) for pattern in self._include):
             return "matches no include pattern"
         for pattern in self._exclude:
-            if _matches(pattern, url):
+            if pattern.search(url):
                 return f"matches the exclude pattern {pattern.pattern!r}"
         return None
 
@@ -181,7 +170,7 @@ def in_scope(url: str, depth: int, scope: CrawlScope, limits: CrawlLimits, hosts
 def links_in_scope(
     urls: tuple[str, ...], depth: int, scope: CrawlScope, limits: CrawlLimits, hosts: frozenset[str]
 ) -> tuple[str, ...]:
-    """Those of the URLs that are followed. Can run in a process pool: a pattern may take its time on each of them."""
+    """Those of the URLs that are followed. Can run in a process pool, where many of them belong."""
     decide = _scope_of(scope, limits, hosts)
     return tuple(url for url in urls if decide.refusal(url, depth) is None)
 
@@ -202,25 +191,18 @@ def _same_site(hosts: frozenset[str]) -> set[str]:
     return known
 
 
-def _compile(patterns: tuple[str, ...], what: str) -> tuple[_Pattern, ...]:
+def _compile(patterns: tuple[str, ...], what: str) -> tuple[Any, ...]:
     if len(patterns) > MAX_PATTERNS:
         raise BadPattern(f"{len(patterns)} {what} patterns; {MAX_PATTERNS} are allowed")
-    compiled: list[_Pattern] = []
-    compiler: Any = regex
+    options = re2.Options()
+    options.log_errors = False
+    compiled: list[Any] = []
     for pattern in patterns:
         if len(pattern) > MAX_PATTERN_CHARS:
             raise BadPattern(f"a pattern may have {MAX_PATTERN_CHARS} characters, one of {what} has {len(pattern)}")
         try:
-            compiled.append(compiler.compile(pattern, regex.VERSION0))
-        except (regex.error, RecursionError, OverflowError) as error:
-            raise BadPattern(f"the {what} pattern {pattern!r} is not a regular expression: {error}") from None
+            compiled.append(re2.compile(pattern, options))
+        except (re2.error, UnicodeEncodeError) as error:
+            why = error.args[0].decode(errors="replace") if isinstance(error, re2.error) else "it is not valid Unicode"
+            raise BadPattern(f"the {what} pattern {pattern!r} is not a regular expression of RE2: {why}") from None
     return tuple(compiled)
-
-
-def _matches(pattern: _Pattern, url: str) -> bool:
-    try:
-        return pattern.search(url, timeout=PATTERN_TIMEOUT_S) is not None
-    except TimeoutError:
-        raise BadPattern(
-            f"the pattern {pattern.pattern!r} backtracks too much: more than {PATTERN_TIMEOUT_S} s on {url[:100]!r}"
-        ) from None
