@@ -1,48 +1,21 @@
-"""The collect lane: fetches the frontier page by page and commits in batches."""
+"""The collect lane as an activity."""
 
-import asyncio
-import time
-import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from typing import Final
 
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio import activity
 
+from activities.collect_slice import CollectRun
 from activities.heartbeat import Beat, run_with_heartbeat
-from activities.pages import PageReader, Reach
-from activities.sitemaps import sitemap_urls
 from ke.contracts import activities as contract
 from ke.contracts.activities import CollectSlice, SliceReport
-from ke.contracts.jobs import Counters, CrawlLimits, Lane
 from ke.runtime.pool import CpuPool
-from ke.storage import frontier
-from ke.storage.collect_batches import skip_batch, write_batch
-from ke.storage.collecting import PageOutcome
 from ke.storage.database import Database
-from ke.storage.frontier import FrontierEntry, FrontierState
-from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
-from ke.storage.tables import pages
 from ke.web.fetch import Fetcher
 from ke.web.politeness import HostGate
-from ke.web.robots import Robots
-from ke.web.urls import canonicalize
 
-BATCH_PAGES: Final = 32
-"""Pages in one commit, at most: what a killed worker's successor fetches again."""
-BATCH_SECONDS: Final = 0.5
-"""The longest a fetched page waits for its commit while others are still under way."""
 REMEMBERED_GATES: Final = 1_000
 """Jobs whose pauses between requests a worker remembers."""
-SITEMAP_BATCH: Final = 2_000
-"""URLs of a sitemap in one commit."""
-REMEMBERED_LINKS: Final = 200_000
-"""Links that a slice remembers as already in the frontier, to spare the database."""
 
 
 class CollectActivities(contract.CollectActivities):
@@ -60,7 +33,7 @@ class CollectActivities(contract.CollectActivities):
 
         async def body(beat: Beat) -> SliceReport:
             gate = self._gate(piece)
-            return await _Slice(self._database, self._fetcher, self._pool, gate, piece, beat).run()
+            return await CollectRun(self._database, self._fetcher, self._pool, gate, piece, beat).run()
 
         return await run_with_heartbeat(body)
 
@@ -72,246 +45,3 @@ class CollectActivities(contract.CollectActivities):
         if len(self._gates) > REMEMBERED_GATES:
             self._gates.popitem(last=False)
         return gate
-
-
-class _Slice:
-    """One attempt at a slice. What it holds in memory is also in Postgres, or is fetched again."""
-
-    def __init__(
-        self,
-        database: Database,
-        fetcher: Fetcher,
-        pool: CpuPool,
-        gate: HostGate,
-        piece: CollectSlice,
-        beat: Beat,
-    ) -> None:
-        spec = replace(piece.spec, urls=tuple(canonicalize(url) for url in piece.spec.urls))
-        self._database = database
-        self._fetcher = fetcher
-        self._pool = pool
-        self._piece = piece
-        self._spec = spec
-        self._beat = beat
-        self._job_id = uuid.UUID(piece.job_id)
-        self._claim = uuid.uuid4()
-        # A scrape fetches the URLs it was given, all of them and no others.
-        self._limits = spec.limits if spec.follow else CrawlLimits(max_pages=len(spec.urls), max_depth=0)
-        self._robots = Robots(fetcher)
-        self._reach = Reach.of(spec, pool)
-        self._reader = PageReader(fetcher, pool, self._robots, gate, self._reach)
-        self._tasks: dict[asyncio.Task[PageOutcome], tuple[FrontierEntry, int]] = {}
-        self._buffer: list[PageOutcome] = []
-        self._buffered_at = 0.0
-        self._known_links: set[str] = set()
-        self._dry = False
-        self._out_of_bytes = False
-        self._started = 0
-        self._totals = Counters()
-        self._ends_at = time.monotonic() + piece.max_seconds
-        self._began_at = datetime.fromisoformat(piece.started_at)
-
-    async def run(self) -> SliceReport:
-        await self._prepare()
-        try:
-            note = await self._loop()
-        finally:
-            await self._abandon()
-        return await self._finish(note)
-
-    # Before the first page
-
-    async def _prepare(self) -> None:
-        """Seeds the frontier, once, and takes back what a dead slice had claimed."""
-        async with self._database.transaction() as connection:
-            await hold_fence(connection, self._job_id, self._piece.epoch)
-            await take_lease(connection, self._job_id, Lane.COLLECT, self._claim)
-            progress = await lane_progress(connection, self._job_id, Lane.COLLECT)
-            self._totals = progress.counters
-            await frontier.release_pages(connection, self._job_id)
-            await frontier.add_pages(connection, self._job_id, ((url, 0) for url in self._spec.urls))
-            moved = await connection.execute(
-                sa.select(pages.c.final_url).where(
-                    pages.c.job_id == self._job_id, pages.c.depth == 0, pages.c.final_url.is_not(None)
-                )
-            )
-            for url in moved.scalars():
-                self._reach.widen(url)
-        if not progress.seeded:
-            await self._read_sitemaps()
-
-    async def _read_sitemaps(self) -> None:
-        if self._spec.follow and self._spec.scope.sitemaps and self._limits.max_depth > 0:
-            async for urls in sitemap_urls(self._fetcher, self._robots, self._pool, self._reach, self._beat):
-                for first in range(0, len(urls), SITEMAP_BATCH):
-                    async with self._writing() as connection:
-                        batch = urls[first : first + SITEMAP_BATCH]
-                        await frontier.add_pages(connection, self._job_id, ((url, 1) for url in batch))
-                    self._beat.progress()
-        if not self._beat.stopping:
-            async with self._writing() as connection:
-                await add_progress(connection, self._job_id, Lane.COLLECT, Counters(), seeded=True)
-
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that is refused once the job may not be written, or another attempt has the lane."""
-        async with self._database.transaction() as connection:
-            await hold_fence(connection, self._job_id, self._piece.epoch)
-            await hold_lease(connection, self._job_id, Lane.COLLECT, self._claim)
-            yield connection
-
-    # The loop
-
-    async def _loop(self) -> str | None:
-        """Fetches until something ends the slice; returns why the lane is at its end, or None when it is not."""
-        while True:
-            if self._beat.stopping:
-                return None
-            over = self._slice_over()
-            limit = self._limit_reached()
-            if not over and limit is None:
-                await self._fill()
-            elif self._tasks:
-                await self._give_back_waiting()
-            if self._tasks:
-                await self._take()
-                continue
-            await self._flush()
-            if limit is not None and self._limit_reached() is not None:
-                return limit
-            if over:
-                return None
-            state = await self._state()
-            if state.due == 0 and state.waiting == 0:
-                return "all pages fetched"
-            self._dry = False
-            if state.due == 0 and state.next_at is not None:
-                await self._beat.wait(min(max((state.next_at - datetime.now(UTC)).total_seconds(), 0.05), 1.0))
-
-    def _slice_over(self) -> bool:
-        return time.monotonic() >= self._ends_at or self._started >= self._piece.max_pages
-
-    def _limit_reached(self) -> str | None:
-        """The limit that forbids another fetch, what is under way counted as if it succeeded."""
-        limits = self._limits
-        if self._pages_left() <= 0:
-            return "max_pages"
-        if limits.max_bytes is not None and (self._out_of_bytes or self._bytes_left() == 0):
-            return "max_bytes"
-        if limits.max_seconds is not None and self._elapsed_s() >= limits.max_seconds:
-            return "max_seconds"
-        return None
-
-    def _elapsed_s(self) -> float:
-        return (datetime.now(UTC) - self._began_at).total_seconds()
-
-    def _pages_left(self) -> int:
-        used = self._totals.pages_fetched + self._totals.pages_duplicate + len(self._tasks) + len(self._buffer)
-        return self._limits.max_pages - used
-
-    def _bytes_left(self) -> int | None:
-        """Bytes that no fetch under way has reserved."""
-        if self._limits.max_bytes is None:
-            return None
-        reserved = sum(most for _, most in self._tasks.values()) + sum(o.bytes for o in self._buffer)
-        return max(0, self._limits.max_bytes - self._totals.bytes - reserved)
-
-    async def _fill(self) -> None:
-        """Claims pages and starts them, up to twice the host's concurrency: one half waits or is being read."""
-        concurrency = self._spec.rate.concurrency
-        if self._dry or len(self._tasks) > concurrency:
-            return
-        room = min(2 * concurrency - len(self._tasks), self._pages_left(), self._piece.max_pages - self._started)
-        left = self._bytes_left()
-        if left is not None:
-            # Each fetch reserves its share, so that together they cannot go over.
-            room = min(room, max(1, left // self._fetcher.max_bytes))
-        async with self._writing() as connection:
-            claimed = await frontier.claim_pages(connection, self._job_id, self._claim, limit=room)
-        self._dry = len(claimed) < room
-        self._started += len(claimed)
-        for entry in claimed:
-            most = self._fetcher.max_bytes if left is None else min(left, self._fetcher.max_bytes)
-            read = self._reader.read(entry, max_bytes=None if left is None else most)
-            self._tasks[asyncio.create_task(read)] = (entry, most)
-
-    async def _take(self) -> None:
-        """Waits for finished pages and commits them when there are enough, or no more are to be expected soon."""
-        done, _ = await asyncio.wait(self._tasks, timeout=BATCH_SECONDS / 2, return_when=asyncio.FIRST_COMPLETED)
-        # Each wait of a page has its own limit, and a host may ask for one of minutes.
-        self._beat.progress()
-        for task in done:
-            outcome = task.result()
-            del self._tasks[task]
-            if not self._buffer:
-                self._buffered_at = time.monotonic()
-            # The first page that did not fit into what was left of the bytes ends the crawl.
-            self._out_of_bytes |= outcome.reason == "max_bytes"
-            self._buffer.append(self._without_known_links(outcome))
-        waited = time.monotonic() - self._buffered_at
-        if self._buffer and (len(self._buffer) >= BATCH_PAGES or waited >= BATCH_SECONDS or self._dry):
-            await self._flush()
-
-    def _without_known_links(self, outcome: PageOutcome) -> PageOutcome:
-        fresh = tuple(link for link in outcome.links if link not in self._known_links)
-        if len(self._known_links) < REMEMBERED_LINKS:
-            self._known_links.update(fresh)
-        return replace(outcome, links=fresh)
-
-    async def _flush(self) -> None:
-        if not self._buffer:
-            return
-        batch, self._buffer = self._buffer, []
-        self._totals = await write_batch(
-            self._database,
-            self._job_id,
-            self._piece.epoch,
-            self._claim,
-            batch,
-            extract=self._piece.extract,
-            progress=self._beat.progress,
-        )
-        self._dry = False
-        self._beat.progress({"collect": {name: n for name, n in asdict(self._totals).items() if n}})
-
-    async def _state(self) -> FrontierState:
-        async with self._database.transaction() as connection:
-            return await frontier.frontier_state(connection, self._job_id)
-
-    # The end
-
-    async def _give_back_waiting(self) -> None:
-        """Gives back the pages that only wait for their turn at a slow host: the next slice waits as well."""
-        await self._break_off([t for t, (entry, _) in self._tasks.items() if entry.id not in self._reader.started])
-
-    async def _abandon(self) -> None:
-        """Breaks off what is under way."""
-        await self._break_off(list(self._tasks))
-
-    async def _break_off(self, tasks: Sequence[asyncio.Task[PageOutcome]]) -> None:
-        """Ends these tasks; what had come is kept, the rest goes back into the frontier."""
-        if not tasks:
-            return
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        entries = [self._tasks.pop(task)[0] for task in tasks]
-        came = [result for result in results if isinstance(result, PageOutcome)]
-        self._buffer.extend(self._without_known_links(outcome) for outcome in came)
-        kept = {outcome.entry.id for outcome in came}
-        async with self._database.transaction() as connection:
-            lost = [entry.id for entry in entries if entry.id not in kept]
-            await frontier.release_pages(connection, self._job_id, claim=self._claim, ids=lost)
-
-    async def _finish(self, note: str | None) -> SliceReport:
-        await self._flush()
-        done = False
-        while note is not None and not done:
-            async with self._writing() as connection:
-                self._totals, done = await skip_batch(connection, self._job_id, note)
-            self._beat.progress()
-            if self._beat.stopping:
-                break
-        return SliceReport(
-            done=done, counters=self._totals, interrupted=self._beat.stopping, note=(note or "") if done else ""
-        )

@@ -1,7 +1,7 @@
 """What the gateway's handlers work with: the clients, built once, none of which needs its server to be up."""
 
 from dataclasses import dataclass
-from typing import Final, Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Request
 
@@ -12,7 +12,6 @@ from ke.runtime.temporal_client import TemporalConnection
 from ke.storage.database import Database
 from ke.storage.vectors.base import VectorStore
 from ke.web.egress import EgressPolicy
-
 
 STATEMENT_TIMEOUT_S: Final = 10.0
 """Seconds for one statement of the gateway: someone waits for the answer."""

@@ -194,14 +194,15 @@ def _same_site(hosts: frozenset[str]) -> set[str]:
 def _compile(patterns: tuple[str, ...], what: str) -> tuple[Any, ...]:
     if len(patterns) > MAX_PATTERNS:
         raise BadPattern(f"{len(patterns)} {what} patterns; {MAX_PATTERNS} are allowed")
-    options = re2.Options()
+    engine: Any = re2  # comes without types
+    options = engine.Options()
     options.log_errors = False
     compiled: list[Any] = []
     for pattern in patterns:
         if len(pattern) > MAX_PATTERN_CHARS:
             raise BadPattern(f"a pattern may have {MAX_PATTERN_CHARS} characters, one of {what} has {len(pattern)}")
         try:
-            compiled.append(re2.compile(pattern, options))
+            compiled.append(engine.compile(pattern, options))
         except (re2.error, UnicodeEncodeError) as error:
             why = error.args[0].decode(errors="replace") if isinstance(error, re2.error) else "it is not valid Unicode"
             raise BadPattern(f"the {what} pattern {pattern!r} is not a regular expression of RE2: {why}") from None

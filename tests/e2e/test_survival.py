@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from activities.collect import BATCH_PAGES
+from activities.collect_slice import BATCH_PAGES
 from examples.serve import SiteServer
 from tests.e2e.sites import PAGES, walk
 from tests.e2e.stack import Stack, eventually
