@@ -13,7 +13,8 @@
     ├── UnsupportedMediaType        the body is not sent as JSON
     ├── MethodNotAllowed            the resource does not have this method
     ├── Unavailable
-    │   └── NotReady                something the gateway needs is down
+    │   ├── NotReady                something the gateway needs is down
+    │   └── ShuttingDown            the gateway stops while it answers
     └── Conflict
         ├── NotCancellable          the job is in no state in which it can be cancelled
         ├── NotPausable             it is not running
@@ -92,6 +93,12 @@ class NotReady(Unavailable):
     """Something that the gateway needs is down."""
 
     code = "not-ready"
+
+
+class ShuttingDown(Unavailable):
+    """The gateway is stopping; ask again."""
+
+    code = "shutting-down"
 
 
 class NotCancellable(Conflict):

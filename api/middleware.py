@@ -1,5 +1,6 @@
 """Around every request: an id, one line of log, a problem document for what nobody expected."""
 
+import asyncio
 import re
 import time
 import uuid
@@ -12,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
-from api.errors import CrossSite, PayloadTooLarge, UnsupportedMediaType, WrongHost
+from api.errors import CrossSite, PayloadTooLarge, ShuttingDown, UnsupportedMediaType, WrongHost
 from ke.contracts.errors import KeError
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
@@ -50,6 +51,12 @@ class RequestLog:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
+            except asyncio.CancelledError:
+                # The server cancels what is still open when it stops. Whoever waits is told to ask again; when that
+                # is said there is nothing left to cancel.
+                if status:
+                    raise
+                await problems.response(ShuttingDown(), scope["path"])(scope, receive, send_with_id)
             except Exception:  # the edge of the process: nothing may end it, and no inside may leave it
                 log.exception("unexpected error", method=scope["method"], path=scope["path"])
                 if status:

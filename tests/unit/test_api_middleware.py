@@ -1,5 +1,6 @@
 """What stands around every request."""
 
+import asyncio
 import re
 
 import httpx
@@ -18,6 +19,10 @@ def app() -> FastAPI:
     async def crash() -> None:
         raise ZeroDivisionError("a secret of the inside")
 
+    @app.get("/forever")
+    async def forever() -> None:
+        await asyncio.sleep(60)
+
     return app
 
 
@@ -35,6 +40,17 @@ async def test_crash_is_a_problem_without_its_inside(app: FastAPI) -> None:
     assert "secret" not in answer.text
     assert [entry["event"] for entry in entries] == ["unexpected error", "request"]
     assert entries[1]["status"] == 500
+
+
+async def test_request_that_the_server_cancels_is_a_503(app: FastAPI) -> None:
+    """A gateway that stops while it answers says so, and when to ask again."""
+    async with _client(app) as http:
+        asking = asyncio.create_task(http.get("/forever"))
+        await asyncio.sleep(0.1)
+        asking.cancel()
+        answer = await asking
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:ke:problem:shutting-down")
+    assert answer.headers["Retry-After"]
 
 
 async def test_each_request_has_an_id_and_a_line(app: FastAPI) -> None:
