@@ -3,11 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime
 
 from api.pagination import Cursor, Limit, slice_of
 from api.resources import GatewayDep
-from api.routes.params import IdempotencyKey, JobId, Prefer, WaitS, preferred_wait_s
+from api.routes.params import IdempotencyKey, JobId, Moment, Prefer, WaitS, preferred_wait_s
 from api.schemas import CancelBody, CleanupBody, ProjectName, SubmitBody
 from api.service import cleaning, control, lists, reading
 from api.service import submit as submitting
@@ -33,8 +32,8 @@ async def list_jobs(
     kind: JobKind | None = None,
     status: Annotated[list[JobStatus] | None, Query(max_length=len(JobStatus))] = None,
     project: ProjectName | None = None,
-    created_after: AwareDatetime | None = None,
-    created_before: AwareDatetime | None = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> PageOf[JobView]:

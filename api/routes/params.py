@@ -1,14 +1,26 @@
 """The parameters that several routes take."""
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import Header, Path, Query
+from pydantic import AfterValidator, AwareDatetime
+from pydantic_core import PydanticCustomError
 
 MAX_WAIT_S: Final = 60
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})")
 
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("moment_range", "In UTC this is not within the years 1 to 9999") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 JobId = Annotated[UUID, Path(description="The job")]
 WaitS = Annotated[
     float,

@@ -108,6 +108,8 @@ async def test_too_long_bodies_are_refused(api: ApiStack) -> None:
         ("/jobs?status=nothing", "0"),
         ("/jobs?created_after=yesterday", "created_after"),
         ("/jobs?created_after=2026-01-01T00:00:00", "created_after"),
+        ("/jobs?created_after=0001-01-01T00:00:00%2B14:00", "created_after"),
+        ("/jobs?created_before=9999-12-31T23:59:59-14:00", "created_before"),
         ("/jobs?project=a%00b", "project"),
         ("/jobs/0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11?wait=61", "wait"),
         ("/jobs/0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11?wait=nan", "wait"),
