@@ -1,24 +1,30 @@
 """Cursors: opaque to callers, bound to the list and the filters they were given out for.
 
-A cursor is not a secret: a forged one that passes the checks is a place in the very list its caller may read anyway.
-What the checks keep out is a cursor of another list, which would silently skip or repeat entries.
+A cursor is signed over its place and its list, so that only what this deployment gave out is taken: a cursor of another
+list, or one that was changed, would silently skip or repeat entries. The key comes from the database's user, password
+and name: all gateways of a deployment take each other's cursors, after a restart and at another address too. Where the
+database has no password the key can be guessed; a cursor forged with it is still only a place in a list that its caller
+may read anyway.
 """
 
 import base64
 import binascii
 import hashlib
+import hmac
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Query
+from sqlalchemy.engine import make_url
 
 from api.errors import BadCursor
 
 MAX_LIMIT: Final = 200
-_LAYOUT: Final = struct.Struct(">Bq8s")
-_VERSION: Final = 1
+_TAG_BYTES: Final = 16
+_PLACE: Final = struct.Struct(">Bq")
+_VERSION: Final = 2
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Entries in one answer")]
 Cursor = Annotated[str | None, Query(max_length=64, description="The `next_cursor` of the answer before")]
@@ -34,10 +40,11 @@ class Slice:
     after: int | None
     """The `seq` of the last entry that was given out."""
     scope: bytes
+    key: bytes = field(repr=False)
 
     def next_cursor(self, rows: Sequence[RowT], seq: Callable[[RowT], int]) -> str | None:
         """The cursor for what follows `rows`, which were read with a limit of `fetch`; None at the end."""
-        return _encode(seq(rows[self.limit - 1]), self.scope) if len(rows) > self.limit else None
+        return _encode(self.key, seq(rows[self.limit - 1]), self.scope) if len(rows) > self.limit else None
 
     @property
     def fetch(self) -> int:
@@ -45,10 +52,17 @@ class Slice:
         return self.limit + 1
 
 
-def slice_of(limit: int, cursor: str | None, *scope: Any) -> Slice:
+def signing_key(database_url: str) -> bytes:
+    """What the cursors of all gateways on a database are signed with."""
+    url = make_url(database_url)
+    return hashlib.sha256(repr(("ke-cursor", url.username, url.password, url.database)).encode()).digest()
+
+
+def slice_of(key: bytes, limit: int, cursor: str | None, *scope: Any) -> Slice:
     """Reads what a caller asks for.
 
     Args:
+        key: What cursors are signed with.
         limit: Entries wanted.
         cursor: As it was given out, or None for the beginning.
         scope: The list's name and all its filters.
@@ -56,23 +70,23 @@ def slice_of(limit: int, cursor: str | None, *scope: Any) -> Slice:
     Raises:
         BadCursor: It was not given out for this list with these filters.
     """
-    digest = hashlib.blake2b(repr(scope).encode(), digest_size=8, person=b"ke-cursor").digest()
-    return Slice(limit, None if cursor is None else _decode(cursor, digest), digest)
+    named = repr(scope).encode()
+    return Slice(limit, None if cursor is None else _decode(key, cursor, named), named, key)
 
 
-def _encode(seq: int, scope: bytes) -> str:
-    return base64.urlsafe_b64encode(_LAYOUT.pack(_VERSION, seq, scope)).decode().rstrip("=")
+def _encode(key: bytes, seq: int, scope: bytes) -> str:
+    place = _PLACE.pack(_VERSION, seq)
+    tag = hmac.digest(key, place + scope, "sha256")[:_TAG_BYTES]
+    return base64.urlsafe_b64encode(place + tag).decode().rstrip("=")
 
 
-def _decode(cursor: str, scope: bytes) -> int:
+def _decode(key: bytes, cursor: str, scope: bytes) -> int:
     problem = [{"parameter": "cursor", "detail": "Use `next_cursor` as it is, with the same filters."}]
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        version, seq, found = _LAYOUT.unpack(raw)
+        _, seq = _PLACE.unpack_from(raw)
     except (binascii.Error, struct.error, ValueError):
         raise BadCursor("This is not a cursor.", errors=problem) from None
-    if version != _VERSION or seq < 0 or _encode(seq, found) != cursor:
-        raise BadCursor("This is not a cursor.", errors=problem)
-    if found != scope:
-        raise BadCursor("This cursor belongs to another list, or to other filters.", errors=problem)
+    if not hmac.compare_digest(_encode(key, seq, scope), cursor):
+        raise BadCursor("This cursor was changed, or belongs to another list or to other filters.", errors=problem)
     return int(seq)

@@ -1,10 +1,11 @@
 """What the gateway's handlers work with: the clients, built once, none of which needs its server to be up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from fastapi import Depends, Request
 
+from api.pagination import signing_key
 from api.service.engine import Engine
 from ke.runtime.endpoints import Connections
 from ke.runtime.settings import Settings
@@ -27,6 +28,8 @@ class Gateway:
     engine: Engine
     vectors: VectorStore
     policy: EgressPolicy
+    cursor_key: bytes = field(repr=False)
+    """What the cursors of lists are signed with; see `api.pagination`."""
 
     @classmethod
     def build(cls, settings: Settings, connections: Connections, vectors: VectorStore) -> "Gateway":
@@ -45,6 +48,7 @@ class Gateway:
             engine=Engine(TemporalConnection(connections.temporal_address, settings)),
             vectors=vectors,
             policy=EgressPolicy(settings.fetch_allow),
+            cursor_key=signing_key(connections.database_url),
         )
 
     async def close(self) -> None:

@@ -17,7 +17,7 @@ async def list_dead_letters(
     gateway: GatewayDep, job_id: JobId, limit: Limit = 50, cursor: Cursor = None
 ) -> PageOf[DeadLetterItem]:
     """Shows the pages and sources of a job that failed for good."""
-    return await lists.letters(gateway, job_id, slice_of(limit, cursor, "dead-letters", job_id))
+    return await lists.letters(gateway, job_id, slice_of(gateway.cursor_key, limit, cursor, "dead-letters", job_id))
 
 
 @router.delete("", operation_id="purgeDeadLetters", summary="Delete a job's dead letters")

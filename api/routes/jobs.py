@@ -39,7 +39,7 @@ async def list_jobs(
 ) -> PageOf[JobView]:
     """Shows the jobs that fit all filters; `status` may be given more than once."""
     statuses = tuple(sorted(set(status or ())))
-    part = slice_of(limit, cursor, "jobs", kind, statuses, project, created_after, created_before)
+    part = slice_of(gateway.cursor_key, limit, cursor, "jobs", kind, statuses, project, created_after, created_before)
     return await lists.jobs(
         gateway,
         part,

@@ -23,7 +23,7 @@ async def list_sources(
     gateway: GatewayDep, job_id: JobId, state: TaskState | None = None, limit: Limit = 50, cursor: Cursor = None
 ) -> PageOf[SourceItem]:
     """Shows the sources a job stored, or works on; with `state` those whose extraction is in that state."""
-    part = slice_of(limit, cursor, "sources", job_id, state)
+    part = slice_of(gateway.cursor_key, limit, cursor, "sources", job_id, state)
     return await lists.sources(gateway, job_id, part, state=state)
 
 
@@ -32,7 +32,7 @@ async def list_pages(
     gateway: GatewayDep, job_id: JobId, state: PageState | None = None, limit: Limit = 50, cursor: Cursor = None
 ) -> PageOf[PageItem]:
     """Shows the frontier of a scrape or crawl, and what became of each URL."""
-    part = slice_of(limit, cursor, "pages", job_id, state)
+    part = slice_of(gateway.cursor_key, limit, cursor, "pages", job_id, state)
     return await lists.pages(gateway, job_id, part, state=state)
 
 
@@ -41,7 +41,7 @@ async def list_extractions(
     gateway: GatewayDep, job_id: JobId, limit: Limit = 50, cursor: Cursor = None
 ) -> PageOf[ExtractionItem]:
     """Shows the chunks a job made."""
-    return await lists.extractions(gateway, job_id, slice_of(limit, cursor, "extractions", job_id))
+    return await lists.extractions(gateway, job_id, slice_of(gateway.cursor_key, limit, cursor, "extractions", job_id))
 
 
 @router.get("/jobs/{job_id}/entities", operation_id="listEntities", summary="List a job's entities")
@@ -49,7 +49,7 @@ async def list_entities(
     gateway: GatewayDep, job_id: JobId, limit: Limit = 50, cursor: Cursor = None
 ) -> PageOf[EntityItem]:
     """Shows the named entities a job found."""
-    return await lists.entities(gateway, job_id, slice_of(limit, cursor, "entities", job_id))
+    return await lists.entities(gateway, job_id, slice_of(gateway.cursor_key, limit, cursor, "entities", job_id))
 
 
 @router.get("/sources/{source_id}", operation_id="getSource", summary="Read a source")

@@ -1,14 +1,17 @@
 """Problem documents, cursors and preferences."""
 
+import base64
 import json
 
 import pytest
 
 from api import errors, problems
 from api.errors import BadCursor, NotCancellable
-from api.pagination import slice_of
+from api.pagination import signing_key, slice_of
 from api.routes.params import preferred_wait_s
 from ke.contracts.errors import NotFound, TemporalUnavailable
+
+KEY = signing_key("postgresql://ke:secret@one/ke")
 
 
 def test_every_refusal_has_its_own_code_title_and_status() -> None:
@@ -66,18 +69,37 @@ def test_cursor_leads_on_in_its_own_list_only() -> None:
         def __init__(self, seq: int) -> None:
             self.seq = seq
 
-    part = slice_of(2, None, "jobs", "a")
+    part = slice_of(KEY, 2, None, "jobs", "a")
     cursor = part.next_cursor([Row(9), Row(7), Row(3)], lambda row: row.seq)
     assert cursor is not None
-    assert slice_of(2, cursor, "jobs", "a").after == 7
+    assert slice_of(KEY, 2, cursor, "jobs", "a").after == 7
     for scope in (("jobs", "b"), ("pages", "a"), ("jobs",)):
         with pytest.raises(BadCursor):
-            slice_of(2, cursor, *scope)
+            slice_of(KEY, 2, cursor, *scope)
+    with pytest.raises(BadCursor):
+        slice_of(signing_key("postgresql://ke:other@one/ke"), 2, cursor, "jobs", "a")
+
+
+def test_no_bit_of_a_cursor_can_be_changed() -> None:
+    """A cursor with any bit flipped, in its place as in its signature, is refused."""
+    cursor = slice_of(KEY, 1, None, "jobs").next_cursor([7, 3], int)
+    assert cursor is not None
+    raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+    for bit in range(len(raw) * 8):
+        forged = bytearray(raw)
+        forged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BadCursor):
+            slice_of(KEY, 1, base64.urlsafe_b64encode(forged).decode().rstrip("="), "jobs")
+
+
+def test_gateways_of_one_database_take_each_others_cursors() -> None:
+    """The key stays the same at another address of the same database."""
+    assert signing_key("postgresql://ke:secret@two:6543/ke") == KEY
 
 
 def test_last_part_has_no_cursor() -> None:
     """A part that is not longer than its limit is the last."""
-    assert slice_of(2, None, "jobs").next_cursor([1, 2], int) is None
+    assert slice_of(KEY, 2, None, "jobs").next_cursor([1, 2], int) is None
 
 
 @pytest.mark.parametrize(
