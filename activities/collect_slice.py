@@ -78,6 +78,14 @@ class CollectRun:
         self._began_at = datetime.fromisoformat(piece.started_at)
 
     async def run(self) -> SliceReport:
+        """Fetches until the slice or the frontier ends, or the activity must stop.
+
+        Raises:
+            Fenced: The job may not be written any more.
+            WorkLost: Another attempt has taken the slice over.
+            Unavailable: Postgres does not answer; what was not committed is fetched again.
+            BadPattern: One of the crawl's patterns is not one: the job's fault.
+        """
         await self._prepare()
         try:
             note = await self._loop()

@@ -1,4 +1,3 @@
-
 import pytest
 
 from ke.contracts.errors import InvalidInput

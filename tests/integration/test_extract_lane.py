@@ -1,0 +1,146 @@
+"""The extract lane on real stores and a real process pool, slice by slice, without Temporal."""
+
+import asyncio
+import os
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy.dialects.postgresql import insert
+from temporalio.testing import ActivityEnvironment
+
+from activities.extract import ExtractActivities
+from ke.contracts.activities import CloseJob, ExtractSlice
+from ke.contracts.errors import Fenced, WorkLost
+from ke.contracts.ids import source_id
+from ke.contracts.jobs import CollectSpec, ExtractSpec, JobInput, JobKind
+from ke.runtime.pool import CpuPool
+from ke.storage.closing import end_job
+from ke.storage.jobs import open_job
+from ke.storage.tables import sources
+from tests.stores import Stores, open_stores
+
+SENTENCE = "Robert Stevenson built the lighthouse on the Bell Rock off Arbroath in 1810. "
+
+
+@pytest.fixture(scope="module")
+async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stores]:
+    folder: Path = tmp_path_factory.mktemp("extract")
+    async with open_stores(folder) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[CpuPool]:
+    pool = CpuPool(1)
+    yield pool
+    await pool.close()
+
+
+async def a_crawl(stores: Stores, texts: list[str]) -> str:
+    """An ended crawl that owns these texts."""
+    spec = CollectSpec(("https://site.example/",), follow=True)
+    job = JobInput(str(uuid.uuid4()), JobKind.CRAWL, datetime.now(UTC).isoformat(), collect=spec)
+    key = uuid.UUID(job.job_id)
+    values = [
+        {
+            "id": source_id(key, f"https://site.example/{n}"),
+            "job_id": key,
+            "url": f"https://site.example/{n}",
+            "text": text,
+            "content_type": "text/html",
+            "content_hash": n.to_bytes(32, "big"),
+            "bytes": len(text),
+            "fetched_at": datetime.now(UTC),
+        }
+        for n, text in enumerate(texts)
+    ]
+    async with stores.database.transaction() as connection:
+        await open_job(connection, job, "run")
+        await connection.execute(insert(sources), values)
+    await end_job(stores.database, CloseJob(job.job_id))
+    return job.job_id
+
+
+async def an_extract(stores: Stores, crawl: str, **options: object) -> ExtractSlice:
+    """An open extract job's slice."""
+    spec = ExtractSpec(source_job_id=crawl, **options)
+    job = JobInput(str(uuid.uuid4()), JobKind.EXTRACT, datetime.now(UTC).isoformat(), extract=spec)
+    async with stores.database.transaction() as connection:
+        row = await open_job(connection, job, "run")
+    return ExtractSlice(job.job_id, row.write_epoch, spec, collecting=False)
+
+
+async def test_killed_pool_process_costs_no_source(stores: Stores, pool: CpuPool) -> None:
+    """A pool process that dies under its work is replaced, and every source is extracted."""
+    piece = await an_extract(stores, await a_crawl(stores, [SENTENCE * (n + 1) * 20 for n in range(12)]))
+    lane = ExtractActivities(stores.database, stores.vectors, pool)
+    running = asyncio.create_task(ActivityEnvironment().run(lane.extract_sources, piece))
+    victims: list[psutil.Process] = []
+    async with asyncio.timeout(60):
+        while not victims:
+            await asyncio.sleep(0.05)
+            children = psutil.Process(os.getpid()).children()
+            victims = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    victims[0].send_signal(signal.SIGKILL)
+    report = await running
+    assert report.done
+    assert report.counters.sources_extracted == 12
+    assert report.counters.dead_letters == 0
+    assert await stores.vectors.count_job("wordllama-256", uuid.UUID(piece.job_id)) == report.counters.vectors > 0
+
+
+async def test_batch_ends_its_slice(stores: Stores, pool: CpuPool) -> None:
+    """With `chunk_size` a slice is one batch of so many sources; the last one says that it was the last."""
+    piece = await an_extract(stores, await a_crawl(stores, [SENTENCE] * 5), chunk_size=2, entities=None)
+    lane = ExtractActivities(stores.database, stores.vectors, pool)
+    reports = [await ActivityEnvironment().run(lane.extract_sources, piece) for _ in range(4)]
+    assert [report.counters.sources_extracted for report in reports] == [2, 4, 5, 5]
+    assert [report.done for report in reports][-1] is True
+    assert not any(report.done for report in reports[:2])
+
+
+async def test_cancel_between_sources_tells_which_were_skipped(stores: Stores, pool: CpuPool) -> None:
+    """A cancelled slice keeps what is finished; the job's result counts and names the rest."""
+    piece = await an_extract(stores, await a_crawl(stores, [SENTENCE * 400] * 20))
+    lane = ExtractActivities(stores.database, stores.vectors, pool)
+    environment = ActivityEnvironment()
+    running = asyncio.create_task(environment.run(lane.extract_sources, piece))
+    await asyncio.sleep(3)
+    environment.cancel()
+    report = await running
+    assert (report.done, report.interrupted) == (False, True)
+    outcome = await end_job(stores.database, CloseJob(piece.job_id, cancelled=True))
+    counters = outcome.counters
+    assert counters.sources_extracted + counters.sources_skipped == 20
+    assert counters.sources_skipped > 0
+    assert counters.extractions == counters.vectors
+    points = await stores.vectors.count_job("wordllama-256", uuid.UUID(piece.job_id))
+    assert points == counters.vectors
+
+
+async def test_late_worker_cannot_end_its_successors_lane(stores: Stores, pool: CpuPool) -> None:
+    """Of two slices of one lane the first is refused, and the second extracts everything."""
+    piece = await an_extract(stores, await a_crawl(stores, [SENTENCE * 100] * 20))
+    lane = ExtractActivities(stores.database, stores.vectors, pool)
+    late = asyncio.create_task(ActivityEnvironment().run(lane.extract_sources, piece))
+    await asyncio.sleep(0.5)
+    report = await ActivityEnvironment().run(lane.extract_sources, piece)
+    with pytest.raises((WorkLost, Fenced)):
+        await late
+    assert report.done
+    assert report.counters.sources_extracted == 20
+
+
+async def test_text_without_words_is_a_source_without_chunks(stores: Stores, pool: CpuPool) -> None:
+    """An empty source is extracted, into nothing, and one that nothing can be made of fails alone."""
+    piece = await an_extract(stores, await a_crawl(stores, ["", " \n ", SENTENCE]))
+    lane = ExtractActivities(stores.database, stores.vectors, pool)
+    report = await ActivityEnvironment().run(lane.extract_sources, piece)
+    assert report.done
+    assert report.counters.sources_extracted == 3
+    assert report.counters.extractions == 1
