@@ -59,13 +59,12 @@ def init(*, as_json: Json = False) -> None:
     from pydantic import ValidationError  # noqa: PLC0415
 
     from ke.runtime.init import initialise  # noqa: PLC0415
-    from ke.runtime.settings import Settings  # noqa: PLC0415
+    from ke.runtime.settings import Settings, describe_invalid_settings  # noqa: PLC0415
 
     try:
         done = asyncio.run(initialise(Settings()))
     except ValidationError as error:
-        faults = "; ".join(f"KE_{'_'.join(map(str, f['loc']))}".upper() + f": {f['msg']}" for f in error.errors())
-        raise CommandFailed(faults, ExitCode.USAGE) from error
+        raise CommandFailed(describe_invalid_settings(error), ExitCode.USAGE) from error
     except KeError as error:
         raise failure_of(error) from error
     added = ", ".join(done.search_attributes_added) or "nothing to add"

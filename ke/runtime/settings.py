@@ -1,13 +1,20 @@
 """Every setting there is, in one place: `KE_` and its name in capitals, from the environment."""
 
+import logging
+import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ke.contracts.naming import TaskQueue
+
+_MAX_PORT: Final = 65535
+_HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[^\s:/@?#\\\[\]]+")
+"""A name, an IPv4 address, or an IPv6 address in brackets."""
 
 
 class Settings(BaseSettings):
@@ -78,6 +85,13 @@ class Settings(BaseSettings):
     def _split_queues(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("task_queues")
+    @classmethod
+    def _check_queues(cls, value: tuple[TaskQueue, ...]) -> tuple[TaskQueue, ...]:
+        if not value:
+            raise ValueError(f"names no task queue; there are {', '.join(TaskQueue)} (unset: all)")
+        return value
+
     @field_validator("api_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
@@ -92,10 +106,63 @@ class Settings(BaseSettings):
             return value
         pairs = frozenset(part.strip().lower() for part in value.split(",") if part.strip())
         for pair in pairs:
-            host, _, port = pair.rpartition(":")
-            if not host or not port.isdigit():
-                raise ValueError(f"{pair!r} is not host:port")
+            _check_host_port(pair)
         return pairs
+
+    @field_validator("temporal_address", "database_url", "qdrant_url", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("temporal_address")
+    @classmethod
+    def _check_temporal_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            _check_host_port(value)
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            # What commands without a database need not wait for.
+            from sqlalchemy import exc, make_url  # noqa: PLC0415
+
+            try:
+                backend = make_url(value.get_secret_value()).get_backend_name()
+            except (ValueError, exc.ArgumentError):
+                backend = ""
+            if backend not in {"postgresql", "postgres"}:
+                # Without the value: there is a password in it.
+                raise ValueError("is not postgresql://user:password@host:port/name")
+        return value
+
+    @field_validator("qdrant_url")
+    @classmethod
+    def _check_qdrant_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parts = urlsplit(value)
+                fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+            except ValueError:
+                fits = False
+            if not (fits and value.isprintable() and " " not in value):
+                raise ValueError("is not http://host:port or https://host:port")
+        return value
+
+    @field_validator("user_agent")
+    @classmethod
+    def _check_user_agent(cls, value: str) -> str:
+        if not (value.strip() and value.isascii() and value.isprintable()):
+            raise ValueError("must be printable ASCII, and not empty: it is sent as a header")
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _check_log_level(cls, value: str) -> str:
+        if value.upper() not in logging.getLevelNamesMapping():
+            raise ValueError(f"{value!r} is no log level; there are DEBUG, INFO, WARNING, ERROR, CRITICAL")
+        return value
 
     @cached_property
     def endpoints_file(self) -> Path:
@@ -103,7 +170,17 @@ class Settings(BaseSettings):
         return self.data_dir / "endpoints.json"
 
 
+def _check_host_port(text: str) -> None:
+    host, _, port = text.rpartition(":")
+    fits = _HOST.fullmatch(host) and re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) <= _MAX_PORT
+    if not fits:
+        raise ValueError(f"{text!r} is not host:port, with a port of 1 to {_MAX_PORT} and no scheme or path")
+
+
 def describe_invalid_settings(error: ValidationError) -> str:
     """One line that names each setting that does not fit, and why."""
     faults = error.errors(include_url=False, include_input=False)
-    return "; ".join(f"KE_{'_'.join(map(str, fault['loc']))}".upper() + f": {fault['msg']}" for fault in faults)
+    return "; ".join(
+        f"KE_{'_'.join(map(str, fault['loc']))}".upper() + f": {fault['msg'].removeprefix('Value error, ')}"
+        for fault in faults
+    )
