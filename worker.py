@@ -25,13 +25,13 @@ from activities.extract import ExtractActivities
 from activities.failures import FailureInterceptor
 from activities.record import RecordActivities
 from activities.warmup import warm
-from ke.contracts.errors import KeError, TemporalUnavailable
+from ke.contracts.errors import InvalidInput, KeError, TemporalUnavailable
 from ke.contracts.naming import TaskQueue
 from ke.runtime import logs
 from ke.runtime.endpoints import resolve
 from ke.runtime.pool import CpuPool
 from ke.runtime.resources import open_fetcher, open_vectors
-from ke.runtime.settings import Settings
+from ke.runtime.settings import Settings, describe_invalid_settings
 from ke.runtime.temporal_client import connect
 from ke.storage.database import Database
 from workflows.cleanup import CleanupWorkflow
@@ -134,27 +134,59 @@ def _worker(client: Client, queue: TaskQueue, settings: Settings, registration: 
     )
 
 
-async def _connect(settings: Settings) -> Client:
-    """Connects, and waits a while for a Temporal that is still starting."""
-    address = resolve(settings).temporal_address
-    async with asyncio.timeout(START_TIMEOUT_S):
-        while True:
-            try:
-                return await connect(address, settings)
-            except TemporalUnavailable as error:
-                log.warning("Temporal is not there yet", address=address, error=error.message)
-                await asyncio.sleep(1)
+async def _connect(settings: Settings, stop: asyncio.Event) -> Client | None:
+    """Connects, and waits a while for a Temporal that is still starting.
+
+    Returns:
+        The client, or None when the worker was told to stop first.
+
+    Raises:
+        TemporalUnavailable: It did not come within `START_TIMEOUT_S`.
+    """
+    connecting = asyncio.create_task(_wait_for_temporal(resolve(settings).temporal_address, settings))
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({connecting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return None if stop.is_set() else await connecting
+    finally:
+        connecting.cancel()
+        stopped.cancel()
+        await asyncio.gather(connecting, stopped, return_exceptions=True)
+
+
+async def _wait_for_temporal(address: str, settings: Settings) -> Client:
+    reason = "no answer"
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while True:
+                try:
+                    return await connect(address, settings)
+                except TemporalUnavailable as error:
+                    reason = error.message
+                    log.warning("Temporal is not there yet", address=address, error=reason)
+                    await asyncio.sleep(1)
+    except TimeoutError:
+        raise TemporalUnavailable(
+            f"Temporal at {address} was not there after {START_TIMEOUT_S:.0f} s: {reason}"
+        ) from None
 
 
 async def main() -> None:
-    """Runs until SIGTERM or SIGINT."""
+    """Runs until SIGTERM or SIGINT.
+
+    Raises:
+        pydantic.ValidationError: A setting does not fit.
+        KeError: What it needs is not there, or cannot be reached.
+    """
     settings = Settings()
     logs.configure("worker", settings.log_level)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    client = await _connect(settings)
+    client = await _connect(settings, stop)
+    if client is None:
+        return
     async with running_workers(settings, client) as broken:
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
@@ -167,11 +199,11 @@ def _run() -> int:
     try:
         asyncio.run(main())
     except ValidationError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {describe_invalid_settings(error)}\n")
         return 2
     except (KeError, TimeoutError) as error:
-        sys.stderr.write(f"error: {error or 'Temporal did not answer in time'}\n")
-        return 1
+        sys.stderr.write(f"error: {str(error) or 'what it needs did not answer in time'}\n")
+        return 2 if isinstance(error, InvalidInput) else 1
     return 0
 
 

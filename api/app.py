@@ -1,20 +1,24 @@
 """The gateway: `uvicorn api.app:create_app --factory`."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from pydantic import ValidationError
 
 from api import openapi, problems
 from api.middleware import BodyGuard, HostGuard, RequestLog
 from api.resources import Gateway
 from api.routes import cleanups, dead_letters, docs, health, jobs, search, sources
+from api.routes.params import check_names
 from api.schemas import MAX_BODY_BYTES
+from ke.contracts.errors import KeError, Unavailable
 from ke.runtime import logs
 from ke.runtime.endpoints import resolve
 from ke.runtime.resources import open_vectors
-from ke.runtime.settings import Settings
+from ke.runtime.settings import Settings, describe_invalid_settings
 
 ROUTERS: Final = (jobs.router, sources.router, dead_letters.router, cleanups.router, search.router, health.router)
 
@@ -27,13 +31,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Raises:
         Unavailable: It is not said where Temporal, Postgres and the vector store are.
-        pydantic.ValidationError: A setting does not fit.
+        InvalidInput: One of them cannot be where the settings say.
+        SystemExit: The same, or a value that does not fit, in the environment; one line on standard error names it.
     """
-    if settings is None:
-        settings = Settings()
-        logs.configure("gateway", settings.log_level)
-    connections = resolve(settings)
-    gateway = Gateway.build(settings, connections, open_vectors(connections, settings))
+    try:
+        chosen = settings or _own_settings()
+        connections = resolve(chosen)
+        gateway = Gateway.build(chosen, connections, open_vectors(connections, chosen))
+    except (ValidationError, KeError) as error:
+        if settings is not None:
+            raise
+        # Called by uvicorn: whoever started it has settings to put right, and no use for a traceback.
+        wrong = describe_invalid_settings(error) if isinstance(error, ValidationError) else error.message
+        sys.stderr.write(f"error: {wrong}\n")
+        raise SystemExit(1 if isinstance(error, Unavailable) else 2) from error
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -41,7 +52,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         await gateway.close()
 
-    return assemble(lifespan, hosts=settings.api_hosts)
+    return assemble(lifespan, hosts=chosen.api_hosts)
+
+
+def _own_settings() -> Settings:
+    settings = Settings()
+    logs.configure("gateway", settings.log_level)
+    return settings
 
 
 def assemble(lifespan: openapi.Lifespan | None = None, *, hosts: frozenset[str] = frozenset({"*"})) -> FastAPI:
@@ -57,7 +74,7 @@ def assemble(lifespan: openapi.Lifespan | None = None, *, hosts: frozenset[str] 
         openapi_tags=openapi.TAGS,
     )
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(check_names)])
     docs.install(app)
     problems.install(app)
     openapi.install(app)
