@@ -37,5 +37,7 @@ class _Inbound(ActivityInboundInterceptor):
                 code=error.code,
                 retryable=error.retryable,
                 error=error.message,
+                exc_info=error.retryable,
             )
-            raise ApplicationError(error.message, type=error.code, non_retryable=not error.retryable) from error
+            # Without the chain behind it, which Temporal would refuse as too large: the log has it.
+            raise ApplicationError(error.message, type=error.code, non_retryable=not error.retryable) from None
