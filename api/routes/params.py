@@ -2,14 +2,20 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, get_args, get_origin
 from uuid import UUID
 
-from fastapi import Header, Path, Query
+from fastapi import Header, Path, Query, Request
+from fastapi.routing import APIRoute
 from pydantic import AfterValidator, AwareDatetime
 from pydantic_core import PydanticCustomError
 
+from api.errors import ValidationFailed
+from api.problems import MAX_ERRORS
+
 MAX_WAIT_S: Final = 60
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+_ONCE: Final = "This is given more than once."
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})")
 
 
@@ -29,7 +35,7 @@ WaitS = Annotated[
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        alias="Idempotency-Key",
+        alias=IDEMPOTENCY_KEY,
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
@@ -48,3 +54,37 @@ def preferred_wait_s(prefer: str | None) -> float:
     """
     found = _WAIT.search(prefer or "")
     return float(min(int(found[1]), MAX_WAIT_S)) if found else 0.0
+
+
+async def check_names(request: Request) -> None:
+    """Refuses query parameters that the route does not have, and repeats of what has one value.
+
+    Otherwise a misspelt filter would be none, and of `cleanup=false&cleanup=true` one would count.
+
+    Raises:
+        ValidationFailed: With the parameter's name.
+    """
+    route = request.scope["route"]
+    assert isinstance(route, APIRoute)  # noqa: S101  (it is a dependency of such routes only)
+    is_list = {param.alias: _is_list(param.field_info.annotation) for param in route.dependant.query_params}
+    problems = [
+        {"parameter": name, "detail": detail}
+        for name in dict.fromkeys(request.query_params)
+        if (detail := _unfit(len(request.query_params.getlist(name)), is_list=is_list.get(name)))
+    ]
+    if len(request.headers.getlist(IDEMPOTENCY_KEY)) > 1:
+        problems.append({"parameter": IDEMPOTENCY_KEY, "detail": _ONCE})
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        first = problems[0]
+        raise ValidationFailed(f"{first['parameter'][:100]}: {first['detail']}{more}", errors=problems[:MAX_ERRORS])
+
+
+def _unfit(times: int, *, is_list: bool | None) -> str | None:
+    if is_list is None:
+        return "There is no such parameter here."
+    return _ONCE if times > 1 and not is_list else None
+
+
+def _is_list(annotation: object) -> bool:
+    return any(get_origin(kind) is list for kind in (annotation, *get_args(annotation)))

@@ -111,6 +111,8 @@ async def test_too_long_bodies_are_refused(api: ApiStack) -> None:
         ("/jobs?created_after=0001-01-01T00:00:00%2B14:00", "created_after"),
         ("/jobs?created_before=9999-12-31T23:59:59-14:00", "created_before"),
         ("/jobs?project=a%00b", "project"),
+        ("/jobs?statuss=running", "statuss"),
+        ("/jobs?kind=crawl&kind=scrape", "kind"),
         ("/jobs/0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11?wait=61", "wait"),
         ("/jobs/0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11?wait=nan", "wait"),
         ("/jobs/0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11/sources?state=odd", "state"),
@@ -127,6 +129,20 @@ async def test_idempotency_keys_are_visible_ascii(api: ApiStack, key: str) -> No
     """A key is 1 to 255 visible ASCII characters."""
     answer = await api.http.post("/jobs", json=SCRAPE, headers=[(b"Idempotency-Key", key.encode())])
     assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "Idempotency-Key")
+
+
+async def test_two_idempotency_keys_are_refused(api: ApiStack) -> None:
+    """It is not guessed which of two keys is meant."""
+    answer = await api.http.post("/jobs", json=SCRAPE, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")])
+    assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "Idempotency-Key")
+
+
+async def test_contrary_wishes_for_deletion_are_refused(api: ApiStack) -> None:
+    """A parameter that is given twice is not guessed at: nothing is deleted."""
+    job_id = await api.ended()
+    answer = await api.http.delete(f"/jobs/{job_id}?cleanup=false&cleanup=true")
+    assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "cleanup")
+    assert (await api.http.get(f"/jobs/{job_id}")).status_code == 200
 
 
 async def test_methods_that_are_not_there(api: ApiStack) -> None:
