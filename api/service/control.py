@@ -84,7 +84,7 @@ async def pause_job(gateway: Gateway, job_id: uuid.UUID) -> JobView:
 
     Raises:
         NotFound: There is no such job.
-        NotPausable: It is not running.
+        NotPausable: It is not running, or was cancelled or ended before it paused.
         Unavailable: Postgres or Temporal does not answer.
     """
     async with gateway.database.transaction() as connection:
@@ -122,7 +122,10 @@ async def _signal(gateway: Gateway, job_id: uuid.UUID, name: str, *, until: JobS
     deadline = time.monotonic() + SEEN_WITHIN_S
     while True:
         row, lanes = await load(gateway, job_id)
-        if row.status is until or row.status.is_terminal or time.monotonic() >= deadline:
+        is_lost = row.status not in {JobStatus.RUNNING, JobStatus.PAUSED}
+        if is_lost and until is JobStatus.PAUSED:
+            raise states.not_pausable(row)
+        if is_lost or row.status is until or time.monotonic() >= deadline:
             return JobView.of(row, lanes)
         await asyncio.sleep(SEEN_POLL_S)
 

@@ -1,5 +1,7 @@
 """Cancel, pause and resume."""
 
+import asyncio
+
 from temporalio.client import WorkflowExecutionStatus
 
 from tests.integration.api.stack import BROKEN, QUICK, ApiStack
@@ -84,6 +86,18 @@ async def test_pause_and_resume(api: ApiStack) -> None:
     resumed = await api.http.post(f"/jobs/{job_id}/resume")
     assert (resumed.status_code, resumed.json()["status"]) == (202, "running")
     await api.http.post(f"/jobs/{job_id}/cancel")
+    await api.until(job_id, "cancelled")
+
+
+async def test_pause_that_loses_to_a_cancel_is_refused(api: ApiStack) -> None:
+    """A pause is accepted only when the job is then running or paused, whatever else was asked meanwhile."""
+    job_id = await api.running()
+    calls = (api.http.post(f"/jobs/{job_id}/{action}") for action in ("cancel", "pause"))
+    _, paused = await asyncio.gather(*calls)
+    if paused.status_code == 202:
+        assert paused.json()["status"] in {"running", "paused"}
+    else:
+        assert (paused.status_code, paused.json()["type"]) == (409, "urn:ke:problem:not-pausable")
     await api.until(job_id, "cancelled")
 
 
