@@ -1,6 +1,7 @@
 """The gateway's API from Python: typed, async, every failure a specific error.
 
     ClientError
+    ├── RequestRefused          it cannot be sent as it is: not Unicode, not a number, not a header
     ├── GatewayUnreachable      no connection, it broke, or no answer in time
     └── ApiError                the gateway refused: its problem document, untouched
 
@@ -21,6 +22,7 @@ from urllib.parse import quote
 import httpx
 
 from ke.client_types import DeadLetter, Job, Page, Purged, Receipt, SearchHit, Source, SourceItem
+from ke.gateway import without_password
 
 ItemT = TypeVar("ItemT")
 
@@ -31,6 +33,10 @@ MAX_WAIT_S: Final = 60
 
 class ClientError(Exception):
     """A call to the gateway failed."""
+
+
+class RequestRefused(ClientError):
+    """The request cannot be sent as it is written."""
 
 
 class GatewayUnreachable(ClientError):
@@ -62,7 +68,8 @@ class ApiError(ClientError):
 class KnowledgeExtractionClient:
     """A client of one gateway; use it as an async context manager.
 
-    Every method raises `ApiError` when the gateway refuses and `GatewayUnreachable` when it does not answer.
+    Every method raises `ApiError` when the gateway refuses, `GatewayUnreachable` when it does not answer, and
+    `RequestRefused` when an argument is nothing that can be sent.
 
     Args:
         base_url: http://host:port of the gateway.
@@ -78,7 +85,7 @@ class KnowledgeExtractionClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._timeout_s = timeout_s
-        self._base_url = base_url
+        self._base_url = without_password(base_url)
         self._http = httpx.AsyncClient(
             base_url=base_url,
             timeout=httpx.Timeout(timeout_s, connect=min(5.0, timeout_s)),
@@ -179,6 +186,8 @@ class KnowledgeExtractionClient:
         self, body: dict[str, Any], project: str, labels: Mapping[str, str] | None, key: str | None
     ) -> Job:
         body |= {"project": project, "labels": dict(labels or {})}
+        if key and not (key.isascii() and key.isprintable()):
+            raise RequestRefused("An idempotency key is printable ASCII: it is sent as a header.")
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}
         job: Job = await self._call("POST", "/jobs", json=body, headers=headers, repeatable=True)
         return job
@@ -384,16 +393,21 @@ class KnowledgeExtractionClient:
     ) -> Any:
         """Sends one request; when the connection broke and a repeat is safe, once more."""
         given = {name: value for name, value in (params or {}).items() if value is not None}
-        request = self._http.build_request(
-            method,
-            path,
-            params=given or None,
-            json=json,
-            headers=headers,
-            timeout=httpx.Timeout(self._timeout_s + wait_s, connect=min(5.0, self._timeout_s)),
-        )
+        try:
+            request = self._http.build_request(
+                method,
+                path,
+                params=given or None,
+                json=json,
+                headers=headers,
+                timeout=httpx.Timeout(self._timeout_s + wait_s, connect=min(5.0, self._timeout_s)),
+            )
+        except (ValueError, httpx.InvalidURL) as error:
+            raise _refused(error) from error
         try:
             response = await self._http.send(request)
+        except httpx.LocalProtocolError as error:
+            raise _refused(error) from error
         except (httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError) as error:
             if not (repeatable or method == "GET"):
                 raise GatewayUnreachable(f"The connection to {self._base_url} broke: {error}") from error
@@ -416,7 +430,16 @@ class KnowledgeExtractionClient:
 
 def _segment(name: str) -> str:
     """An id as one segment of a path: whatever it contains, it leads nowhere else."""
-    return quote(name, safe="")
+    try:
+        return quote(name, safe="")
+    except UnicodeEncodeError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> RequestRefused:
+    if isinstance(error, UnicodeEncodeError):
+        return RequestRefused("The request holds text that is not valid Unicode, such as bytes that are not UTF-8.")
+    return RequestRefused(f"The request cannot be sent as it is written: {error}")
 
 
 async def _each(fetch: Callable[[str | None], Awaitable[Page[ItemT]]]) -> AsyncIterator[ItemT]:
@@ -445,6 +468,9 @@ def _content(response: httpx.Response) -> Any:
     if response.is_success and content is not None:
         return content
     if not isinstance(content, dict):
-        content = {"title": response.reason_phrase, "detail": f"{response.url} is not an API of ke"}
+        content = {
+            "title": response.reason_phrase,
+            "detail": f"{without_password(str(response.url))} is not an API of ke",
+        }
     after = response.headers.get("Retry-After", "")
     raise ApiError(content, response.status_code, retry_after_s=float(after) if after.isdigit() else None)

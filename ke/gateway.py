@@ -7,6 +7,7 @@ commands do.
 
 import json
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Final
@@ -62,6 +63,12 @@ def find_gateway(api_url: str | None = None) -> str:
     return _checked(named or _of_embedded_stack())
 
 
+def without_password(url: str) -> str:
+    """The URL for people to read: of `user:password@host` the host alone is left."""
+    # Up to the last @, so that a password with a slash in it is not told either.
+    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)?.*@", r"\1", url, flags=re.DOTALL)
+
+
 def _of_embedded_stack() -> str:
     folder = Path(os.environ.get("KE_DATA_DIR") or DEFAULT_DATA_DIR)
     path = folder / ENDPOINTS_FILE
@@ -86,5 +93,5 @@ def _checked(url: str) -> str:
     except ValueError:
         fits = False
     if not fits:
-        raise BadGatewayUrl(f"The gateway's address must be an http or https URL, not {url!r}.")
+        raise BadGatewayUrl(f"The gateway's address must be an http or https URL, not {without_password(url)!r}.")
     return url.rstrip("/")

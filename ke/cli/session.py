@@ -28,12 +28,14 @@ def call(api_url: str | None, work: Callable[[KnowledgeExtractionClient], Awaita
         KeyboardInterrupt: Ctrl-C; the client is closed by then.
     """
     # Here and not above: it loads an HTTP stack, which `ke --help` and a typing error need not wait for.
-    from ke.client import ApiError, GatewayUnreachable  # noqa: PLC0415
+    from ke.client import ApiError, GatewayUnreachable, RequestRefused  # noqa: PLC0415
 
     try:
         return asyncio.run(_conversation(find_gateway(api_url), work))
     except ApiError as error:
         raise CommandFailed(detail_of(error.problem), code_for_status(error.status), error.problem) from error
+    except RequestRefused as error:
+        raise CommandFailed(str(error), ExitCode.USAGE, problem_of("request-refused", error)) from error
     except GatewayUnreachable as error:
         raise CommandFailed(str(error), ExitCode.UNAVAILABLE, problem_of("gateway-unreachable", error)) from error
     except KeError as error:

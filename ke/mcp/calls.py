@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mcp_types import CallToolResult, TextContent
 
-from ke.client import ApiError, GatewayUnreachable, KnowledgeExtractionClient
+from ke.client import ApiError, GatewayUnreachable, KnowledgeExtractionClient, RequestRefused
 from ke.contracts.errors import InvalidInput, KeError
 from ke.gateway import find_gateway
 
@@ -31,6 +31,8 @@ async def answer(work: Work) -> CallToolResult:
             document = await work(client)
     except ApiError as error:
         return refusal({**error.problem, "type": error.type, "status": error.status, "detail": error.detail})
+    except RequestRefused as error:
+        return refusal(_problem("request-refused", HTTPStatus.UNPROCESSABLE_ENTITY, error, str(error)))
     except GatewayUnreachable as error:
         return refusal(_problem("gateway-unreachable", HTTPStatus.SERVICE_UNAVAILABLE, error, str(error)))
     except KeError as error:
