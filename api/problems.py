@@ -126,34 +126,53 @@ def _body_location(error: dict[str, Any]) -> list[str | int]:
     steps = list(error["loc"][1:])
     if error["type"].startswith("union_tag"):
         return [*steps, "kind"]
-    return steps[1:] if steps and steps[0] in _KINDS and error["loc"][0] == "body" else steps
+    steps = steps[1:] if steps and steps[0] in _KINDS else steps
+    return steps[:-1] if _is_about_name(error) else steps
+
+
+def _is_about_name(error: dict[str, Any]) -> bool:
+    """Whether the name of a member is wrong, for which pydantic adds a step to the member's own."""
+    return bool(error["loc"][-1] == "[key]" and error["loc"][-2] == error["input"])
+
+
+_DETAILS: Final = {
+    "extra_forbidden": "There is no such field here.",
+    "missing": "This is required.",
+    "union_tag_not_found": "This is required: scrape, crawl or extract.",
+    "union_tag_invalid": "This must be scrape, crawl or extract.",
+    "tuple_type": "This must be an array.",
+    "dict_type": "This must be an object.",
+    "model_type": "This must be an object.",
+    "model_attributes_type": "This must be an object.",
+}
+"""Said in the words of JSON, where pydantic's are Python's."""
 
 
 def _detail(error: dict[str, Any]) -> str:
-    match error["type"]:
-        case "extra_forbidden":
-            return "There is no such field here."
-        case "missing":
-            return "This is required."
-        case "union_tag_not_found":
-            return "This is required: scrape, crawl or extract."
-        case "union_tag_invalid":
-            return "This must be scrape, crawl or extract."
-        case _:
-            text = str(error["msg"]).removeprefix("Value error, ")
-            return text if text.endswith(".") else f"{text}."
+    kind = error["type"]
+    text = _DETAILS.get(kind) or str(error["msg"]).removeprefix("Value error, ")
+    if kind in {"too_short", "too_long"}:
+        text = text.replace("Tuple ", "Array ", 1).replace("Dictionary ", "Object ", 1)
+    text = f"Its name: {text}" if _is_about_name(error) else text
+    return text if text.endswith(".") else f"{text}."
+
+
+def _without_echoes(found: Sequence[Any]) -> list[Any]:
+    """The errors, without those of lists that are too short only because what is wrong in them was not counted."""
+    parts = {tuple(error["loc"][:end]) for error in found for end in range(len(error["loc"]))}
+    return [error for error in found if error["type"] != "too_short" or tuple(error["loc"]) not in parts]
 
 
 def field_problem(error: dict[str, Any]) -> dict[str, str]:
     """One of pydantic's errors as a member of `errors`."""
     if error["loc"][0] == "body":
         return {"pointer": pointer_of(_body_location(error)), "detail": _detail(error)}
-    return {"parameter": str(error["loc"][-1]), "detail": _detail(error)}
+    return {"parameter": str(error["loc"][1]), "detail": _detail(error)}
 
 
 def from_validation(error: RequestValidationError) -> KeError:
     """The error that a request which does not fit its schema reads as."""
-    found = error.errors()
+    found = _without_echoes(error.errors())
     first = found[0]
     if first["type"] == "json_invalid":
         return MalformedJson(f"The body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}.")
@@ -167,8 +186,23 @@ def from_validation(error: RequestValidationError) -> KeError:
     return ValidationFailed(f"{where}: {problems[0]['detail']}{more}", errors=problems)
 
 
+def _why_malformed(cause: BaseException) -> str:
+    """What the JSON parser could not do with a body."""
+    match cause:
+        case UnicodeDecodeError():
+            return f"The body is not JSON: it is not {cause.encoding.upper()} at byte {cause.start}."
+        case RecursionError():
+            return "The body is nested too deeply."
+        case ValueError():
+            return "The body has a number with too many digits."
+        case _:
+            return "The body cannot be read as JSON."
+
+
 def from_http(error: HTTPException) -> KeError:
     """The error that one of the framework's own refusals reads as."""
+    if error.status_code == HTTPStatus.BAD_REQUEST and error.__cause__ is not None:
+        return MalformedJson(_why_malformed(error.__cause__))
     kind = _HTTP_ERRORS.get(error.status_code, InvalidInput)
     if kind is NotFound:
         return NotFound("There is no such resource; /openapi.json lists what there is.")

@@ -37,6 +37,8 @@ CRAWL = {"kind": "crawl", "seeds": [QUICK]}
         ({**SCRAPE, "project": "x" * 65}, "/project"),
         ({**SCRAPE, "labels": {str(n): "" for n in range(33)}}, "/labels"),
         ({**SCRAPE, "labels": {"a": "b" * 257}}, "/labels/a"),
+        ({**SCRAPE, "labels": {"x" * 65: "b"}}, "/labels/" + "x" * 65),
+        ({**SCRAPE, "labels": {"[key]": 1}}, "/labels/[key]"),
         ({**SCRAPE, "labels": {"a": "\x00"}}, "/labels/a"),
         ({**SCRAPE, "labels": {"a": 1}}, "/labels/a"),
         ({**SCRAPE, "extract": {"chunk_size": 0}}, "/extract/chunk_size"),
@@ -78,6 +80,29 @@ async def test_what_is_not_json_is_told_so(api: ApiStack, raw: bytes) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b'{"limit": ' + b"9" * 5000 + b"}", "too many digits"),
+        (b'{"kind": "\xff"}', "not UTF-8 at byte 10"),
+    ],
+)
+async def test_json_that_cannot_be_read_is_told_why(api: ApiStack, raw: bytes, words: str) -> None:
+    """JSON that is too deep, too big a number, or not UTF-8 is told which of these it is."""
+    answer = await api.http.post("/jobs", content=raw, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:ke:problem:malformed-json")
+    assert words in answer.json()["detail"]
+
+
+async def test_one_wrong_url_is_one_error(api: ApiStack) -> None:
+    """A list whose only entry does not fit is not called too short as well; types are called as JSON calls them."""
+    for urls, words in (([7], "/urls/0"), ([], "Array should have at least 1 item"), ("x", "must be an array")):
+        problem = (await api.http.post("/jobs", json={**SCRAPE, "urls": urls})).json()
+        assert len(problem["errors"]) == 1
+        assert words in problem["detail"]
+
+
 async def test_other_media_types_are_refused(api: ApiStack) -> None:
     """A form, or a body without a type, is 415."""
     for headers in ({"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}, {}):
@@ -105,7 +130,7 @@ async def test_too_long_bodies_are_refused(api: ApiStack) -> None:
         ("/jobs?limit=201", "limit"),
         ("/jobs?limit=ten", "limit"),
         ("/jobs?kind=nothing", "kind"),
-        ("/jobs?status=nothing", "0"),
+        ("/jobs?status=nothing", "status"),
         ("/jobs?created_after=yesterday", "created_after"),
         ("/jobs?created_after=2026-01-01T00:00:00", "created_after"),
         ("/jobs?created_after=0001-01-01T00:00:00%2B14:00", "created_after"),
