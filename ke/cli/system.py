@@ -21,10 +21,18 @@ from ke.contracts.errors import KeError
 MCP_MODULE = "ke.mcp.server"
 
 
+def _folder(text: str) -> Path:
+    if not text.strip():
+        # It would be the working folder, which nobody means by it.
+        raise typer.BadParameter("an empty name is no folder")
+    return Path(text)
+
+
 def up(
     *,
     data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder of all its data (KE_DATA_DIR, else .ke/).")
+        Path | None,
+        typer.Option(metavar="DIR", parser=_folder, help="The folder of all its data (KE_DATA_DIR, else .ke/)."),
     ] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, metavar="PORT", help="Port of the gateway; 0: any free one.")

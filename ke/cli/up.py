@@ -66,6 +66,9 @@ def serve(settings: Settings, *, consumers: ConsumerSpecs = gateway_and_workers)
     Returns:
         The exit status, as of `up`.
     """
+    twice = _given_twice(settings)
+    if twice:
+        return _fail(twice, EXIT_USAGE)
     try:
         folder = prepare_data_dir(settings.data_dir)
         with open_log(folder / "logs", "ke") as raw, open(raw.fileno(), "a", closefd=False) as log:
@@ -81,6 +84,20 @@ def serve(settings: Settings, *, consumers: ConsumerSpecs = gateway_and_workers)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _given_twice(settings: Settings) -> str:
+    """Says which two servers would have the same port; empty when none would."""
+    taken: dict[int, str] = {}
+    for name, port in (
+        ("--port (KE_API_PORT)", settings.api_port),
+        ("--ui-port (KE_UI_PORT)", settings.ui_port),
+        ("--temporal-port (KE_TEMPORAL_PORT)", settings.temporal_port),
+    ):
+        if port and port in taken:
+            return f"port {port} is given twice: {taken[port]} and {name}"
+        taken[port] = name
+    return ""
 
 
 def _announce(endpoints: Endpoints) -> None:

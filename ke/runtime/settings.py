@@ -80,6 +80,11 @@ class Settings(BaseSettings):
     """The longest body, decompressed, in bytes."""
     log_level: str = "INFO"
 
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: object) -> object:
+        return Path(".ke") if value == "" else value
+
     @field_validator("task_queues", mode="before")
     @classmethod
     def _split_queues(cls, value: object) -> object:

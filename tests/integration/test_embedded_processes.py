@@ -53,6 +53,19 @@ async def test_launcher_that_is_not_released_runs_nothing(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+async def test_words_of_an_earlier_run_are_not_quoted(tmp_path):
+    """A child that ends without a word is not explained by what an earlier run left in its log."""
+
+    async def never(_pid) -> bool:
+        return False
+
+    with open_log(tmp_path / "logs", "child") as log:
+        log.write(b"old words\n")
+    with pytest.raises(Unavailable, match="it wrote nothing to") as caught:
+        await make_child(tmp_path, "true", ready=never).start()
+    assert "old words" not in str(caught.value)
+
+
 async def test_child_that_ends_at_once_says_why(tmp_path):
     """A child that ends before it is ready makes the start fail with its status and the last line of its log."""
 

@@ -67,3 +67,24 @@ async def test_absent_temporal_is_named(monkeypatch, silent_address):
     settings = Settings.model_validate({"temporal_address": silent_address})
     with pytest.raises(TemporalUnavailable, match=f"Temporal at {silent_address} was not there"):
         await worker._wait_for_temporal(silent_address, settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--data-dir", ""), "an empty name is no folder"),
+        (("--port", "18080", "--ui-port", "18080"), "port 18080 is given twice"),
+        (("--ui-port", "18080", "--temporal-port", "18080"), "port 18080 is given twice"),
+    ],
+)
+def test_up_refuses_before_anything_is_made(tmp_path, options, words):
+    """A folder without a name, or a port for two servers, ends `ke up` with status 2, and nothing is written."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("KE_")}
+    command = (sys.executable, "-m", "ke", "up", *options)
+    done = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

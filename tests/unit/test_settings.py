@@ -1,6 +1,7 @@
 """What the settings accept, and how they refuse."""
 
 import os
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -76,3 +77,9 @@ def test_empty_address_is_unset(monkeypatch, name):
     """An empty variable, as compose files make them, is one that is not set."""
     monkeypatch.setenv(f"KE_{name.upper()}", "")
     assert getattr(Settings(), name) is None
+
+
+def test_empty_data_folder_is_the_default(monkeypatch):
+    """An empty KE_DATA_DIR is never the working folder."""
+    monkeypatch.setenv("KE_DATA_DIR", "")
+    assert Settings().data_dir == Path(".ke")

@@ -176,6 +176,7 @@ class Child:
         self._log_dir = log_dir
         self._report = report
         self._process: asyncio.subprocess.Process | None = None
+        self._log_start = 0
 
     @property
     def pid(self) -> int | None:
@@ -218,6 +219,7 @@ class Child:
         held, release = os.pipe()
         try:
             with open_log(self._log_dir, spec.name) as log:
+                self._log_start = log.tell()
                 process = await asyncio.create_subprocess_exec(
                     *launcher,
                     *spec.command,
@@ -285,7 +287,8 @@ class Child:
     def _last_words(self) -> str:
         path = self._log_dir / f"{self.spec.name}.log"
         try:
-            lines = path.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()
+            # What an earlier run wrote says nothing about this one.
+            lines = path.read_bytes()[self._log_start :][-4000:].decode(errors="replace").strip().splitlines()
         except OSError:
             lines = []
-        return f"{path} ends with: {lines[-1].strip()[:300]}" if lines else f"{path} is empty"
+        return f"{path} ends with: {lines[-1].strip()[:300]}" if lines else f"it wrote nothing to {path}"
