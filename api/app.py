@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI
 from pydantic import ValidationError
 
 from api import openapi, problems
-from api.middleware import BodyGuard, HostGuard, RequestLog
+from api.middleware import BodyGuard, HeadAsGet, HostGuard, RequestLog
 from api.resources import Gateway
 from api.routes import cleanups, dead_letters, docs, health, jobs, search, sources
 from api.routes.params import check_names
@@ -76,8 +76,9 @@ def assemble(lifespan: openapi.Lifespan | None = None, *, hosts: frozenset[str] 
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(check_names)])
     docs.install(app)
-    problems.install(app)
+    problems.install(app, [route for router in ROUTERS for route in router.routes])
     openapi.install(app)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyGuard, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(HostGuard, hosts=hosts)
     app.add_middleware(RequestLog)

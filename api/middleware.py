@@ -158,6 +158,24 @@ class BodyGuard:
         return replay
 
 
+class HeadAsGet:
+    """Answers HEAD as GET without the body (RFC 9110, section 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app(dict(scope) | {"method": "GET"}, receive, send_without_body)
+
+
 def _check_type(kind: str) -> None:
     if not _JSON.fullmatch(kind.strip()):
         said = f"not as {kind[:100]!r}" if kind else "and Content-Type must say so"

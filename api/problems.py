@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
 
 from api.errors import (
     CrossSite,
@@ -209,8 +210,17 @@ def from_http(error: HTTPException) -> KeError:
     return kind()
 
 
-def install(app: FastAPI) -> None:
-    """Makes every error of the app a problem document."""
+def _allowed(routes: Sequence[BaseRoute], request: Request) -> set[str]:
+    """The methods of all routes of a path: the framework tells those of the first one only."""
+    found = [
+        route for route in routes if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+    ]
+    methods = {method for route in found for method in route.methods or ()}
+    return methods | {"HEAD"} if "GET" in methods else methods
+
+
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Makes every error of the app a problem document; `routes` are those of its routers."""
 
     async def on_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, KeError)  # noqa: S101  (registered for it)
@@ -227,7 +237,11 @@ def install(app: FastAPI) -> None:
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101  (registered for it)
-        return response(from_http(error), request.url.path, dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            methods = _allowed(routes, request)
+            headers |= {"Allow": ", ".join(sorted(methods))} if methods else {}
+        return response(from_http(error), request.url.path, headers)
 
     app.add_exception_handler(KeError, on_error)
     app.add_exception_handler(RequestValidationError, on_validation)

@@ -1,6 +1,7 @@
 """Bad input: a specific problem each."""
 
 import json
+import uuid
 from typing import Any
 
 import pytest
@@ -174,7 +175,19 @@ async def test_methods_that_are_not_there(api: ApiStack) -> None:
     """A wrong method is 405 with the methods there are."""
     answer = await api.http.put("/jobs", json={})
     assert (answer.status_code, answer.json()["type"]) == (405, "urn:ke:problem:method-not-allowed")
-    assert answer.headers["Allow"]
+    assert answer.headers["Allow"] == "GET, HEAD, POST"
+    answer = await api.http.put(f"/jobs/{uuid.uuid4()}", json={})
+    assert answer.headers["Allow"] == "DELETE, GET, HEAD"
+
+
+async def test_head_is_get_without_the_body(api: ApiStack) -> None:
+    """HEAD has the status and the headers of GET, where there is a GET."""
+    for path in ("/jobs", "/healthz", f"/jobs/{uuid.uuid4()}"):
+        head, get = await api.http.head(path), await api.http.get(path)
+        assert (head.status_code, head.headers["content-type"]) == (get.status_code, get.headers["content-type"])
+        assert head.content == b""
+    answer = await api.http.head("/search")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
 
 
 async def test_cancel_body_is_checked(api: ApiStack) -> None:
