@@ -15,8 +15,9 @@ from api.problems import MAX_ERRORS
 
 MAX_WAIT_S: Final = 60
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+MAX_PREFER_CHARS: Final = 1000
 _ONCE: Final = "This is given more than once."
-_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})")
+_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", re.IGNORECASE)
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -42,9 +43,7 @@ IdempotencyKey = Annotated[
         description="Names the job: the same key and body give the same job, however often they are sent",
     ),
 ]
-Prefer = Annotated[
-    str | None, Header(max_length=1000, description="`wait=30`: wait so many seconds for the end (RFC 7240)")
-]
+Prefer = Annotated[str | None, Header(description="`wait=30`: wait so many seconds for the end (RFC 7240)")]
 
 
 def preferred_wait_s(prefer: str | None) -> float:
@@ -52,8 +51,8 @@ def preferred_wait_s(prefer: str | None) -> float:
 
     A preference is never refused (RFC 7240, section 2).
     """
-    found = _WAIT.search(prefer or "")
-    return float(min(int(found[1]), MAX_WAIT_S)) if found else 0.0
+    found = _WAIT.search((prefer or "")[:MAX_PREFER_CHARS])
+    return min(float(found[1]), float(MAX_WAIT_S)) if found else 0.0
 
 
 async def check_names(request: Request) -> None:

@@ -65,7 +65,7 @@ async def clean_up(
     if receipt is None:
         found = await count_all(gateway, job_id)
         return ReceiptView.plan(job_id, found, delete_record=body.delete_record, running=True), False
-    return ReceiptView.of(receipt), wait_s > 0 and receipt.status is not CleanupStatus.RUNNING
+    return ReceiptView.of(receipt), receipt.status is not CleanupStatus.RUNNING
 
 
 async def _ended_job(gateway: Gateway, job_id: uuid.UUID) -> JobRow:

@@ -113,6 +113,8 @@ def test_last_part_has_no_cursor() -> None:
         ('wait="5"', 5),
         ("wait=1000", 60),
         ("wait=-1", 0),
+        ("Wait=7", 7),
+        ("wait=" + "9" * 2000, 60),
         ("await=5", 0),
         ("wait=soon", 0),
     ],
