@@ -157,6 +157,12 @@ async def test_idempotency_keys_are_visible_ascii(api: ApiStack, key: str) -> No
     assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "Idempotency-Key")
 
 
+async def test_moments_at_the_edge_of_the_calendar_are_taken(api: ApiStack) -> None:
+    """The first and the last moment in UTC are filters like others."""
+    path = "/jobs?created_after=0001-01-01T00:00:00Z&created_before=9999-12-31T23:59:59.999999Z"
+    assert (await api.http.get(path)).status_code == 200
+
+
 async def test_two_idempotency_keys_are_refused(api: ApiStack) -> None:
     """It is not guessed which of two keys is meant."""
     answer = await api.http.post("/jobs", json=SCRAPE, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")])
