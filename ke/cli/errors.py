@@ -79,6 +79,8 @@ def problem_of(code: str, error: Exception) -> dict[str, str]:
 def detail_of(problem: Mapping[str, Any]) -> str:
     """One line for people: the API's own detail, and every further field that is wrong."""
     line = str(problem.get("detail") or problem.get("title") or "the gateway refused, without saying why")
+    if problem.get("choices"):
+        line += " In the command line: --cleanup or --keep-artifacts."
     further = [_field_error(error) for error in (problem.get("errors") or [])[1:] if isinstance(error, Mapping)]
     return f"{line}; {'; '.join(further)}" if further else line
 

@@ -214,7 +214,8 @@ def search_hits(out: Console, answer: Document) -> None:
         heading.append(f"{score:.3f}  " if isinstance(score, int | float) else "", style="green")
         heading.append(clean(hit.get("url")), style="bold")
         out.print(heading, no_wrap=True, overflow="ignore", crop=False)
-        out.print(Padding(Text(shorten(hit.get("text"), 320)), (0, 0, 1, 4), expand=False))
+        out.print(Padding(Text(shorten(hit.get("text"), 320)), (0, 0, 0, 4), expand=False))
+        out.print()
 
 
 def source_list(out: Console, page: Document) -> None:
