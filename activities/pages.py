@@ -1,5 +1,6 @@
 """One page: may it be fetched, what came, what does it say, what follows from it."""
 
+import asyncio
 import hashlib
 import uuid
 from collections.abc import Awaitable, Callable
@@ -166,13 +167,12 @@ class PageReader:
 
     async def _parse(self, response: Response) -> ParsedPage:
         try:
-            return await self._pool.run(
-                parse_page, response.body, response.content_type, response.charset, response.final_url
-            )
-        except KeError:
-            raise
-        except Exception as error:
-            raise Unreadable(f"The page could not be read: {type(error).__name__}: {error}") from error
+            async with asyncio.timeout(PARSE_TIMEOUT_S):
+                return await self._pool.run(
+                    parse_page, response.body, response.content_type, response.charset, response.final_url
+                )
+        except TimeoutError as error:
+            raise Unreadable(f"The page could not be read within {PARSE_TIMEOUT_S:g} s.") from error
 
     async def _outcome(self, entry: FrontierEntry, response: Response, page: ParsedPage) -> PageOutcome:
         if entry.depth == 0:
