@@ -92,7 +92,8 @@ class Stack:
             _, left = psutil.wait_procs(family, timeout=1)
             alive = [process for process in left if _runs(process)]
             for process in alive:
-                process.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             if self._process.stdout is not None:
                 self._process.stdout.close()
             self._process = None
