@@ -164,7 +164,8 @@ def test_temporal_killed_while_making_its_file_starts_again(data_dir):
     stack = StackProcess(data_dir)
     wait_until(lambda: list(data_dir.glob("temporal/db-*/temporal.db")), 60)
     for process in [*stack.children(), psutil.Process(stack.process.pid)]:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     stack.finish()
     with running_stack(data_dir):
         assert len(list(data_dir.glob("temporal/db-*"))) == 1
