@@ -13,95 +13,25 @@ Answers are plain dictionaries; `ke.client_types` gives their types.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
-from urllib.parse import quote
+from typing import Any, Final
 
-import httpx
-
+from ke.client_http import ApiError, Calls, ClientError, GatewayUnreachable, RequestRefused, each, segment
 from ke.client_types import DeadLetter, Job, Page, Purged, Receipt, SearchHit, Source, SourceItem
-from ke.gateway import without_password
 
-ItemT = TypeVar("ItemT")
+__all__ = ["ApiError", "ClientError", "GatewayUnreachable", "KnowledgeExtractionClient", "RequestRefused"]
 
-DEFAULT_TIMEOUT_S: Final = 30.0
 MAX_WAIT_S: Final = 60
 """The longest a call may wait in the gateway, in seconds."""
 
 
-class ClientError(Exception):
-    """A call to the gateway failed."""
-
-
-class RequestRefused(ClientError):
-    """The request cannot be sent as it is written."""
-
-
-class GatewayUnreachable(ClientError):
-    """The gateway did not answer."""
-
-
-class ApiError(ClientError):
-    """The gateway refused; the members of its problem document (RFC 9457) are here as they came.
-
-    Attributes:
-        type: The problem's stable URI: tell problems apart by this, never by text.
-        title: The same for every problem of this type.
-        status: The HTTP status.
-        detail: What is wrong with this very request.
-        problem: The whole document.
-        retry_after_s: Seconds after which another try makes sense, where the gateway said so.
-    """
-
-    def __init__(self, problem: Mapping[str, Any], status: int, *, retry_after_s: float | None = None) -> None:
-        self.problem = dict(problem)
-        self.type = str(problem.get("type", "about:blank"))
-        self.title = str(problem.get("title", ""))
-        self.status = status
-        self.detail = str(problem.get("detail") or self.title)
-        self.retry_after_s = retry_after_s
-        super().__init__(f"{self.detail} ({status}, {self.type})")
-
-
-class KnowledgeExtractionClient:
+class KnowledgeExtractionClient(Calls):
     """A client of one gateway; use it as an async context manager.
 
     Every method raises `ApiError` when the gateway refuses, `GatewayUnreachable` when it does not answer, and
     `RequestRefused` when an argument is nothing that can be sent.
-
-    Args:
-        base_url: http://host:port of the gateway.
-        timeout_s: Seconds for one call; a call that asks the gateway to wait gets that time on top.
-        transport: For tests: where requests go instead of the network.
     """
-
-    def __init__(
-        self,
-        base_url: str,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        *,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self._timeout_s = timeout_s
-        self._base_url = without_password(base_url)
-        self._http = httpx.AsyncClient(
-            base_url=base_url,
-            timeout=httpx.Timeout(timeout_s, connect=min(5.0, timeout_s)),
-            headers={"Accept": "application/json"},
-            transport=transport,
-            trust_env=False,
-        )
-
-    async def __aenter__(self) -> Self:
-        await self._http.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._http.__aexit__(kind, error, traceback)
 
     # Submit
 
@@ -197,7 +127,7 @@ class KnowledgeExtractionClient:
     async def get_job(self, job_id: str, *, wait_s: float = 0) -> Job:
         """The job; with `wait_s` as soon as it has ended, or after so many seconds (at most 60) as it is then."""
         params = {"wait": f"{wait_s:g}"} if wait_s else None
-        job: Job = await self._call("GET", f"/jobs/{_segment(job_id)}", params=params, wait_s=wait_s)
+        job: Job = await self._call("GET", f"/jobs/{segment(job_id)}", params=params, wait_s=wait_s)
         return job
 
     async def list_jobs(
@@ -228,61 +158,61 @@ class KnowledgeExtractionClient:
         self, job_id: str, *, state: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page[SourceItem]:
         """The sources a job stored, or worked on; with `state` those that its extraction left in that state."""
-        page: Page[SourceItem] = await self._list(f"/jobs/{_segment(job_id)}/sources", limit, cursor, state=state)
+        page: Page[SourceItem] = await self._list(f"/jobs/{segment(job_id)}/sources", limit, cursor, state=state)
         return page
 
     async def list_pages(
         self, job_id: str, *, state: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page[dict[str, Any]]:
         """The URLs a job has seen, and what became of each."""
-        page: Page[dict[str, Any]] = await self._list(f"/jobs/{_segment(job_id)}/pages", limit, cursor, state=state)
+        page: Page[dict[str, Any]] = await self._list(f"/jobs/{segment(job_id)}/pages", limit, cursor, state=state)
         return page
 
     async def list_extractions(
         self, job_id: str, *, limit: int = 50, cursor: str | None = None
     ) -> Page[dict[str, Any]]:
         """The chunks a job made."""
-        page: Page[dict[str, Any]] = await self._list(f"/jobs/{_segment(job_id)}/extractions", limit, cursor)
+        page: Page[dict[str, Any]] = await self._list(f"/jobs/{segment(job_id)}/extractions", limit, cursor)
         return page
 
     async def list_entities(self, job_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[dict[str, Any]]:
         """The named entities a job found."""
-        page: Page[dict[str, Any]] = await self._list(f"/jobs/{_segment(job_id)}/entities", limit, cursor)
+        page: Page[dict[str, Any]] = await self._list(f"/jobs/{segment(job_id)}/entities", limit, cursor)
         return page
 
     async def list_dead_letters(self, job_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[DeadLetter]:
         """The pages and sources of a job that failed for good."""
-        page: Page[DeadLetter] = await self._list(f"/jobs/{_segment(job_id)}/dead-letters", limit, cursor)
+        page: Page[DeadLetter] = await self._list(f"/jobs/{segment(job_id)}/dead-letters", limit, cursor)
         return page
 
     async def iterate_jobs(self, **filters: Any) -> AsyncIterator[Job]:
         """All jobs that `list_jobs` would list, page by page."""
-        async for job in _each(lambda cursor: self.list_jobs(**filters, limit=200, cursor=cursor)):
+        async for job in each(lambda cursor: self.list_jobs(**filters, limit=200, cursor=cursor)):
             yield job
 
     async def iterate_sources(self, job_id: str, *, state: str | None = None) -> AsyncIterator[SourceItem]:
         """All sources that `list_sources` would list, page by page."""
-        async for item in _each(lambda cursor: self.list_sources(job_id, state=state, limit=200, cursor=cursor)):
+        async for item in each(lambda cursor: self.list_sources(job_id, state=state, limit=200, cursor=cursor)):
             yield item
 
     async def iterate_extractions(self, job_id: str) -> AsyncIterator[dict[str, Any]]:
         """All chunks of a job, page by page."""
-        async for item in _each(lambda cursor: self.list_extractions(job_id, limit=200, cursor=cursor)):
+        async for item in each(lambda cursor: self.list_extractions(job_id, limit=200, cursor=cursor)):
             yield item
 
     async def iterate_entities(self, job_id: str) -> AsyncIterator[dict[str, Any]]:
         """All entities of a job, page by page."""
-        async for item in _each(lambda cursor: self.list_entities(job_id, limit=200, cursor=cursor)):
+        async for item in each(lambda cursor: self.list_entities(job_id, limit=200, cursor=cursor)):
             yield item
 
     async def iterate_dead_letters(self, job_id: str) -> AsyncIterator[DeadLetter]:
         """All dead letters of a job, page by page."""
-        async for item in _each(lambda cursor: self.list_dead_letters(job_id, limit=200, cursor=cursor)):
+        async for item in each(lambda cursor: self.list_dead_letters(job_id, limit=200, cursor=cursor)):
             yield item
 
     async def get_source(self, source_id: str) -> Source:
         """A stored document with its text."""
-        source: Source = await self._call("GET", f"/sources/{_segment(source_id)}")
+        source: Source = await self._call("GET", f"/sources/{segment(source_id)}")
         return source
 
     async def search(
@@ -306,17 +236,17 @@ class KnowledgeExtractionClient:
     async def cancel_job(self, job_id: str, *, reason: str | None = None, cleanup: bool = False) -> Job:
         """Cancels a job; with `cleanup` all it made is deleted when it stands still."""
         body = {"cleanup": cleanup} | ({"reason": reason} if reason else {})
-        job: Job = await self._call("POST", f"/jobs/{_segment(job_id)}/cancel", json=body)
+        job: Job = await self._call("POST", f"/jobs/{segment(job_id)}/cancel", json=body)
         return job
 
     async def pause_job(self, job_id: str) -> Job:
         """Lets a running job finish what is in flight, and wait."""
-        job: Job = await self._call("POST", f"/jobs/{_segment(job_id)}/pause")
+        job: Job = await self._call("POST", f"/jobs/{segment(job_id)}/pause")
         return job
 
     async def resume_job(self, job_id: str) -> Job:
         """Lets a paused job go on."""
-        job: Job = await self._call("POST", f"/jobs/{_segment(job_id)}/resume")
+        job: Job = await self._call("POST", f"/jobs/{segment(job_id)}/resume")
         return job
 
     # Clean up and delete
@@ -334,7 +264,7 @@ class KnowledgeExtractionClient:
         """
         receipt: Receipt = await self._call(
             "POST",
-            f"/jobs/{_segment(job_id)}/cleanup",
+            f"/jobs/{segment(job_id)}/cleanup",
             json={"dry_run": dry_run, "delete_record": delete_record},
             headers={"Prefer": f"wait={int(wait_s)}"} if wait_s else None,
             wait_s=wait_s,
@@ -354,17 +284,17 @@ class KnowledgeExtractionClient:
             The receipt of the cleanup that was started, or None when the record is deleted.
         """
         params = None if cleanup is None else {"cleanup": "true" if cleanup else "false"}
-        receipt: Receipt | None = await self._call("DELETE", f"/jobs/{_segment(job_id)}", params=params)
+        receipt: Receipt | None = await self._call("DELETE", f"/jobs/{segment(job_id)}", params=params)
         return receipt
 
     async def get_cleanup(self, cleanup_id: str) -> Receipt:
         """A receipt, while its cleanup runs and after its job is gone."""
-        receipt: Receipt = await self._call("GET", f"/cleanups/{_segment(cleanup_id)}")
+        receipt: Receipt = await self._call("GET", f"/cleanups/{segment(cleanup_id)}")
         return receipt
 
     async def purge_dead_letters(self, job_id: str) -> int:
         """Deletes a job's dead letters; returns how many."""
-        purged: Purged = await self._call("DELETE", f"/jobs/{_segment(job_id)}/dead-letters")
+        purged: Purged = await self._call("DELETE", f"/jobs/{segment(job_id)}/dead-letters")
         return purged["purged"]
 
     async def is_ready(self) -> bool:
@@ -374,103 +304,3 @@ class KnowledgeExtractionClient:
         except ClientError:
             return False
         return True
-
-    # Calls
-
-    async def _list(self, path: str, limit: int, cursor: str | None, **filters: Any) -> Any:
-        return await self._call("GET", path, params={"limit": limit, "cursor": cursor, **filters})
-
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        json: Any = None,
-        headers: dict[str, str] | None = None,
-        wait_s: float = 0,
-        repeatable: bool = False,
-    ) -> Any:
-        """Sends one request; when the connection broke and a repeat is safe, once more."""
-        given = {name: value for name, value in (params or {}).items() if value is not None}
-        try:
-            request = self._http.build_request(
-                method,
-                path,
-                params=given or None,
-                json=json,
-                headers=headers,
-                timeout=httpx.Timeout(self._timeout_s + wait_s, connect=min(5.0, self._timeout_s)),
-            )
-        except (ValueError, httpx.InvalidURL) as error:
-            raise _refused(error) from error
-        try:
-            response = await self._http.send(request)
-        except httpx.LocalProtocolError as error:
-            raise _refused(error) from error
-        except (httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError) as error:
-            if not (repeatable or method == "GET"):
-                raise GatewayUnreachable(f"The connection to {self._base_url} broke: {error}") from error
-            response = await self._send_again(request)
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
-        return _content(response)
-
-    async def _send_again(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await self._http.send(request)
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
-
-    def _unreachable(self, error: httpx.HTTPError) -> GatewayUnreachable:
-        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
-            return GatewayUnreachable(f"The gateway at {self._base_url} did not answer in time.")
-        return GatewayUnreachable(f"There is no connection to the gateway at {self._base_url}: {error}")
-
-
-def _segment(name: str) -> str:
-    """An id as one segment of a path: whatever it contains, it leads nowhere else."""
-    try:
-        return quote(name, safe="")
-    except UnicodeEncodeError as error:
-        raise _refused(error) from error
-
-
-def _refused(error: Exception) -> RequestRefused:
-    if isinstance(error, UnicodeEncodeError):
-        return RequestRefused("The request holds text that is not valid Unicode, such as bytes that are not UTF-8.")
-    return RequestRefused(f"The request cannot be sent as it is written: {error}")
-
-
-async def _each(fetch: Callable[[str | None], Awaitable[Page[ItemT]]]) -> AsyncIterator[ItemT]:
-    cursor: str | None = None
-    while True:
-        page = await fetch(cursor)
-        for item in page["data"]:
-            yield item
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return
-
-
-def _content(response: httpx.Response) -> Any:
-    """The body of a good answer.
-
-    Raises:
-        ApiError: The answer is a problem, or none that this gateway gives.
-    """
-    if response.status_code == httpx.codes.NO_CONTENT:
-        return None
-    try:
-        content = response.json()
-    except ValueError:
-        content = None
-    if response.is_success and content is not None:
-        return content
-    if not isinstance(content, dict):
-        content = {
-            "title": response.reason_phrase,
-            "detail": f"{without_password(str(response.url))} is not an API of ke",
-        }
-    after = response.headers.get("Retry-After", "")
-    raise ApiError(content, response.status_code, retry_after_s=float(after) if after.isdigit() else None)

@@ -5,6 +5,17 @@ from enum import StrEnum
 from typing import Final, Self
 
 
+class CleanupScope(StrEnum):
+    """What a cleanup deletes."""
+
+    JOB = "job"
+    """All that a job made."""
+    SOURCE = "source"
+    """One stored document, with all that was made of it, by whichever job."""
+    PROJECT = "project"
+    """All that the ended jobs of a project made: the sum of their cleanups."""
+
+
 class CleanupStatus(StrEnum):
     """Where a cleanup is."""
 

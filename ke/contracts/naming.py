@@ -21,6 +21,11 @@ class TaskQueue(StrEnum):
 
 JOB_WORKFLOW: Final = "Job"
 CLEANUP_WORKFLOW: Final = "Cleanup"
+PROJECT_CLEANUP_WORKFLOW: Final = "ProjectCleanup"
+RETRY_WORKFLOW: Final = "Retry"
+RECONCILE_WORKFLOW: Final = "Reconcile"
+RECONCILE_SCHEDULE: Final = "ke-reconcile"
+"""The id of the Temporal Schedule that reconciles the stores."""
 
 JOB_KIND: Final = SearchAttributeKey.for_keyword("JobKind")
 JOB_STATUS: Final = SearchAttributeKey.for_keyword("JobStatus")
@@ -36,3 +41,23 @@ def job_workflow_id(job_id: str) -> str:
 def cleanup_id(job_id: str) -> str:
     """The id of a job's cleanup: of its workflow and of its receipt."""
     return f"cleanup-{job_id}"
+
+
+def source_cleanup_id(source_id: str) -> str:
+    """The id of a source's cleanup: of its workflow and of its receipt."""
+    return f"cleanup-source-{source_id}"
+
+
+def project_cleanup_workflow_id(project: str) -> str:
+    """The id of the workflow that cleans a project up: there is one at a time."""
+    return f"cleanup-project-{project}"
+
+
+def project_cleanup_id(project: str, run_id: str) -> str:
+    """The id of the receipt of one such run."""
+    return f"cleanup-project-{project}-{run_id}"
+
+
+def retry_id(job_id: str, number: int) -> str:
+    """The id of a job's n-th retry of dead letters: of its workflow and of its record."""
+    return f"retry-{job_id}-{number}"

@@ -48,6 +48,9 @@ class JobRow:
     error: dict[str, Any] | None
     workflow_id: str
     run_id: str | None
+    namespace_id: str | None
+    retry_id: str | None
+    retries: int
     write_epoch: int
     cancel_reason: str | None
     created_at: datetime
@@ -199,15 +202,18 @@ async def hold_fence(connection: AsyncConnection, job_id: uuid.UUID, epoch: int)
     later writes are refused. Never update the row after this in the same transaction: two lanes that both hold the
     share lock would wait for each other.
 
+    An ended job may be written by the one retry of its dead letters that is at work: `retry_id` names it, and its
+    start raised the epoch.
+
     Raises:
-        Fenced: The epoch is old, or the job is not running, paused or cancelling.
+        Fenced: The epoch is old, or the job is not running, paused or cancelling, and not being retried.
     """
     statement = (
         sa.select(jobs.c.id)
         .where(
             jobs.c.id == job_id,
             jobs.c.write_epoch == epoch,
-            jobs.c.status.in_([status.value for status in WRITABLE]),
+            sa.or_(jobs.c.status.in_([status.value for status in WRITABLE]), jobs.c.retry_id.is_not(None)),
         )
         .with_for_update(read=True)
     )

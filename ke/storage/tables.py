@@ -5,8 +5,10 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
-from ke.contracts.cleanup import CleanupStatus
+from ke.contracts.cleanup import CleanupScope, CleanupStatus
 from ke.contracts.jobs import COUNTER_NAMES, TERMINAL, Artifacts, JobKind, JobStatus, Lane
+from ke.contracts.reconciling import ReconcileStatus
+from ke.contracts.retries import RetryStatus
 
 metadata = sa.MetaData(
     naming_convention={
@@ -66,6 +68,9 @@ jobs = sa.Table(
     sa.Column("error", JSONB),
     sa.Column("workflow_id", sa.Text, nullable=False),
     sa.Column("run_id", sa.Text),
+    sa.Column("namespace_id", sa.Text),  # of the Temporal namespace its workflow was started in
+    sa.Column("retry_id", sa.Text),  # the retry of dead letters that writes for this ended job, while there is one
+    sa.Column("retries", sa.Integer, nullable=False, server_default="0"),  # how many there have been
     sa.Column("write_epoch", sa.Integer, nullable=False, server_default="1"),
     sa.Column("cancel_reason", sa.Text),
     sa.Column("created_at", TIME, nullable=False),
@@ -85,6 +90,8 @@ jobs = sa.Table(
     sa.Index(None, "seq", unique=True),
     sa.Index(None, "status", postgresql_where=sa.text(f"status NOT IN ({_TERMINAL_SQL})")),
     sa.Index(None, "project", "seq"),
+    sa.Index("ix_jobs_retried", "id", postgresql_where=sa.text("retry_id IS NOT NULL")),
+    sa.Index("ix_jobs_uncleaned", "id", postgresql_where=sa.text("artifacts IN ('cleaning', 'cleanup_failed')")),
 )
 """One row a job. `write_epoch` is the fence: a write whose epoch is not the row's is refused."""
 
@@ -232,11 +239,35 @@ dead_letters = sa.Table(
 )
 """What failed for good: one letter for each page or source."""
 
+retries = sa.Table(
+    "retries",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # retry-<job>-<number>
+    _ref("job_id", "jobs.id"),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("selection", JSONB, nullable=False, server_default=EMPTY),
+    sa.Column("letters", sa.Integer, nullable=False, server_default="0"),  # how many were taken up
+    sa.Column("succeeded", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("failed", sa.Integer, nullable=False, server_default="0"),  # and are dead letters again
+    sa.Column("error", JSONB),
+    sa.Column("created_at", TIME, nullable=False),
+    sa.Column("completed_at", TIME),
+    sa.CheckConstraint(_one_of("status", RetryStatus), name="status"),
+    sa.Index(None, "job_id", "number", unique=True),
+)
+"""The retries of dead letters; `jobs.retry_id` names the one that is at work."""
+
 cleanups = sa.Table(
     "cleanups",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),  # cleanup-<job>
-    sa.Column("job_id", UUID(as_uuid=True), nullable=False),  # no foreign key: a receipt outlives its job
+    sa.Column("id", sa.Text, primary_key=True),  # cleanup-<job>, cleanup-source-<source>, cleanup-project-<name>-<run>
+    sa.Column("scope", sa.Text, nullable=False, server_default=CleanupScope.JOB.value),
+    # No foreign keys: a receipt outlives what it is of. The job of a project's receipt is null.
+    sa.Column("job_id", UUID(as_uuid=True)),
+    sa.Column("source_id", UUID(as_uuid=True)),
+    sa.Column("project", sa.Text),
+    sa.Column("part_of", sa.Text),  # the project's receipt that this job's is a part of
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("planned", JSONB, nullable=False),
     sa.Column("deleted", JSONB, nullable=False, server_default=EMPTY),
@@ -248,7 +279,10 @@ cleanups = sa.Table(
     sa.Column("started_at", TIME, nullable=False),
     sa.Column("completed_at", TIME),
     sa.CheckConstraint(_one_of("status", CleanupStatus), name="status"),
+    sa.CheckConstraint(_one_of("scope", CleanupScope), name="scope"),
     sa.Index(None, "job_id"),
+    sa.Index(None, "part_of", postgresql_where=sa.text("part_of IS NOT NULL")),
+    sa.Index("ix_cleanups_running", "id", postgresql_where=sa.text("status <> 'cleaned'")),
 )
 """The receipts."""
 
@@ -265,3 +299,20 @@ cleanup_batches = sa.Table(
     sa.Index("ix_cleanup_batches_open", "store", postgresql_where=sa.text("NOT done")),
 )
 """What a cleanup deletes, batch by batch: written before the delete, so that a crash cannot lose a number."""
+
+reconciliations = sa.Table(
+    "reconciliations",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # its workflow's id
+    _seq(),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("repair", sa.Boolean, nullable=False),
+    sa.Column("max_share", sa.Float, nullable=False),
+    sa.Column("findings", JSONB, nullable=False, server_default=sa.text("'[]'::jsonb")),
+    sa.Column("error", sa.Text),
+    sa.Column("started_at", TIME, nullable=False),
+    sa.Column("completed_at", TIME),
+    sa.CheckConstraint(_one_of("status", ReconcileStatus), name="status"),
+    sa.Index(None, "seq", unique=True),
+)
+"""What each reconciliation found, and what it repaired."""
