@@ -162,11 +162,6 @@ class Scope:
         return None
 
 
-def in_scope(url: str, depth: int, scope: CrawlScope, limits: CrawlLimits, hosts: frozenset[str]) -> str | None:
-    """Why a link is not followed, as `Scope.refusal`; the scope is compiled on its first use and kept."""
-    return _scope_of(scope, limits, hosts).refusal(url, depth)
-
-
 def links_in_scope(
     urls: tuple[str, ...], depth: int, scope: CrawlScope, limits: CrawlLimits, hosts: frozenset[str]
 ) -> tuple[str, ...]:

@@ -3,7 +3,7 @@ import pytest
 from ke.contracts.errors import InvalidInput
 from ke.contracts.jobs import CrawlLimits, CrawlScope
 from ke.web.errors import BadPattern, BadUrl
-from ke.web.urls import MAX_URL_CHARS, Scope, canonicalize, host_key, in_scope, origin
+from ke.web.urls import MAX_URL_CHARS, Scope, canonicalize, host_key, origin
 
 HOSTS = frozenset({"h:80"})
 
@@ -127,7 +127,7 @@ def test_origin_is_scheme_host_and_port():
 
 
 def refusal(url, depth=1, *, hosts=HOSTS, max_depth=5, **scope):
-    return in_scope(url, depth, CrawlScope(**scope), CrawlLimits(max_depth=max_depth), hosts)
+    return Scope(CrawlScope(**scope), CrawlLimits(max_depth=max_depth), hosts).refusal(url, depth)
 
 
 def test_a_crawl_stays_on_its_hosts_unless_told_otherwise():
