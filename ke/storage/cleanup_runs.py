@@ -74,7 +74,8 @@ async def _start_run(connection: AsyncConnection, job_id: uuid.UUID, cleanup: Cl
     raised = (
         sa.update(jobs)
         .where(jobs.c.id == job_id)
-        .values(write_epoch=jobs.c.write_epoch + 1, artifacts=Artifacts.CLEANING.value)
+        # A retry of dead letters that is at work loses to the cleanup: it may not write any more.
+        .values(write_epoch=jobs.c.write_epoch + 1, artifacts=Artifacts.CLEANING.value, retry_id=None)
         .returning(jobs.c.write_epoch)
     )
     return int((await connection.execute(raised)).scalar_one())

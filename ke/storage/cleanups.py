@@ -73,7 +73,10 @@ async def vector_counts(vectors: VectorStore, job_id: uuid.UUID) -> dict[str, in
 
 
 async def active_dependents(connection: AsyncConnection, job_id: uuid.UUID) -> list[uuid.UUID]:
-    """The active jobs that extract from this job's sources, those included that have only been told to so far."""
+    """The active jobs that extract from this job's sources, those included that have only been told to so far.
+
+    An ended job whose dead letters are being retried is one of them.
+    """
     task_of_this = (
         sa.select(sa.literal(1))
         .select_from(extraction_tasks.join(sources))
@@ -91,7 +94,7 @@ async def active_dependents(connection: AsyncConnection, job_id: uuid.UUID) -> l
     statement = (
         sa.select(jobs.c.id)
         .where(
-            jobs.c.status.in_([status.value for status in ACTIVE]),
+            jobs.c.status.in_([status.value for status in ACTIVE]) | jobs.c.retry_id.is_not(None),
             jobs.c.id != job_id,
             sa.exists(task_of_this) | (jobs.c.params["source_job_id"].astext == str(job_id)) | sa.exists(names_source),
         )
