@@ -6,8 +6,8 @@ from typing import Annotated, Final
 from fastapi import Depends, Request
 
 from api.pagination import signing_key
-from api.service.engine import Engine
 from ke.runtime.endpoints import Connections
+from ke.runtime.engine import Engine
 from ke.runtime.settings import Settings
 from ke.runtime.temporal_client import TemporalConnection
 from ke.storage.database import Database

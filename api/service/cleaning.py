@@ -11,13 +11,12 @@ from api.errors import ArtifactsPresent
 from api.resources import Gateway
 from api.schemas import CleanupBody
 from api.service import states
-from api.service.reading import settle
-from api.service.settling import count_all, settle_cleanup
 from api.views import ReceiptView
 from ke.contracts.cleanup import CleanupInput, CleanupReceipt, CleanupStatus, StoreCounts
 from ke.contracts.errors import NotFound
 from ke.contracts.jobs import Artifacts
 from ke.contracts.naming import cleanup_id
+from ke.runtime.settling import count_all, settle, settle_cleanup
 from ke.storage.cleanup_runs import ask_record_deletion
 from ke.storage.cleanups import active_dependents, find_receipt, get_receipt, tombstone
 from ke.storage.jobs import JobRow, find_job, get_job

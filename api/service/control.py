@@ -10,10 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.resources import Gateway
 from api.schemas import CancelBody
 from api.service import states
-from api.service.reading import load, repair, settle
+from api.service.reading import load
 from api.views import JobView
 from ke.contracts.errors import Conflict, TemporalUnavailable
 from ke.contracts.jobs import CancelRequest, JobStatus
+from ke.runtime.settling import repair, settle
 from ke.storage.jobs import JobRow, get_job, request_cancel
 
 SEEN_WITHIN_S: Final = 2.0

@@ -6,26 +6,20 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import structlog
-
 from api.resources import Gateway
 from api.service import states
-from api.service.engine import GLANCE_S, Execution
-from api.service.settling import settle_cleanup
 from api.views import JobView, LaneMap
-from ke.contracts.activities import CloseJob
 from ke.contracts.errors import TemporalUnavailable
-from ke.contracts.jobs import Artifacts, JobError, JobStatus, Lane
+from ke.contracts.jobs import Artifacts, JobStatus, Lane
 from ke.contracts.naming import TaskQueue
-from ke.storage.closing import end_job
+from ke.runtime.engine import Execution
+from ke.runtime.settling import settle, settle_cleanup
 from ke.storage.jobs import JobRow, get_job, progress_of
 
 POLL_FIRST_S: Final = 0.1
 POLL_MAX_S: Final = 1.0
 LOOK_EVERY_S: Final = 5.0
 """Seconds between two looks at Temporal while a caller waits."""
-
-log = structlog.get_logger(__name__)
 
 
 async def read_job(
@@ -67,51 +61,6 @@ async def load(gateway: Gateway, job_id: uuid.UUID) -> tuple[JobRow, LaneMap]:
     async with gateway.database.transaction() as connection:
         row = await get_job(connection, job_id)
         return row, await progress_of(connection, [job_id])
-
-
-async def settle(gateway: Gateway, row: JobRow) -> tuple[JobRow, Execution | None]:
-    """Looks whether an open job's workflow is still open, and repairs the row when it is not.
-
-    A workflow that Temporal does not know leaves the row as it is: a gateway that is set up for the wrong namespace
-    must not end every job that someone reads. A cancel does end it.
-    """
-    if row.status.is_terminal:
-        return row, None
-    try:
-        execution = await gateway.engine.describe_job(str(row.id), timeout_s=GLANCE_S)
-    except TemporalUnavailable:
-        return row, None
-    if execution is None or execution.is_open:
-        return row, execution
-    try:
-        return await repair(gateway, row, execution), execution
-    except TemporalUnavailable:
-        return row, execution
-
-
-async def repair(gateway: Gateway, row: JobRow, execution: Execution | None) -> JobRow:
-    """Ends the row of a job whose workflow is closed, or lost, as that ended.
-
-    Raises:
-        TemporalUnavailable: How it ended cannot be told now.
-        NotFound: The job was deleted meanwhile.
-    """
-    close = await _how_it_ended(gateway, row, execution)
-    await end_job(gateway.database, close)
-    async with gateway.database.transaction() as connection:
-        repaired = await get_job(connection, row.id)
-    log.warning("repaired an open job whose workflow is closed", job_id=str(row.id), status=repaired.status.value)
-    return repaired
-
-
-async def _how_it_ended(gateway: Gateway, row: JobRow, execution: Execution | None) -> CloseJob:
-    job_id = str(row.id)
-    if execution is None:
-        return CloseJob(job_id, error=JobError("workflow-lost", "Temporal does not know the job's workflow any more."))
-    end = await gateway.engine.end_of_job(job_id, execution)
-    if isinstance(end, JobError):
-        return CloseJob(job_id, error=end)
-    return CloseJob(job_id, cancelled=end.status is JobStatus.CANCELLED, error=end.error, cancellation=end.cancellation)
 
 
 async def waiting_for(gateway: Gateway, row: JobRow, lanes: LaneMap, execution: Execution | None) -> str | None:

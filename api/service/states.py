@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from api.errors import CleanupRunning, JobActive, NotCancellable, NotPausable, NotResumable
-from api.service.engine import Execution
 from ke.contracts.errors import Conflict
 from ke.contracts.jobs import Artifacts, JobStatus
+from ke.runtime.engine import Execution
 from ke.storage.jobs import JobRow
 
 _ACTIVE_ACTIONS: Final = {

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from temporalio.api.common.v1 import WorkflowExecution
@@ -140,6 +140,25 @@ async def _closed_run(client: Client, workflow_id: str) -> str | None:
         await asyncio.sleep(0.1)
 
 
+class Connection(Protocol):
+    """Where a client of Temporal comes from."""
+
+    async def client(self) -> Client:
+        """The client."""
+        ...
+
+
+class FixedConnection:
+    """A client that is there already."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def client(self) -> Client:
+        """The client."""
+        return self._client
+
+
 class TemporalConnection:
     """A client for a process that must start, and stay up, without Temporal.
 
@@ -158,13 +177,3 @@ class TemporalConnection:
         if self._client is None:
             self._client = await connect(self._address, self._settings, lazy=True)
         return self._client
-
-    async def is_up(self, *, timeout_s: float = 1.0) -> bool:
-        """Whether Temporal answers in time; never raises."""
-        try:
-            with translated_rpc_errors():
-                async with asyncio.timeout(timeout_s):
-                    client = await self.client()
-                    return await client.service_client.check_health(timeout=timedelta(seconds=timeout_s))
-        except (TemporalUnavailable, RPCError):
-            return False

@@ -1,4 +1,4 @@
-"""What the gateway asks of Temporal: each call with a deadline, each answer in our own terms."""
+"""What gateway and worker ask of Temporal: each call with a deadline, each answer in our own terms."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -21,6 +21,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
 from ke.contracts.cleanup import CleanupInput, CleanupReceipt
+from ke.contracts.errors import TemporalUnavailable
 from ke.contracts.jobs import CancelRequest, JobError, JobInput, JobOutcome, JobStatus
 from ke.contracts.naming import (
     CLEANUP_WORKFLOW,
@@ -32,7 +33,7 @@ from ke.contracts.naming import (
     cleanup_id,
     job_workflow_id,
 )
-from ke.runtime.temporal_client import RPC_TIMEOUT_S, TemporalConnection, erase_workflow, translated_rpc_errors
+from ke.runtime.temporal_client import RPC_TIMEOUT_S, Connection, FixedConnection, erase_workflow, translated_rpc_errors
 
 POLLER_FRESH_S: Final = 75.0
 """Temporal lists pollers for five minutes; a live one polls anew at least every minute."""
@@ -70,13 +71,21 @@ class Execution:
 
 
 class Engine:
-    """Temporal, as far as the gateway needs it.
+    """Temporal, as far as jobs and their cleanups need it.
 
     Every method raises `TemporalUnavailable` when Temporal does not answer within its deadline.
+
+    Args:
+        connection: Of a process that must stay up without Temporal, as the gateway must; for a worker's see `of`.
     """
 
-    def __init__(self, connection: TemporalConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
+
+    @classmethod
+    def of(cls, client: Client) -> "Engine":
+        """The engine over a client that is connected already, such as a worker's own."""
+        return cls(FixedConnection(client))
 
     async def erase_job(self, job_id: str) -> None:
         """Deletes the history of a closed job's workflow, which holds its URLs; a lost one is no error."""
@@ -91,7 +100,11 @@ class Engine:
 
     async def is_up(self) -> bool:
         """Whether Temporal answers within a second; never raises."""
-        return await self._connection.is_up(timeout_s=GLANCE_S)
+        try:
+            async with self._calling(GLANCE_S) as (client, deadline):
+                return await client.service_client.check_health(timeout=deadline)
+        except (TemporalUnavailable, RPCError):
+            return False
 
     # Jobs
 
