@@ -1,5 +1,6 @@
 """The contract of `ke.storage.vectors.base.VectorStore`, held by both adapters."""
 
+import dataclasses
 import math
 import random
 import uuid
@@ -226,6 +227,47 @@ async def test_scroll_pages_in_order(store: VectorStore, collection: str) -> Non
         await store.delete(collection, page)
     assert seen == expected
     assert await store.scroll_job(collection, job, limit=7, after=uuid.UUID(int=(1 << 128) - 1)) == []
+
+
+async def test_points_of_a_source_are_counted_and_listed(store: VectorStore, collection: str) -> None:
+    """What was made from a source is counted and paged in order of id, whichever job made it."""
+    maker, owner = uuid.uuid4(), uuid.uuid4()
+    source = uuid.uuid4()
+    made = [dataclasses.replace(a_point(job, owner=owner), source_id=source) for job in (maker, owner) * 5]
+    await store.upsert(collection, [*made, a_point(maker, owner=owner)], epochs={maker: 1, owner: 1})
+    assert await store.count_source(collection, source) == 10
+    assert await store.count_source(collection, uuid.uuid4()) == 0
+    first = await store.scroll_source(collection, source, limit=7)
+    rest = await store.scroll_source(collection, source, limit=7, after=first[-1])
+    assert [*first, *rest] == sorted(point.id for point in made)
+    assert await store.scroll_source(collection, uuid.uuid4(), limit=7) == []
+
+
+async def test_all_points_are_counted_and_listed(store: VectorStore, collection: str) -> None:
+    """Pages over a collection cover each point once, in order of id, and the count is theirs."""
+    jobs = [uuid.uuid4() for _ in range(15)]
+    points = [a_point(job) for job in jobs]
+    assert (await store.count_all(collection), await store.scroll_all(collection, limit=4)) == (0, [])
+    await store.upsert(collection, points, epochs=dict.fromkeys(jobs, 1))
+    seen: list[uuid.UUID] = []
+    while page := await store.scroll_all(collection, limit=4, after=seen[-1] if seen else None):
+        seen += page
+    assert seen == sorted(point.id for point in points)
+    assert await store.count_all(collection) == len(points)
+
+
+async def test_present_tells_which_ids_are_there(store: VectorStore, collection: str) -> None:
+    """Of given ids those with a point come back; repeated and absent ones are no error, too many are."""
+    job = uuid.uuid4()
+    points = [a_point(job) for _ in range(5)]
+    await store.upsert(collection, points, epochs={job: 1})
+    ids = [point.id for point in points]
+    assert await store.present(collection, [ids[0], ids[0], ids[3], uuid.uuid4()]) == {ids[0], ids[3]}
+    assert await store.present(collection, []) == set()
+    with pytest.raises(InvalidInput, match="at most 1000"):
+        await store.present(collection, [uuid.uuid4() for _ in range(MAX_BATCH + 1)])
+    with pytest.raises(NotFound, match="nowhere"):
+        await store.present("nowhere", ids)
 
 
 async def test_ids_at_the_ends_of_the_range(store: VectorStore, collection: str) -> None:

@@ -76,6 +76,18 @@ class VectorStore(Protocol):
         """How many points belong to this job, as maker or as owner of the source, exactly."""
         ...
 
+    async def count_source(self, collection: str, source_id: uuid.UUID) -> int:
+        """How many points were made from this source, by whichever job, exactly."""
+        ...
+
+    async def count_all(self, collection: str) -> int:
+        """How many points the collection has, exactly."""
+        ...
+
+    async def present(self, collection: str, ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+        """Which of at most `MAX_BATCH` ids are there."""
+        ...
+
     async def search(
         self, collection: str, vector: Sequence[float], *, limit: int, job_ids: Sequence[uuid.UUID] | None = None
     ) -> list[Hit]:
@@ -86,6 +98,16 @@ class VectorStore(Protocol):
         self, collection: str, job_id: uuid.UUID, *, limit: int, after: uuid.UUID | None = None
     ) -> list[uuid.UUID]:
         """Ids of this job's points (as maker or owner), in order of id, after `after`."""
+        ...
+
+    async def scroll_source(
+        self, collection: str, source_id: uuid.UUID, *, limit: int, after: uuid.UUID | None = None
+    ) -> list[uuid.UUID]:
+        """Ids of the points that were made from this source, in order of id, after `after`."""
+        ...
+
+    async def scroll_all(self, collection: str, *, limit: int, after: uuid.UUID | None = None) -> list[uuid.UUID]:
+        """Ids of the collection's points, in order of id, after `after`."""
         ...
 
     async def healthy(self) -> bool:

@@ -70,13 +70,25 @@ class EdgeVectors:
     async def count_ids(self, collection: str, ids: Sequence[uuid.UUID]) -> int:
         """How many of these ids are there, exactly."""
         check_batch(len(ids))
-        answer = await self._call("POST", f"{_path(collection)}/count", {"ids": list(ids)})
-        return int(answer["count"])
+        return await self._count(collection, {"ids": list(ids)})
 
     async def count_job(self, collection: str, job_id: uuid.UUID) -> int:
         """How many points belong to this job, as maker or as owner, exactly."""
-        answer = await self._call("POST", f"{_path(collection)}/count", {"job_id": job_id})
-        return int(answer["count"])
+        return await self._count(collection, {"job_id": job_id})
+
+    async def count_source(self, collection: str, source_id: uuid.UUID) -> int:
+        """How many points were made from this source, exactly."""
+        return await self._count(collection, {"source_id": source_id})
+
+    async def count_all(self, collection: str) -> int:
+        """How many points the collection has, exactly."""
+        return await self._count(collection, {})
+
+    async def present(self, collection: str, ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+        """Which of these ids are there."""
+        check_batch(len(ids))
+        answer = await self._call("POST", f"{_path(collection)}/present", {"ids": list(ids)})
+        return {uuid.UUID(point) for point in answer["ids"]}
 
     async def search(
         self, collection: str, vector: Sequence[float], *, limit: int, job_ids: Sequence[uuid.UUID] | None = None
@@ -99,9 +111,17 @@ class EdgeVectors:
         self, collection: str, job_id: uuid.UUID, *, limit: int, after: uuid.UUID | None = None
     ) -> list[uuid.UUID]:
         """Ids of this job's points, in order, after `after`."""
-        body = {"job_id": job_id, "limit": limit, "after": after}
-        answer = await self._call("POST", f"{_path(collection)}/scroll", body)
-        return [uuid.UUID(point) for point in answer["ids"]]
+        return await self._scroll(collection, {"job_id": job_id, "limit": limit, "after": after})
+
+    async def scroll_source(
+        self, collection: str, source_id: uuid.UUID, *, limit: int, after: uuid.UUID | None = None
+    ) -> list[uuid.UUID]:
+        """Ids of the points that were made from this source, in order, after `after`."""
+        return await self._scroll(collection, {"source_id": source_id, "limit": limit, "after": after})
+
+    async def scroll_all(self, collection: str, *, limit: int, after: uuid.UUID | None = None) -> list[uuid.UUID]:
+        """Ids of the collection's points, in order, after `after`."""
+        return await self._scroll(collection, {"limit": limit, "after": after})
 
     async def healthy(self) -> bool:
         """Whether the process answers within a second."""
@@ -116,6 +136,14 @@ class EdgeVectors:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+    async def _count(self, collection: str, which: dict[str, Any]) -> int:
+        answer = await self._call("POST", f"{_path(collection)}/count", which)
+        return int(answer["count"])
+
+    async def _scroll(self, collection: str, page: dict[str, Any]) -> list[uuid.UUID]:
+        answer = await self._call("POST", f"{_path(collection)}/scroll", page)
+        return [uuid.UUID(point) for point in answer["ids"]]
 
     def _open_session(self) -> aiohttp.ClientSession:
         """Made with the first call, as it belongs to the event loop that runs then."""

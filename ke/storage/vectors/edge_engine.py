@@ -183,6 +183,22 @@ class EdgeEngine:
         """How many points a job made or owns the source of."""
         return self._count(name, _of_job(job_id))
 
+    def count_source(self, name: str, source_id: uuid.UUID) -> int:
+        """How many points were made from a source."""
+        return self._count(name, _of_source(source_id))
+
+    def count_all(self, name: str) -> int:
+        """How many points there are."""
+        return self._count(name, None)
+
+    def present(self, name: str, ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+        """Which of these at most `MAX_BATCH` ids are there."""
+        check_batch(len(ids))
+        if not ids:
+            return []
+        among = qdrant.Filter(must=[qdrant.HasIdCondition(set(ids))])
+        return self._scroll(name, among, len(ids), None)
+
     def search(self, name: str, vector: Matrix, *, limit: int, job_ids: Sequence[uuid.UUID] | None = None) -> list[Hit]:
         """The nearest points, best first, by cosine; with `job_ids` only those that these jobs made."""
         collection = self._collection(name)
@@ -203,17 +219,17 @@ class EdgeEngine:
         self, name: str, job_id: uuid.UUID, *, limit: int, after: uuid.UUID | None = None
     ) -> list[uuid.UUID]:
         """Ids of a job's points in order, from the one after `after`."""
-        collection = self._collection(name)
-        check_limit(limit)
-        offset = following(after)
-        if after is not None and offset is None:
-            return []
-        records, _ = collection.shard.scroll(
-            qdrant.ScrollRequest(
-                offset=offset, limit=limit, filter=_of_job(job_id), with_payload=False, with_vector=False
-            )
-        )
-        return [_uuid(record.id) for record in records]
+        return self._scroll(name, _of_job(job_id), limit, after)
+
+    def scroll_source(
+        self, name: str, source_id: uuid.UUID, *, limit: int, after: uuid.UUID | None = None
+    ) -> list[uuid.UUID]:
+        """Ids of the points that were made from a source, in order, from the one after `after`."""
+        return self._scroll(name, _of_source(source_id), limit, after)
+
+    def scroll_all(self, name: str, *, limit: int, after: uuid.UUID | None = None) -> list[uuid.UUID]:
+        """Ids of all points in order, from the one after `after`."""
+        return self._scroll(name, None, limit, after)
 
     def flush(self, name: str) -> None:
         """Makes all writes to a collection durable."""
@@ -237,13 +253,30 @@ class EdgeEngine:
         except KeyError:
             raise NotFound(f"there is no collection {name[:120]!r}") from None
 
-    def _count(self, name: str, matching: qdrant.Filter) -> int:
+    def _count(self, name: str, matching: qdrant.Filter | None) -> int:
         return self._collection(name).shard.count(qdrant.CountRequest(exact=True, filter=matching))
+
+    def _scroll(
+        self, name: str, matching: qdrant.Filter | None, limit: int, after: uuid.UUID | None
+    ) -> list[uuid.UUID]:
+        collection = self._collection(name)
+        check_limit(limit)
+        offset = following(after)
+        if after is not None and offset is None:
+            return []
+        records, _ = collection.shard.scroll(
+            qdrant.ScrollRequest(offset=offset, limit=limit, filter=matching, with_payload=False, with_vector=False)
+        )
+        return [_uuid(record.id) for record in records]
 
 
 def _of_job(job_id: uuid.UUID) -> qdrant.Filter:
     match = qdrant.MatchValue(str(job_id))
     return qdrant.Filter(should=[qdrant.FieldCondition(key, match=match) for key in ("job_id", "owner_job_id")])
+
+
+def _of_source(source_id: uuid.UUID) -> qdrant.Filter:
+    return qdrant.Filter(must=[qdrant.FieldCondition("source_id", match=qdrant.MatchValue(str(source_id)))])
 
 
 def _uuid(point_id: uuid.UUID | int | str) -> uuid.UUID:

@@ -114,15 +114,27 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def count(request: web.Request) -> web.Response:
-    """Counts the points of a job, or those of some ids that are there."""
+    """Counts the points of a job or a source, those of some ids that are there, or all."""
     name, body = request.match_info["name"], await _body(request)
     if "ids" in body:
         ids = _ids(body["ids"])
         number = await request.app[ENGINE].read(lambda engine: engine.count_ids(name, ids))
-    else:
+    elif "job_id" in body:
         job_id = uuid.UUID(body["job_id"])
         number = await request.app[ENGINE].read(lambda engine: engine.count_job(name, job_id))
+    elif "source_id" in body:
+        source_id = uuid.UUID(body["source_id"])
+        number = await request.app[ENGINE].read(lambda engine: engine.count_source(name, source_id))
+    else:
+        number = await request.app[ENGINE].read(lambda engine: engine.count_all(name))
     return _answer({"count": number})
+
+
+async def present(request: web.Request) -> web.Response:
+    """Which of some ids are there."""
+    name, body = request.match_info["name"], await _body(request)
+    ids = _ids(body["ids"])
+    return _answer({"ids": await request.app[ENGINE].read(lambda engine: engine.present(name, ids))})
 
 
 async def search(request: web.Request) -> web.Response:
@@ -136,11 +148,19 @@ async def search(request: web.Request) -> web.Response:
 
 
 async def scroll(request: web.Request) -> web.Response:
-    """A page of the ids of a job's points."""
+    """A page of the ids of the points of a job or a source, or of all."""
     name, body = request.match_info["name"], await _body(request)
-    job_id, limit = uuid.UUID(body["job_id"]), int(body["limit"])
     after = uuid.UUID(body["after"]) if body.get("after") else None
-    ids = await request.app[ENGINE].read(lambda engine: engine.scroll_job(name, job_id, limit=limit, after=after))
+    limit = int(body["limit"])
+    engine = request.app[ENGINE]
+    if "job_id" in body:
+        job_id = uuid.UUID(body["job_id"])
+        ids = await engine.read(lambda engine: engine.scroll_job(name, job_id, limit=limit, after=after))
+    elif "source_id" in body:
+        source_id = uuid.UUID(body["source_id"])
+        ids = await engine.read(lambda engine: engine.scroll_source(name, source_id, limit=limit, after=after))
+    else:
+        ids = await engine.read(lambda engine: engine.scroll_all(name, limit=limit, after=after))
     return _answer({"ids": ids})
 
 
@@ -156,6 +176,7 @@ def create_app(engine: EngineThread) -> web.Application:
             web.post("/collections/{name}/upsert", upsert),
             web.post("/collections/{name}/delete", delete),
             web.post("/collections/{name}/count", count),
+            web.post("/collections/{name}/present", present),
             web.post("/collections/{name}/search", search),
             web.post("/collections/{name}/scroll", scroll),
             web.put("/fences/{job}", put_fence),

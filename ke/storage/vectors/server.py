@@ -113,6 +113,26 @@ class ServerVectors:
         """How many points belong to this job, as maker or as owner, exactly."""
         return await self._count(collection, _of_job(job_id))
 
+    async def count_source(self, collection: str, source_id: uuid.UUID) -> int:
+        """How many points were made from this source, exactly."""
+        return await self._count(collection, _of_source(source_id))
+
+    async def count_all(self, collection: str) -> int:
+        """How many points the collection has, exactly."""
+        return await self._count(collection, None)
+
+    async def present(self, collection: str, ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+        """Which of these ids are there."""
+        check_batch(len(ids))
+        await self._dimensions_of(collection)
+        if not ids:
+            return set()
+        wanted = [str(point_id) for point_id in ids]
+        found = await self._call(
+            lambda: self._client.retrieve(collection, ids=wanted, with_payload=False, with_vectors=False)
+        )
+        return {uuid.UUID(str(record.id)) for record in found}
+
     async def search(
         self, collection: str, vector: Sequence[float], *, limit: int, job_ids: Sequence[uuid.UUID] | None = None
     ) -> list[Hit]:
@@ -137,21 +157,17 @@ class ServerVectors:
         self, collection: str, job_id: uuid.UUID, *, limit: int, after: uuid.UUID | None = None
     ) -> list[uuid.UUID]:
         """Ids of this job's points, in order, after `after`."""
-        check_limit(limit)
-        await self._dimensions_of(collection)
-        offset = following(after)
-        if after is not None and offset is None:
-            return []
-        records, _ = await self._call(
-            lambda: self._client.scroll(
-                collection,
-                scroll_filter=_of_job(job_id),
-                limit=limit,
-                offset=None if offset is None else str(offset),
-                with_payload=False,
-            )
-        )
-        return [uuid.UUID(str(record.id)) for record in records]
+        return await self._scroll(collection, _of_job(job_id), limit, after)
+
+    async def scroll_source(
+        self, collection: str, source_id: uuid.UUID, *, limit: int, after: uuid.UUID | None = None
+    ) -> list[uuid.UUID]:
+        """Ids of the points that were made from this source, in order, after `after`."""
+        return await self._scroll(collection, _of_source(source_id), limit, after)
+
+    async def scroll_all(self, collection: str, *, limit: int, after: uuid.UUID | None = None) -> list[uuid.UUID]:
+        """Ids of the collection's points, in order, after `after`."""
+        return await self._scroll(collection, None, limit, after)
 
     async def healthy(self) -> bool:
         """Whether the server answers within a second."""
@@ -181,10 +197,29 @@ class ServerVectors:
         schema = models.PayloadSchemaType.UUID
         await self._call(lambda: self._client.create_payload_index(collection, field, field_schema=schema, wait=True))
 
-    async def _count(self, collection: str, matching: models.Filter) -> int:
+    async def _count(self, collection: str, matching: models.Filter | None) -> int:
         await self._dimensions_of(collection)
         answer = await self._call(lambda: self._client.count(collection, count_filter=matching, exact=True))
         return int(answer.count)
+
+    async def _scroll(
+        self, collection: str, matching: models.Filter | None, limit: int, after: uuid.UUID | None
+    ) -> list[uuid.UUID]:
+        check_limit(limit)
+        await self._dimensions_of(collection)
+        offset = following(after)
+        if after is not None and offset is None:
+            return []
+        records, _ = await self._call(
+            lambda: self._client.scroll(
+                collection,
+                scroll_filter=matching,
+                limit=limit,
+                offset=None if offset is None else str(offset),
+                with_payload=False,
+            )
+        )
+        return [uuid.UUID(str(record.id)) for record in records]
 
     async def _dimensions_of(self, collection: str) -> int:
         check_collection(collection)
@@ -209,3 +244,8 @@ class ServerVectors:
 def _of_job(job_id: uuid.UUID) -> models.Filter:
     match = models.MatchValue(value=str(job_id))
     return models.Filter(should=[models.FieldCondition(key=key, match=match) for key in ("job_id", "owner_job_id")])
+
+
+def _of_source(source_id: uuid.UUID) -> models.Filter:
+    match = models.MatchValue(value=str(source_id))
+    return models.Filter(must=[models.FieldCondition(key="source_id", match=match)])
