@@ -264,6 +264,8 @@ async def test_present_tells_which_ids_are_there(store: VectorStore, collection:
     ids = [point.id for point in points]
     assert await store.present(collection, [ids[0], ids[0], ids[3], uuid.uuid4()]) == {ids[0], ids[3]}
     assert await store.present(collection, []) == set()
+    await store.delete(collection, ids[:1])
+    assert await store.present(collection, ids) == set(ids[1:])
     with pytest.raises(InvalidInput, match="at most 1000"):
         await store.present(collection, [uuid.uuid4() for _ in range(MAX_BATCH + 1)])
     with pytest.raises(NotFound, match="nowhere"):
