@@ -1,0 +1,134 @@
+"""The site that the jobs of a run crawl: every job has pages of its own, and every request is written down."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from aiohttp import web
+
+PAGES: Final = 30
+BRANCHES: Final = 6
+BROKEN_ON: Final = 1
+"""The page that links to what is not there."""
+SLOW_EVERY: Final = 9
+"""Every so many pages one takes `SLOW_TIMES` as long as the others."""
+SLOW_TIMES: Final = 4
+_NAMES: Final = ("Ada Lovelace", "Charles Babbage", "Grace Hopper", "Alan Turing", "Mary Somerville")
+_PLACES: Final = ("London", "Paris", "Vienna", "Edinburgh", "Turin", "Boston")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """One request as the site saw it."""
+
+    mark: str
+    """Whose pages: the first part of the path."""
+    path: str
+    at: float
+    """Seconds since 1970, on arrival."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """The pages under one mark."""
+
+    number: int = PAGES
+    delay_s: float = 0.15
+    """Pause before each answer, seconds."""
+    sections: int = 3
+    """Sections of a page, each about a chunk."""
+
+
+@dataclass
+class FaultSite:
+    """Serves `/<mark>/p<n>` for every mark that was announced by `add`."""
+
+    log: list[Fetch] = field(default_factory=list)
+    """Every request, in order of arrival, robots.txt and sitemaps aside."""
+
+    def __post_init__(self) -> None:
+        self._marks: dict[str, Pages] = {}
+        self._runner: web.AppRunner | None = None
+        self._port = 0
+        self._stopping = asyncio.Event()
+
+    @property
+    def host_port(self) -> str:
+        """For `KE_FETCH_ALLOW`."""
+        return f"127.0.0.1:{self._port}"
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_route("GET", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self._port = int(self._runner.addresses[0][1])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping.set()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def add(self, mark: str, pages: Pages) -> None:
+        """Serves pages under this mark from now on."""
+        self._marks[mark] = pages
+
+    def pages(self, mark: str) -> Pages:
+        """What is served under a mark."""
+        return self._marks[mark]
+
+    def url(self, mark: str, number: int = 0) -> str:
+        """The address of a page."""
+        return f"http://{self.host_port}/{mark}/p{number}"
+
+    def urls(self, mark: str) -> list[str]:
+        """The addresses of all pages under a mark, the broken link aside."""
+        return [self.url(mark, number) for number in range(self._marks[mark].number)]
+
+    def broken_url(self, mark: str) -> str:
+        """The link that leads nowhere."""
+        return f"http://{self.host_port}/{mark}/gone"
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        mark, _, name = request.path.lstrip("/").partition("/")
+        pages = self._marks.get(mark)
+        if pages is None:
+            raise web.HTTPNotFound
+        self.log.append(Fetch(mark, request.path, time.time()))
+        number = int(name[1:]) if name[:1] == "p" and name[1:].isdigit() else pages.number
+        slow = SLOW_TIMES if number % SLOW_EVERY == SLOW_EVERY - 1 else 1
+        await self._pause(pages.delay_s * slow)
+        if number >= pages.number:
+            raise web.HTTPNotFound
+        return web.Response(text=_page(mark, number, pages), content_type="text/html")
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+
+def _page(mark: str, number: int, pages: Pages) -> str:
+    first = BRANCHES * number + 1
+    links = "".join(f'<li><a href="p{n}">Page {n}</a></li>' for n in range(first, min(first + BRANCHES, pages.number)))
+    broken = '<p><a href="gone">A link to nowhere</a></p>' if number == BROKEN_ON else ""
+    body = "".join(_section(mark, number, section) for section in range(pages.sections))
+    title = f"Page {number} of {mark}"
+    return (
+        f"<!doctype html><html lang=en><head><title>{title}</title></head><body><main><h1>{title}</h1>{body}"
+        f"<ul>{links}</ul>{broken}</main></body></html>"
+    )
+
+
+def _section(mark: str, number: int, section: int) -> str:
+    sentences = " ".join(
+        f"In {1700 + (number * 31 + section * 17 + line) % 300} {_NAMES[(number + line) % len(_NAMES)]} wrote letter "
+        f"{number}.{section}.{line} from {_PLACES[(section + line + number) % len(_PLACES)]} about the engine."
+        for line in range(9)
+    )
+    return f"<h2>Section {section} of page {number}, {mark}</h2><p>{sentences}</p>"
