@@ -50,6 +50,7 @@ class CancellationView(BaseModel):
     latency_s: float = 0.0
     activities_drained: int = 0
     activities_timed_out: int = 0
+    timed_out: list[str] = Field(default_factory=list, description="The names of those that timed out")
     reason: str = ""
 
 

@@ -37,6 +37,8 @@ class CancellationView(TypedDict):
     quiescent_at: str
     latency_s: float
     activities_drained: int
+    activities_timed_out: int
+    timed_out: list[str]
     reason: str
 
 

@@ -1,33 +1,17 @@
 """The job: two lanes of activities, pause, limits, cancellation, and an outcome on every path."""
 
 import asyncio
-from collections.abc import Coroutine
 from dataclasses import replace
-from datetime import datetime
-from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
-from temporalio.exceptions import CancelledError as ActivityCancelledError
-from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 
-from ke.contracts.activities import (
-    CloseJob,
-    CollectActivities,
-    CollectSlice,
-    ExtractActivities,
-    ExtractSlice,
-    OpenedJob,
-    RecordActivities,
-    SliceReport,
-    StatusChange,
-)
+from ke.contracts.activities import CloseJob, OpenedJob, RecordActivities, StatusChange
 from ke.contracts.cleanup import CleanupInput
 from ke.contracts.jobs import (
     CancellationReceipt,
     CancelRequest,
     CarriedState,
-    Counters,
     CrawlLimits,
     JobError,
     JobInput,
@@ -39,6 +23,7 @@ from ke.contracts.jobs import (
 )
 from ke.contracts.naming import CLEANUP_WORKFLOW, JOB_KIND, JOB_STATUS, JOB_WORKFLOW, PROJECT, TaskQueue, cleanup_id
 from workflows import policies
+from workflows.lanes import Lanes, error_of, shielded
 
 
 @workflow.defn(name=JOB_WORKFLOW)
@@ -54,26 +39,22 @@ class JobWorkflow:
     def __init__(self, job: JobInput) -> None:
         """Takes up what the run before carried over, if there was one."""
         carried = job.carried or CarriedState(epoch=0)
+        done = {Lane.COLLECT: carried.collect_done, Lane.EXTRACT: carried.extract_done}
         self._job = job
         self._status = JobStatus.QUEUED
         self._opened: OpenedJob | None = None
-        self._done = {Lane.COLLECT: carried.collect_done, Lane.EXTRACT: carried.extract_done}
-        self._lanes = [
-            lane for lane, spec in ((Lane.COLLECT, job.collect), (Lane.EXTRACT, job.extract)) if spec is not None
-        ]
-        self._limits: CrawlLimits = carried.limits or (job.collect.limits if job.collect else CrawlLimits())
+        self._lanes = Lanes(
+            job.job_id,
+            job.collect,
+            job.extract,
+            must_yield=lambda: self._stopping or self._paused or self._limits_changed,
+            show=lambda: self._show(self._status),
+            done=[lane for lane, is_done in done.items() if is_done],
+        )
+        self._lanes.limits = carried.limits or self._lanes.limits
         self._limits_changed = False
-        self._yielding = False
-        self._paused = carried.paused
+        self._paused = False
         self._cancel: CancelRequest | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._running: dict[Lane, workflow.ActivityHandle[SliceReport]] = {}
-        self._totals: dict[Lane, Counters] = {}
-        self._notes: dict[Lane, str] = {}
-        self._slices = 0
-        self._stop_seen_at: datetime | None = None
-        self._drained = 0
-        self._timed_out = 0
 
     # What people and the gateway may ask
 
@@ -91,20 +72,20 @@ class JobWorkflow:
     def cancel_and_clean(self, request: CancelRequest = CancelRequest()) -> None:  # noqa: B008  (frozen)
         """Stops the job for good and starts its cleanup."""
         self._cancel = self._cancel or request
-        self._stop_seen_at = self._stop_seen_at or workflow.now()
+        self._lanes.stop_seen_at = self._lanes.stop_seen_at or workflow.now()
 
     @workflow.update(description="Change the limits of a running crawl; what is left out stays as it is.")
     def set_limits(self, change: LimitsChange) -> CrawlLimits:
         """Changes the crawl's limits from the next page on; returns the limits now in force."""
-        self._limits = _merge(self._limits, change)
+        self._lanes.limits = _merge(self._lanes.limits, change)
         self._limits_changed = True
-        return self._limits
+        return self._lanes.limits
 
     @set_limits.validator
     def _validate_limits(self, change: LimitsChange) -> None:
         if self._job.collect is None or not self._job.collect.follow:
             raise ApplicationError("Only a crawl has limits.", type="invalid-input", non_retryable=True)
-        if self._done[Lane.COLLECT] or self._stopping:
+        if self._lanes.done[Lane.COLLECT] or self._stopping:
             raise ApplicationError("The crawl fetches no more pages.", type="conflict", non_retryable=True)
         for name, value, least in (
             ("max_pages", change.max_pages, 1),
@@ -120,11 +101,11 @@ class JobWorkflow:
         """The workflow's view of the job; `GET /jobs/{id}` reads the newer one from Postgres."""
         return JobProgress(
             status=self._status,
-            counters=self._counters(),
-            collect_done=self._done[Lane.COLLECT] or Lane.COLLECT not in self._lanes,
-            extract_done=self._done[Lane.EXTRACT] or Lane.EXTRACT not in self._lanes,
-            slices=self._slices,
-            waiting_for="resume" if self._paused else "; ".join(note for note in self._notes.values() if note),
+            counters=self._lanes.counters,
+            collect_done=self._lanes.is_over(Lane.COLLECT),
+            extract_done=self._lanes.is_over(Lane.EXTRACT),
+            slices=self._lanes.slices,
+            waiting_for="resume" if self._paused else self._lanes.note,
         )
 
     # The run
@@ -147,17 +128,7 @@ class JobWorkflow:
                 await self._work()
         except (ActivityError, asyncio.CancelledError) as error:
             failure = error
-        return self._answer(await self._shielded(self._finish(failure)))
-
-    @staticmethod
-    async def _shielded(end: Coroutine[Any, Any, JobOutcome]) -> JobOutcome:
-        """Awaits the end of the job, which a cancel that comes only now must not cut short."""
-        task = asyncio.create_task(end, name="finish")
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            # It is delivered once, so this is not cancelled again.
-            return await task
+        return self._answer(await shielded(self._finish(failure)))
 
     @property
     def _stopping(self) -> bool:
@@ -171,12 +142,13 @@ class JobWorkflow:
 
     @property
     def _all_done(self) -> bool:
-        return self._opened is not None and all(self._done[lane] for lane in self._lanes)
+        return self._opened is not None and self._lanes.all_done
 
     async def _open(self) -> None:
         self._opened = await workflow.execute_activity_method(
             RecordActivities.open_job, self._job, **policies.record("open the record")
         )
+        self._lanes.open(self._opened.epoch, self._opened.started_at)
         self._show(self._opened.status)
 
     async def _work(self) -> None:
@@ -186,101 +158,20 @@ class JobWorkflow:
                 continue
             if workflow.info().is_continue_as_new_suggested():
                 self._continue_as_new()
-            self._limits_changed = self._yielding = False
-            self._tasks = [
-                asyncio.create_task(self._run_lane(lane), name=lane) for lane in self._lanes if not self._done[lane]
-            ]
-            await workflow.wait_condition(lambda: self._interrupted or all(task.done() for task in self._tasks))
+            self._limits_changed = False
+            await self._lanes.run_stretch()
             self._stop_slices()
             if self._stopping:
                 return
-            failure = await self._drain()
+            failure = await self._lanes.drain()
             if failure is not None:
                 raise failure
 
-    @property
-    def _interrupted(self) -> bool:
-        failed = any(task.done() and task.exception() is not None for task in self._tasks)
-        return self._stopping or self._paused or self._limits_changed or failed
-
-    async def _run_lane(self, lane: Lane) -> None:
-        """Runs slices of one lane until it is done or the stretch ends."""
-        # `_yielding` outlasts what it is for: a `resume` may come before the slice has answered to the `pause`.
-        while not (
-            self._done[lane] or self._yielding or self._interrupted or workflow.info().is_continue_as_new_suggested()
-        ):
-            handle = self._start_slice(lane)
-            self._running[lane] = handle
-            try:
-                report = await handle
-            except ActivityError as error:
-                final = isinstance(error.cause, ApplicationError) and error.cause.non_retryable
-                if final or not (self._yielding or self._interrupted):
-                    raise
-                # It was cancelled before a worker had it, its worker is dead and cannot acknowledge, or a store was
-                # out of reach when it stopped: what it had not committed is done again by the next slice.
-                self._count_answer(error.cause)
-                return
-            finally:
-                del self._running[lane]
-            self._slices += 1
-            self._done[lane] = report.done
-            self._totals[lane] = report.counters
-            self._notes[lane] = report.note
-            self._count_answer()
-            self._show(self._status)
-
-    def _count_answer(self, cause: BaseException | None = None) -> None:
-        """Counts a slice that ended after the cancel. One that Temporal itself cancelled was not running."""
-        if self._stop_seen_at is None or isinstance(cause, ActivityCancelledError):
-            return
-        timed_out = isinstance(cause, ActivityTimeoutError)
-        self._timed_out += timed_out
-        self._drained += not timed_out
-
-    def _start_slice(self, lane: Lane) -> workflow.ActivityHandle[SliceReport]:
-        opened = self._opened
-        assert opened is not None  # noqa: S101  (lanes start after `_open`)
-        if lane is Lane.COLLECT and self._job.collect is not None:
-            return workflow.start_activity_method(
-                CollectActivities.collect_pages,
-                CollectSlice(
-                    job_id=self._job.job_id,
-                    epoch=opened.epoch,
-                    spec=replace(self._job.collect, limits=self._limits),
-                    extract=self._job.extract is not None,
-                    started_at=opened.started_at,
-                    max_pages=policies.SLICE_MAX_PAGES,
-                    max_seconds=policies.SLICE_MAX_SECONDS,
-                ),
-                **policies.lane_slice(TaskQueue.COLLECT, f"collect, slice {self._slices + 1}"),
-            )
-        assert self._job.extract is not None  # noqa: S101  (the other lane there is)
-        return workflow.start_activity_method(
-            ExtractActivities.extract_sources,
-            ExtractSlice(
-                job_id=self._job.job_id,
-                epoch=opened.epoch,
-                spec=self._job.extract,
-                collecting=self._job.collect is not None,
-                max_seconds=policies.SLICE_MAX_SECONDS,
-            ),
-            **policies.lane_slice(TaskQueue.EXTRACT, f"extract, slice {self._slices + 1}"),
-        )
-
     def _stop_slices(self) -> None:
-        """Cancels the running slices; asking twice is asking once."""
-        if self._stopping and self._stop_seen_at is None:
-            self._stop_seen_at = workflow.now()
-        self._yielding = True
-        for handle in self._running.values():
-            handle.cancel()
-
-    async def _drain(self) -> BaseException | None:
-        """Waits until each running slice has acknowledged or timed out; returns the failure of a lane."""
-        await workflow.wait_condition(lambda: all(task.done() for task in self._tasks))
-        failures = [task.exception() for task in self._tasks]
-        return next((failure for failure in failures if failure is not None), None)
+        if self._stopping:
+            self._lanes.stop_for_good()
+        else:
+            self._lanes.stop()
 
     async def _rest(self) -> None:
         await self._record(JobStatus.PAUSED)
@@ -300,10 +191,9 @@ class JobWorkflow:
         assert self._opened is not None  # noqa: S101  (work begins after `_open`)
         carried = CarriedState(
             epoch=self._opened.epoch,
-            paused=self._paused,
-            limits=self._limits,
-            collect_done=self._done[Lane.COLLECT],
-            extract_done=self._done[Lane.EXTRACT],
+            limits=self._lanes.limits,
+            collect_done=self._lanes.done[Lane.COLLECT],
+            extract_done=self._lanes.done[Lane.EXTRACT],
         )
         workflow.continue_as_new(replace(self._job, carried=carried))
 
@@ -315,20 +205,20 @@ class JobWorkflow:
         self._stop_slices()
         if self._cancelling:
             await self._record(JobStatus.CANCELLING, self._reason)
-        await self._drain()
+        await self._lanes.drain()
         # Asked again: the last slice may have ended with all done, and then the completion came first.
         cancelled = self._cancelling
         close = CloseJob(
             job_id=self._job.job_id,
             cancelled=cancelled,
-            error=None if cancelled or self._all_done else _job_error(failure),
+            error=None if cancelled or self._all_done else error_of(failure),
             cancellation=self._receipt() if cancelled else None,
             cleanup=self._cancel is not None,
         )
         outcome = await workflow.execute_activity_method(
             RecordActivities.close_job, close, **policies.close("close the record")
         )
-        self._totals = {Lane.COLLECT: outcome.counters}
+        self._lanes.count_anew(outcome.counters)
         self._show(outcome.status)
         if self._cancel is not None:
             await self._start_cleanup(self._cancel)
@@ -348,13 +238,14 @@ class JobWorkflow:
         return signalled or workflow.cancellation_reason() or ""
 
     def _receipt(self) -> CancellationReceipt:
-        seen, now = self._stop_seen_at or workflow.now(), workflow.now()
+        seen, now = self._lanes.stop_seen_at or workflow.now(), workflow.now()
         return CancellationReceipt(
             requested_at=seen.isoformat(),
             quiescent_at=now.isoformat(),
             latency_s=round((now - seen).total_seconds(), 3),
-            activities_drained=self._drained,
-            activities_timed_out=self._timed_out,
+            activities_drained=self._lanes.drained,
+            activities_timed_out=len(self._lanes.timed_out),
+            timed_out=tuple(self._lanes.timed_out),
             reason=self._reason,
         )
 
@@ -375,9 +266,6 @@ class JobWorkflow:
 
     # What the web UI shows
 
-    def _counters(self) -> Counters:
-        return sum(self._totals.values(), Counters())
-
     def _show(self, status: JobStatus) -> None:
         if status is not self._status:
             self._status = status
@@ -388,7 +276,7 @@ class JobWorkflow:
                     PROJECT.value_set(self._job.project),
                 ]
             )
-        c = self._counters()
+        c = self._lanes.counters
         workflow.set_current_details(
             f"**{status}** · {c.pages_fetched} pages fetched, {c.pages_failed} failed, {c.sources} sources · "
             f"{c.sources_extracted} extracted, {c.extractions} chunks, {c.entities} entities, "
@@ -403,12 +291,3 @@ def _merge(limits: CrawlLimits, change: LimitsChange) -> CrawlLimits:
         max_bytes=limits.max_bytes if change.max_bytes is None else change.max_bytes,
         max_seconds=limits.max_seconds if change.max_seconds is None else change.max_seconds,
     )
-
-
-def _job_error(failure: BaseException | None) -> JobError | None:
-    if failure is None:
-        return None
-    cause = failure.cause if isinstance(failure, ActivityError) else None
-    if isinstance(cause, ApplicationError):
-        return JobError(type=cause.type or "internal", message=cause.message)
-    return JobError(type="internal", message=str(cause or failure) or type(failure).__name__)

@@ -173,6 +173,7 @@ def cancellation_receipt(out: Console, receipt: Document) -> None:
         (
             ("cancelled after", duration(receipt.get("latency_s"))),
             ("activities drained", count(receipt.get("activities_drained"))),
+            ("timed out", ", ".join(receipt.get("timed_out") or []) or None),
             ("reason", receipt.get("reason") or None),
         ),
     )

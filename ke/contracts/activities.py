@@ -9,7 +9,15 @@ from typing import Protocol
 
 from temporalio import activity
 
-from ke.contracts.cleanup import CleanupFailure, CleanupInput, CleanupReceipt
+from ke.contracts.cleanup import (
+    CleanupFailure,
+    CleanupInput,
+    CleanupReceipt,
+    ProjectCleanup,
+    ProjectEnd,
+    ProjectJobs,
+    ProjectPage,
+)
 from ke.contracts.jobs import (
     CancellationReceipt,
     CollectSpec,
@@ -71,6 +79,8 @@ class CollectSlice:
     """Pages in this slice."""
     max_seconds: float = 120.0
     """Seconds in this slice."""
+    retrying: bool = False
+    """Whether dead letters are retried: their pages come first, and other ones only as the page limit allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,4 +182,23 @@ class CleanupActivities(Protocol):
     @activity.defn(name="fail_cleanup")
     async def fail_cleanup(self, failure: CleanupFailure) -> None:
         """Closes the receipt of a run that was stopped, so that the next one can go on from there."""
+        ...
+
+
+class ProjectCleanupActivities(Protocol):
+    """What the cleanup of a project needs beside those of its jobs."""
+
+    @activity.defn(name="begin_project_cleanup")
+    async def begin_project_cleanup(self, cleanup: ProjectCleanup) -> CleanupReceipt:
+        """Opens the receipt and counts what there is, or refuses a project with active jobs."""
+        ...
+
+    @activity.defn(name="list_project_jobs")
+    async def list_project_jobs(self, page: ProjectPage) -> ProjectJobs:
+        """The next ended jobs that are to be cleaned."""
+        ...
+
+    @activity.defn(name="close_project_cleanup")
+    async def close_project_cleanup(self, end: ProjectEnd) -> CleanupReceipt:
+        """Closes the receipt with the sums over the jobs' receipts."""
         ...

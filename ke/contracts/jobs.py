@@ -164,6 +164,8 @@ class JobInput:
     idempotency_key: str | None = None
     request_hash: str = ""
     """SHA-256 of the canonical body: tells a repeated submit from another one under the same key."""
+    namespace_id: str | None = None
+    """The id of the Temporal namespace that the workflow was started in; None when that could not be told."""
     carried: "CarriedState | None" = None
     """What the run before this one hands over at a continue-as-new."""
 
@@ -173,7 +175,6 @@ class CarriedState:
     """What survives a continue-as-new; all else is in Postgres."""
 
     epoch: int
-    paused: bool = False
     limits: CrawlLimits | None = None
     collect_done: bool = False
     extract_done: bool = False
@@ -237,6 +238,8 @@ class CancellationReceipt:
     activities_timed_out: int = 0
     """Activities that were running and whose worker never answered; their writes are fenced."""
     reason: str = ""
+    timed_out: tuple[str, ...] = ()
+    """The names of those activities, one for each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,6 +266,8 @@ def outcome_of(row: JobRow) -> JobOutcome:
         job_id=str(row.id),
         status=row.status,
         counters=Counters(**{name: value for name, value in result.items() if name in names}),
-        cancellation=CancellationReceipt(**receipt) if receipt else None,
+        cancellation=CancellationReceipt(**receipt | {"timed_out": tuple(receipt.get("timed_out", ()))})
+        if receipt
+        else None,
         error=JobError(**row.error) if row.error else None,
     )

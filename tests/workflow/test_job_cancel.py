@@ -217,3 +217,4 @@ async def test_dead_worker_is_waited_for_and_counted(stage: Stage) -> None:
     assert await stage.ended(handle) is WorkflowExecutionStatus.CANCELED
     receipt = stage.twin.row.receipt
     assert (receipt.activities_drained, receipt.activities_timed_out) == (1, 1)
+    assert receipt.timed_out == ("collect_pages",)

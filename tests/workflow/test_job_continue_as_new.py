@@ -45,14 +45,11 @@ async def test_limits_and_done_lanes_are_carried_over(short_stage: Stage) -> Non
     assert len(short_stage.twin.lanes[Lane.EXTRACT].started) == 1
 
 
-async def test_carried_pause_is_kept(stage: Stage) -> None:
-    """A run that takes up a paused job rests until `resume`, and then has what was carried."""
-    carried = CarriedState(epoch=1, paused=True, limits=CrawlLimits(max_pages=3), extract_done=True)
-    handle = await stage.start(*BOTH, carried=carried)
-    await stage.until_row(JobStatus.PAUSED)
-    assert not any(script.started for script in stage.twin.lanes.values())
+async def test_carried_state_is_kept(stage: Stage) -> None:
+    """A run that takes up another one's job has its limits, and leaves the lanes that are done alone."""
+    carried = CarriedState(epoch=1, limits=CrawlLimits(max_pages=3), extract_done=True)
     stage.twin.lanes[Lane.COLLECT].finish.set()
-    await handle.signal("resume")
+    handle = await stage.start(*BOTH, carried=carried)
     assert (await stage.outcome(handle)).status is JobStatus.COMPLETED
     assert [piece.spec.limits.max_pages for piece in stage.twin.lanes[Lane.COLLECT].started] == [3]
     assert not stage.twin.lanes[Lane.EXTRACT].started

@@ -1,0 +1,226 @@
+"""The lanes of a job as its workflow runs them: slice after slice, in stretches, with one way to stop.
+
+A stretch starts a loop of slices in each lane that is not done, and ends when all are, or when something asks them to
+yield. Then the running slices are cancelled, commit what they have, and return their report.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import CancelledError as ActivityCancelledError
+from temporalio.exceptions import TimeoutError as ActivityTimeoutError
+
+from ke.contracts.activities import CollectActivities, CollectSlice, ExtractActivities, ExtractSlice, SliceReport
+from ke.contracts.jobs import CollectSpec, Counters, CrawlLimits, ExtractSpec, JobError, Lane
+from ke.contracts.naming import TaskQueue
+from workflows import policies
+
+T = TypeVar("T")
+
+_ACTIVITY: Final = {Lane.COLLECT: "collect_pages", Lane.EXTRACT: "extract_sources"}
+"""The activity whose slices a lane runs, as a receipt names it."""
+
+
+class Lanes:
+    """The lanes of one job, for as long as one run of a workflow works on them.
+
+    Attributes:
+        done: Whether each lane is at its end.
+        limits: Where the collect lane stops; what is set here holds from its next slice on.
+        drained: Slices that were running when the job was stopped for good, and acknowledged it.
+        timed_out: The activities of those that did not: their worker never answered.
+        stop_seen_at: When the workflow heard that the job is to stop for good.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        collect: CollectSpec | None,
+        extract: ExtractSpec | None,
+        *,
+        must_yield: Callable[[], bool],
+        show: Callable[[], None],
+        done: Collection[Lane] = (),
+        retrying: bool = False,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            job_id: The job.
+            collect: What the collect lane fetches; None: there is no such lane.
+            extract: What the extract lane makes of sources; None: there is no such lane.
+            must_yield: Whether something asks the lanes to stop for now, or for good.
+            show: Called when there is something new to tell.
+            done: Lanes that an earlier run brought to their end.
+            retrying: Whether it is dead letters that are fetched.
+        """
+        self._job_id = job_id
+        self._collect = collect
+        self._extract = extract
+        self._must_yield = must_yield
+        self._show = show
+        self._retrying = retrying
+        self._present = [lane for lane, spec in ((Lane.COLLECT, collect), (Lane.EXTRACT, extract)) if spec is not None]
+        self._epoch = 0
+        self._started_at = ""
+        self._yielding = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._running: dict[Lane, workflow.ActivityHandle[SliceReport]] = {}
+        self._totals: dict[Lane, Counters] = {}
+        self._notes: dict[Lane, str] = {}
+        self.done = {lane: lane in done for lane in Lane}
+        self.limits = collect.limits if collect else CrawlLimits()
+        self.slices = 0
+        self.drained = 0
+        self.timed_out: list[str] = []
+        self.stop_seen_at: datetime | None = None
+
+    def open(self, epoch: int, started_at: str) -> None:
+        """Says under which write epoch, and since when (ISO 8601), the lanes work; before the first stretch."""
+        self._epoch, self._started_at = epoch, started_at
+
+    # What there is to tell
+
+    @property
+    def all_done(self) -> bool:
+        """Whether each lane that there is has come to its end."""
+        return all(self.done[lane] for lane in self._present)
+
+    def is_over(self, lane: Lane) -> bool:
+        """Whether a lane is done, or not there at all."""
+        return self.done[lane] or lane not in self._present
+
+    @property
+    def counters(self) -> Counters:
+        """As of the last finished slice of each lane."""
+        return sum(self._totals.values(), Counters())
+
+    @property
+    def note(self) -> str:
+        """What the lanes wait for, or why they ended."""
+        return "; ".join(note for note in self._notes.values() if note)
+
+    def count_anew(self, counters: Counters) -> None:
+        """Takes the job's final numbers in place of the slices' own."""
+        self._totals = {Lane.COLLECT: counters}
+
+    # A stretch
+
+    async def run_stretch(self) -> None:
+        """Runs the lanes until they are done or must yield, and tells the slices to stop; `drain` waits for them."""
+        self._yielding = False
+        self._tasks = [
+            asyncio.create_task(self._run_lane(lane), name=lane) for lane in self._present if not self.done[lane]
+        ]
+        await workflow.wait_condition(lambda: self._interrupted or all(task.done() for task in self._tasks))
+
+    def stop(self) -> None:
+        """Cancels the running slices; asking twice is asking once."""
+        self._yielding = True
+        for handle in self._running.values():
+            handle.cancel()
+
+    def stop_for_good(self) -> None:
+        """The same, and from now on it is counted how the slices answer."""
+        self.stop_seen_at = self.stop_seen_at or workflow.now()
+        self.stop()
+
+    async def drain(self) -> BaseException | None:
+        """Waits until each running slice has acknowledged or timed out; returns the failure of a lane."""
+        await workflow.wait_condition(lambda: all(task.done() for task in self._tasks))
+        failures = [task.exception() for task in self._tasks]
+        return next((failure for failure in failures if failure is not None), None)
+
+    @property
+    def _interrupted(self) -> bool:
+        return self._must_yield() or any(task.done() and task.exception() is not None for task in self._tasks)
+
+    async def _run_lane(self, lane: Lane) -> None:
+        """Runs slices of one lane until it is done or the stretch ends."""
+        # `_yielding` outlasts what it is for: a `resume` may come before the slice has answered to the `pause`.
+        while not (
+            self.done[lane] or self._yielding or self._interrupted or workflow.info().is_continue_as_new_suggested()
+        ):
+            handle = self._start_slice(lane)
+            self._running[lane] = handle
+            try:
+                report = await handle
+            except ActivityError as error:
+                final = isinstance(error.cause, ApplicationError) and error.cause.non_retryable
+                if final or not (self._yielding or self._interrupted):
+                    raise
+                # It was cancelled before a worker had it, its worker is dead and cannot acknowledge, or a store was
+                # out of reach when it stopped: what it had not committed is done again by the next slice.
+                self._count_answer(lane, error.cause)
+                return
+            finally:
+                del self._running[lane]
+            self.slices += 1
+            self.done[lane] = report.done
+            self._totals[lane] = report.counters
+            self._notes[lane] = report.note
+            self._count_answer(lane)
+            self._show()
+
+    def _count_answer(self, lane: Lane, cause: BaseException | None = None) -> None:
+        """Counts a slice that ended after the stop. One that Temporal itself cancelled was not running."""
+        if self.stop_seen_at is None or isinstance(cause, ActivityCancelledError):
+            return
+        if isinstance(cause, ActivityTimeoutError):
+            self.timed_out.append(_ACTIVITY[lane])
+        else:
+            self.drained += 1
+
+    def _start_slice(self, lane: Lane) -> workflow.ActivityHandle[SliceReport]:
+        if lane is Lane.COLLECT and self._collect is not None:
+            return workflow.start_activity_method(
+                CollectActivities.collect_pages,
+                CollectSlice(
+                    job_id=self._job_id,
+                    epoch=self._epoch,
+                    spec=replace(self._collect, limits=self.limits),
+                    extract=self._extract is not None,
+                    started_at=self._started_at,
+                    max_pages=policies.SLICE_MAX_PAGES,
+                    max_seconds=policies.SLICE_MAX_SECONDS,
+                    retrying=self._retrying,
+                ),
+                **policies.lane_slice(TaskQueue.COLLECT, f"collect, slice {self.slices + 1}"),
+            )
+        assert self._extract is not None  # noqa: S101  (the other lane there is)
+        return workflow.start_activity_method(
+            ExtractActivities.extract_sources,
+            ExtractSlice(
+                job_id=self._job_id,
+                epoch=self._epoch,
+                spec=self._extract,
+                collecting=self._collect is not None,
+                max_seconds=policies.SLICE_MAX_SECONDS,
+            ),
+            **policies.lane_slice(TaskQueue.EXTRACT, f"extract, slice {self.slices + 1}"),
+        )
+
+
+async def shielded(end: Coroutine[Any, Any, T]) -> T:
+    """Awaits the end of a run, which a cancel that comes only now must not cut short."""
+    task = asyncio.create_task(end, name="finish")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        # It is delivered once, so this is not cancelled again.
+        return await task
+
+
+def error_of(failure: BaseException | None) -> JobError | None:
+    """A lane's failure, as a row tells it."""
+    if failure is None:
+        return None
+    cause = failure.cause if isinstance(failure, ActivityError) else None
+    if isinstance(cause, ApplicationError):
+        return JobError(type=cause.type or "internal", message=cause.message)
+    return JobError(type="internal", message=str(cause or failure) or type(failure).__name__)
