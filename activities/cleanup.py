@@ -1,6 +1,5 @@
 """The steps of a cleanup. Each may be cut short or repeated at any point; the receipt stays exact."""
 
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -10,13 +9,22 @@ from temporalio import activity
 
 from activities.heartbeat import Beat, run_with_heartbeat
 from ke.contracts import activities as contract
-from ke.contracts.cleanup import CleanupFailure, CleanupInput, CleanupReceipt, CleanupStatus, StoreCounts
+from ke.contracts.cleanup import (
+    CleanupFailure,
+    CleanupInput,
+    CleanupReceipt,
+    CleanupScope,
+    CleanupStatus,
+    StoreCounts,
+)
 from ke.contracts.errors import Conflict
-from ke.contracts.naming import cleanup_id, job_workflow_id
+from ke.contracts.naming import job_workflow_id
 from ke.runtime.temporal_client import erase_workflow
 from ke.storage import cleanup_rows as rows
 from ke.storage.cleanup_points import PointSweep
 from ke.storage.cleanup_runs import blocked_message, close_cleanup, fail_run, open_cleanup, record_plan
+from ke.storage.cleanup_sources import open_source_cleanup
+from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import row_counts, vector_counts
 from ke.storage.database import Database
 from ke.storage.vectors.base import VectorStore
@@ -28,7 +36,7 @@ DeleteBatch = Callable[[AsyncConnection, int], Awaitable[int | None]]
 
 
 class CleanupActivities(contract.CleanupActivities):
-    """Deletes what a job made and accounts for it."""
+    """Deletes what a job made, or what there is of a source, and accounts for it."""
 
     def __init__(self, database: Database, vectors: VectorStore) -> None:
         self._database = database
@@ -36,7 +44,7 @@ class CleanupActivities(contract.CleanupActivities):
 
     @activity.defn(name="begin_cleanup")
     async def begin_cleanup(self, cleanup: CleanupInput) -> CleanupReceipt:
-        """Opens the receipt, fences the job in both stores, and counts what there is to delete.
+        """Opens the receipt, fences whoever could write again in both stores, and counts what there is to delete.
 
         Raises:
             NotFound: There never was such a job.
@@ -45,19 +53,20 @@ class CleanupActivities(contract.CleanupActivities):
         run_id = activity.info().workflow_run_id or ""
 
         async def body(beat: Beat) -> CleanupReceipt:
-            job_id = uuid.UUID(cleanup.job_id)
+            target = CleanupTarget.of(cleanup)
+            open_run = open_cleanup if target.scope is CleanupScope.JOB else open_source_cleanup
             async with self._database.transaction() as connection:
-                opened = await open_cleanup(connection, cleanup, run_id)
+                opened = await open_run(connection, cleanup, run_id)
             if opened.blocked_by:
                 raise Conflict(
-                    blocked_message(job_id, opened.blocked_by), blocked_by=[str(job) for job in opened.blocked_by]
+                    blocked_message(target, opened.blocked_by), blocked_by=[str(job) for job in opened.blocked_by]
                 )
             if opened.receipt.status is CleanupStatus.CLEANED:
                 return opened.receipt
-            fenced = await self._vectors.fence(job_id, opened.epoch)
+            fenced = all([await self._vectors.fence(job, epoch) for job, epoch in opened.epochs.items()])
             # First, so that what an earlier run left half deleted is counted by its batch and not again here.
-            await PointSweep(self._database, self._vectors, opened.receipt.id, job_id).finish_open()
-            found, _ = await self._count(job_id, beat)
+            await PointSweep(self._database, self._vectors, target).finish_open()
+            found, _ = await self._count(target, beat)
             async with self._database.transaction() as connection:
                 return await record_plan(connection, opened.receipt.id, found, fenced=fenced)
 
@@ -65,10 +74,10 @@ class CleanupActivities(contract.CleanupActivities):
 
     @activity.defn(name="delete_vectors")
     async def delete_vectors(self, cleanup: CleanupInput) -> None:
-        """Deletes the job's points, at most 1,000 ids a batch, and then those that have no row."""
+        """Deletes the points, at most 1,000 ids a batch, and then those that have no row."""
 
         async def body(beat: Beat) -> None:
-            sweep = PointSweep(self._database, self._vectors, cleanup_id(cleanup.job_id), uuid.UUID(cleanup.job_id))
+            sweep = PointSweep(self._database, self._vectors, CleanupTarget.of(cleanup))
             await sweep.finish_open()
             seen = 0
             async for collection, ids in sweep.pieces():
@@ -82,39 +91,37 @@ class CleanupActivities(contract.CleanupActivities):
 
     @activity.defn(name="delete_sources")
     async def delete_sources(self, cleanup: CleanupInput) -> None:
-        """Deletes the job's sources; extractions and entities go by cascade and are counted."""
-        receipt, job_id = cleanup_id(cleanup.job_id), uuid.UUID(cleanup.job_id)
+        """Deletes the sources; extractions and entities go by cascade and are counted."""
+        target = CleanupTarget.of(cleanup)
 
         async def body(beat: Beat) -> None:
-            await self._empty(beat, "sources", lambda c, after: rows.delete_owned_batch(c, receipt, job_id, after))
-            await self._empty(beat, "extractions", lambda c, after: rows.delete_made_batch(c, receipt, job_id, after))
-            await self._empty(beat, "tasks", lambda c, _: rows.delete_tasks_batch(c, job_id))
+            await self._empty(beat, "sources", lambda c, after: rows.delete_owned_batch(c, target, after))
+            await self._empty(beat, "extractions", lambda c, after: rows.delete_made_batch(c, target, after))
+            await self._empty(beat, "tasks", lambda c, _: rows.delete_tasks_batch(c, target))
 
         await run_with_heartbeat(body)
 
     @activity.defn(name="purge_dead_letters")
     async def purge_dead_letters(self, cleanup: CleanupInput) -> None:
-        """Deletes the job's dead letters and its frontier. The lanes' counters stay: they are the job's record."""
-        receipt, job_id = cleanup_id(cleanup.job_id), uuid.UUID(cleanup.job_id)
+        """Deletes dead letters and entries of the frontier. The lanes' counters stay: they are the job's record."""
+        target = CleanupTarget.of(cleanup)
 
         async def body(beat: Beat) -> None:
-            await self._empty(
-                beat, "dead letters", lambda c, after: rows.delete_dead_letters_batch(c, receipt, job_id, after)
-            )
-            await self._empty(beat, "pages", lambda c, after: rows.delete_pages_batch(c, receipt, job_id, after))
+            await self._empty(beat, "dead letters", lambda c, after: rows.delete_dead_letters_batch(c, target, after))
+            await self._empty(beat, "pages", lambda c, after: rows.delete_pages_batch(c, target, after))
 
         await run_with_heartbeat(body)
 
     @activity.defn(name="verify_cleanup")
     async def verify_cleanup(self, cleanup: CleanupInput) -> CleanupReceipt:
         """Counts every store exactly and closes the receipt: cleaned, or failed with what is left and where."""
+        target = CleanupTarget.of(cleanup)
 
         async def body(beat: Beat) -> CleanupReceipt:
-            job_id = uuid.UUID(cleanup.job_id)
-            remaining, by_collection = await self._count(job_id, beat)
-            error = _what_is_left(remaining, by_collection) if remaining.total else None
+            remaining, by_collection = await self._count(target, beat)
+            error = _what_is_left(target, remaining, by_collection) if remaining.total else None
             async with self._database.transaction() as connection:
-                return await close_cleanup(connection, job_id, remaining, error)
+                return await close_cleanup(connection, target, remaining, error)
 
         return await run_with_heartbeat(body)
 
@@ -129,22 +136,22 @@ class CleanupActivities(contract.CleanupActivities):
         run_id = activity.info().workflow_run_id or ""
 
         async def body(beat: Beat) -> None:
-            job_id = uuid.UUID(failure.job_id)
+            target = CleanupTarget.of(failure)
             async with self._database.transaction() as connection:
-                if not await fail_run(connection, job_id, run_id, failure.error):
+                if not await fail_run(connection, target, run_id, failure.error):
                     return
-            remaining, _ = await self._count(job_id, beat)
+            remaining, _ = await self._count(target, beat)
             async with self._database.transaction() as connection:
-                await close_cleanup(connection, job_id, remaining, failure.error)
+                await close_cleanup(connection, target, remaining, failure.error)
 
         await run_with_heartbeat(body)
 
-    async def _count(self, job_id: uuid.UUID, beat: Beat) -> tuple[StoreCounts, dict[str, int]]:
-        """What the job has in all stores, and its points by collection."""
-        by_collection = await vector_counts(self._vectors, job_id)
+    async def _count(self, target: CleanupTarget, beat: Beat) -> tuple[StoreCounts, dict[str, int]]:
+        """What the target has in all stores, and its points by collection."""
+        by_collection = await vector_counts(self._vectors, target)
         beat.progress()
         async with self._database.transaction() as connection:
-            counted = await row_counts(connection, job_id)
+            counted = await row_counts(connection, target)
         beat.progress()
         return replace(counted, vectors=sum(by_collection.values())), by_collection
 
@@ -159,11 +166,11 @@ class CleanupActivities(contract.CleanupActivities):
             beat.progress(f"{what}, batch {batches}")
 
 
-def _what_is_left(remaining: StoreCounts, by_collection: Mapping[str, int]) -> str:
+def _what_is_left(target: CleanupTarget, remaining: StoreCounts, by_collection: Mapping[str, int]) -> str:
     """Names what is left and where."""
     parts = [f"{number} points in collection {name}" for name, number in sorted(by_collection.items())]
     for store in ("sources", "extractions", "entities", "dead_letters", "pages"):
         number = getattr(remaining, store)
         if number:
             parts.append(f"{number} {_NAMES.get(store, store)} in Postgres")
-    return f"The job still has {', '.join(parts)}. Start the cleanup again to go on."
+    return f"The {target.scope} still has {', '.join(parts)}. Start the cleanup again to go on."

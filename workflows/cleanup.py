@@ -1,4 +1,4 @@
-"""The cleanup of a job: vectors, sources, dead letters, and the proof that nothing is left."""
+"""The cleanup of a job or a source: vectors, sources, dead letters, and the proof that nothing is left."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ _Deletion = Callable[[CleanupActivities, CleanupInput], Awaitable[None]]
 
 @workflow.defn(name=CLEANUP_WORKFLOW)
 class CleanupWorkflow:
-    """One run of a job's cleanup, under the one id it can have.
+    """One run of the cleanup of a job, or of one source, under the one id it can have.
 
     It ends as failed when something is left, so that the same id can be started again and goes on with the same
     receipt. A run that was terminated or cancelled is taken up in the same way.
@@ -43,7 +43,7 @@ class CleanupWorkflow:
         except (ActivityError, asyncio.CancelledError) as error:
             # A cancel is delivered once, so what follows is not cancelled again.
             failure = _failure(error)
-            await self._give_up(CleanupFailure(cleanup.job_id, failure.message))
+            await self._give_up(CleanupFailure(cleanup.job_id, failure.message, cleanup.source_id))
             if workflow.cancellation_reason() is not None:
                 raise asyncio.CancelledError(failure.message) from error
             raise failure from error
@@ -55,7 +55,7 @@ class CleanupWorkflow:
 
     async def _clean(self, cleanup: CleanupInput) -> CleanupReceipt:
         receipt = await workflow.execute_activity_method(
-            CleanupActivities.begin_cleanup, cleanup, **policies.cleanup_count("fence the job, count what there is")
+            CleanupActivities.begin_cleanup, cleanup, **policies.cleanup_count("fence, and count what there is")
         )
         if receipt.status is CleanupStatus.CLEANED:
             if receipt.delete_record or cleanup.delete_record:
@@ -64,8 +64,7 @@ class CleanupWorkflow:
             return receipt
         self._planned = receipt.planned
         await self._delete(CleanupActivities.delete_vectors, cleanup, "delete vectors")
-        await self._delete(CleanupActivities.delete_sources, cleanup, "delete sources and what was made of them")
-        await self._delete(CleanupActivities.purge_dead_letters, cleanup, "purge dead letters and frontier")
+        await self._delete_rows(cleanup)
         if not receipt.fenced:
             # The store cannot refuse a late write itself: what a worker that was thought dead still wrote goes now.
             self._enter("wait for late writes")
@@ -78,6 +77,17 @@ class CleanupWorkflow:
         if receipt.status is CleanupStatus.CLEANED and receipt.delete_record:
             await self._erase(cleanup)
         return receipt
+
+    async def _delete_rows(self, cleanup: CleanupInput) -> None:
+        steps: list[tuple[_Deletion, str]] = [
+            (CleanupActivities.delete_sources, "delete sources and what was made of them"),
+            (CleanupActivities.purge_dead_letters, "purge dead letters and frontier"),
+        ]
+        if cleanup.source_id is not None:
+            # What of the frontier names a source is found by the source's row.
+            steps.reverse()
+        for step, summary in steps:
+            await self._delete(step, cleanup, summary)
 
     async def _erase(self, cleanup: CleanupInput) -> None:
         await workflow.execute_activity_method(

@@ -18,6 +18,7 @@ from ke.contracts.jobs import Artifacts
 from ke.contracts.naming import cleanup_id
 from ke.runtime.settling import count_all, settle, settle_cleanup
 from ke.storage.cleanup_runs import ask_record_deletion
+from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import active_dependents, find_receipt, get_receipt, tombstone
 from ke.storage.jobs import JobRow, find_job, get_job
 
@@ -54,7 +55,7 @@ async def clean_up(
     async with gateway.database.transaction() as connection:
         before = await find_receipt(connection, cleanup_id(str(job_id)))
     if body.dry_run:
-        found = await count_all(gateway, job_id)
+        found = await count_all(gateway, CleanupTarget(job_id))
         return ReceiptView.plan(job_id, found, delete_record=body.delete_record), True
     if row.artifacts is not Artifacts.CLEANED or before is None:
         await _start(gateway, row, body)
@@ -62,7 +63,7 @@ async def clean_up(
         await _delete_record_too(gateway, row)
     receipt = await _receipt_of_run(gateway, job_id, before, wait_s=wait_s)
     if receipt is None:
-        found = await count_all(gateway, job_id)
+        found = await count_all(gateway, CleanupTarget(job_id))
         return ReceiptView.plan(job_id, found, delete_record=body.delete_record, running=True), False
     return ReceiptView.of(receipt), receipt.status is not CleanupStatus.RUNNING
 
@@ -86,7 +87,7 @@ async def _ended_job(gateway: Gateway, job_id: uuid.UUID) -> JobRow:
 
 async def _with_settled_cleanup(gateway: Gateway, row: JobRow) -> JobRow:
     """The row, without a cleanup that was ended from Temporal's own tools."""
-    if not await settle_cleanup(gateway, row.id):
+    if not await settle_cleanup(gateway, CleanupTarget(row.id)):
         return row
     async with gateway.database.transaction() as connection:
         return await find_job(connection, row.id) or row
@@ -171,7 +172,7 @@ async def read_receipt(gateway: Gateway, receipt_id: str) -> ReceiptView:
         job_id = uuid.UUID(receipt_id.removeprefix("cleanup-"))
     except ValueError as error:
         raise NotFound(f"There is no cleanup {receipt_id}.") from error
-    await settle_cleanup(gateway, job_id)
+    await settle_cleanup(gateway, CleanupTarget(job_id))
     async with gateway.database.transaction() as connection:
         return ReceiptView.of(await get_receipt(connection, receipt_id))
 
@@ -202,7 +203,7 @@ async def delete_job(gateway: Gateway, job_id: uuid.UUID, *, cleanup: bool | Non
     if row.artifacts is Artifacts.CLEANING and not cleanup:
         raise states.being_cleaned(row)
     if row.artifacts is not Artifacts.CLEANED and cleanup is not False:
-        found = await count_all(gateway, job_id)
+        found = await count_all(gateway, CleanupTarget(job_id))
         if found.total and cleanup is None:
             raise _artifacts_present(row, found)
         if found.total or row.artifacts is Artifacts.CLEANING:

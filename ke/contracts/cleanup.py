@@ -51,11 +51,16 @@ STORES: Final = tuple(f.name for f in fields(StoreCounts))
 
 @dataclass(frozen=True, slots=True)
 class CleanupInput:
-    """Which job to clean up, and what to do with its record afterwards."""
+    """What to clean up: a job, or one source of it; and what to do with the job's record afterwards."""
 
     job_id: str
+    """The job; of a source the one that owns it."""
     delete_record: bool = False
     """Whether the job's row goes too, leaving its tombstone."""
+    source_id: str | None = None
+    """The source that goes, alone; None: all that the job made."""
+    part_of: str | None = None
+    """The receipt of the project's cleanup that this one is a part of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,8 @@ class CleanupReceipt:
     """What was really deleted, and what is left."""
 
     id: str
-    job_id: str
+    job_id: str | None
+    """The job; of a source the one that owns it; None of a project."""
     status: CleanupStatus
     planned: StoreCounts
     """What there was when the cleanup began."""
@@ -77,6 +83,11 @@ class CleanupReceipt:
     error: str | None = None
     fenced: bool = False
     """Whether the vector store itself refused late writes; if not, it was swept a second time, a while later."""
+    scope: CleanupScope = CleanupScope.JOB
+    source_id: str | None = None
+    project: str | None = None
+    jobs: int | None = None
+    """Of a project: how many jobs it took up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +96,71 @@ class CleanupFailure:
 
     job_id: str
     error: str
+    source_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectProgress:
+    """How far the cleanup of a project is."""
+
+    receipt_id: str
+    after: int = 0
+    """The `seq` of the last job that was taken up."""
+    jobs: int = 0
+    failed: int = 0
+    """Jobs that could not be cleaned."""
+    reasons: tuple[str, ...] = ()
+    """Why, of the first of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectCleanupInput:
+    """Which project to clean up, and how far an earlier run of the same workflow came."""
+
+    project: str
+    delete_record: bool = False
+    """Whether the records of its ended jobs go too."""
+    jobs_a_run: int = 100
+    """Jobs that one run of the workflow takes up before it continues as new."""
+    carried: ProjectProgress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectCleanup:
+    """One cleanup of a project."""
+
+    project: str
+    receipt_id: str
+    delete_record: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectPage:
+    """Which jobs of a project to take up next."""
+
+    project: str
+    after: int
+    limit: int
+    delete_record: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectJobs:
+    """Jobs to take up, in the order in which they were submitted."""
+
+    job_ids: tuple[str, ...]
+    after: int
+    """The `seq` of the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectEnd:
+    """How the cleanup of a project ended."""
+
+    project: str
+    receipt_id: str
+    jobs: int
+    after: int
+    """The `seq` of the last job that was taken up."""
+    error: str | None = None
+    """What could not be cleaned, and why; None when all was."""

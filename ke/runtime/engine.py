@@ -1,15 +1,18 @@
 """What gateway and worker ask of Temporal: each call with a deadline, each answer in our own terms."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from temporalio.api.enums.v1 import TaskQueueType
+from google.protobuf.message import Message
+from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskState, TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue as TaskQueueName
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.api.workflow.v1 import PendingActivityInfo
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, DescribeTaskQueueRequest
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.common import (
     SearchAttributePair,
@@ -18,7 +21,7 @@ from temporalio.common import (
     WorkflowIDReusePolicy,
 )
 from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from ke.contracts.cleanup import CleanupInput, CleanupReceipt
 from ke.contracts.errors import TemporalUnavailable
@@ -39,7 +42,13 @@ POLLER_FRESH_S: Final = 75.0
 """Temporal lists pollers for five minutes; a live one polls anew at least every minute."""
 GLANCE_S: Final = 1.0
 """Seconds for a look that an answer can do without."""
+NAMESPACE_FRESH_S: Final = 60.0
+"""Seconds for which the namespace is taken for the same."""
 _REQUEST_HASH: Final = "request_hash"
+_WAITING: Final = frozenset(
+    {PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED, PendingActivityState.PENDING_ACTIVITY_STATE_PAUSED}
+)
+_TASK_WAITING: Final = PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,17 @@ class PendingActivity:
     attempt: int
     failure: str
     """Why its last attempt failed; empty when none has."""
+    failure_type: str = ""
+    """The code of that failure, as in `ke/contracts/errors.py`."""
+    queue: str = ""
+    started_at: datetime | None = None
+    """When a worker took up the attempt that runs; None when none has."""
+    due_at: datetime | None = None
+    """Since when a worker may take it up, or from when on."""
+    heard_at: datetime | None = None
+    """When its worker was last heard of; None when it sends no heartbeats."""
+    is_paused: bool = False
+    """Whether somebody paused it with Temporal's own tools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +83,10 @@ class Execution:
     activities: Sequence[PendingActivity] = ()
     task_attempt: int = 0
     """How often its current workflow task was tried: more than once, and the workflow's own code fails."""
+    task_due_at: datetime | None = None
+    """Since when its current workflow task waits for a worker; None when it has none, or a worker has it."""
+    cancel_requested: bool = False
+    """Whether its cancellation was asked for, by whomever."""
 
     @property
     def is_open(self) -> bool:
@@ -81,6 +105,7 @@ class Engine:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._namespace: tuple[float, str | None] | None = None
 
     @classmethod
     def of(cls, client: Client) -> "Engine":
@@ -105,6 +130,33 @@ class Engine:
                 return await client.service_client.check_health(timeout=deadline)
         except (TemporalUnavailable, RPCError):
             return False
+
+    async def namespace_id(self, *, is_fresh: bool = False, timeout_s: float = RPC_TIMEOUT_S) -> str | None:
+        """The id of the namespace that is worked in; another Temporal has another, also for the same name.
+
+        Args:
+            is_fresh: Whether Temporal must be asked now; otherwise an answer of the last minute does.
+            timeout_s: Seconds.
+
+        Returns:
+            The id, or None where Temporal does not let us ask.
+        """
+        if self._namespace is not None and not is_fresh and time.monotonic() < self._namespace[0]:
+            return self._namespace[1]
+        found = await self._ask_namespace_id(timeout_s)
+        self._namespace = (time.monotonic() + NAMESPACE_FRESH_S, found)
+        return found
+
+    async def _ask_namespace_id(self, timeout_s: float) -> str | None:
+        async with self._calling(timeout_s) as (client, deadline):
+            request = DescribeNamespaceRequest(namespace=client.namespace)
+            try:
+                found = await client.workflow_service.describe_namespace(request, timeout=deadline)
+            except RPCError as error:
+                if error.status in {RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED}:
+                    return None
+                raise
+        return found.namespace_info.id or None
 
     # Jobs
 
@@ -151,6 +203,8 @@ class Engine:
             request_hash=memo.get(_REQUEST_HASH),
             activities=_pending(found),
             task_attempt=found.raw_description.pending_workflow_task.attempt,
+            task_due_at=_task_due_at(found),
+            cancel_requested=found.raw_description.workflow_extended_info.cancel_requested,
         )
 
     async def end_of_job(self, job_id: str, execution: Execution) -> JobOutcome | JobError:
@@ -217,11 +271,13 @@ class Engine:
                 rpc_timeout=deadline,
             )
 
-    async def cleanup_status(self, job_id: str, *, timeout_s: float = RPC_TIMEOUT_S) -> WorkflowExecutionStatus | None:
-        """Where the newest run of the job's cleanup is; None when Temporal does not know it."""
+    async def cleanup_status(
+        self, workflow_id: str, *, timeout_s: float = RPC_TIMEOUT_S
+    ) -> WorkflowExecutionStatus | None:
+        """Where the newest run of a cleanup is; None when Temporal does not know it."""
         try:
             async with self._calling(timeout_s) as (client, deadline):
-                found = await client.get_workflow_handle(cleanup_id(job_id)).describe(rpc_timeout=deadline)
+                found = await client.get_workflow_handle(workflow_id).describe(rpc_timeout=deadline)
         except RPCError:  # only NOT_FOUND comes through
             return None
         return found.status
@@ -258,7 +314,34 @@ def _subject(job: JobInput) -> str:
 
 
 def _pending(found: WorkflowExecutionDescription) -> list[PendingActivity]:
-    return [
-        PendingActivity(activity.activity_type.name, activity.attempt, activity.last_failure.message)
-        for activity in found.raw_description.pending_activities
-    ]
+    return [_activity(pending) for pending in found.raw_description.pending_activities]
+
+
+def _activity(pending: PendingActivityInfo) -> PendingActivity:
+    is_waiting = pending.state in _WAITING
+    started_at = None if is_waiting else _moment(pending, "last_started_time")
+    beats = pending.activity_options.heartbeat_timeout.ToTimedelta() > timedelta()
+    heard_at = _moment(pending, "last_heartbeat_time")
+    if started_at is not None and (heard_at is None or heard_at < started_at):
+        heard_at = started_at
+    return PendingActivity(
+        name=pending.activity_type.name,
+        attempt=pending.attempt,
+        failure=pending.last_failure.message,
+        failure_type=pending.last_failure.application_failure_info.type,
+        queue=pending.activity_options.task_queue.name,
+        started_at=started_at,
+        due_at=_moment(pending, "next_attempt_schedule_time") or _moment(pending, "scheduled_time"),
+        heard_at=heard_at if beats and started_at is not None else None,
+        is_paused=pending.paused,
+    )
+
+
+def _task_due_at(found: WorkflowExecutionDescription) -> datetime | None:
+    task = found.raw_description.pending_workflow_task
+    return _moment(task, "scheduled_time") if task.state == _TASK_WAITING else None
+
+
+def _moment(message: Message, field: str) -> datetime | None:
+    """A time of a message, where it is set."""
+    return getattr(message, field).ToDatetime(tzinfo=UTC) if message.HasField(field) else None

@@ -3,9 +3,9 @@
 Whoever reads such a row settles it: the gateway on each read, the worker when it reconciles.
 """
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import structlog
@@ -13,14 +13,15 @@ from temporalio.client import WorkflowExecutionStatus
 
 from ke.contracts.activities import CloseJob
 from ke.contracts.cleanup import StoreCounts
-from ke.contracts.errors import TemporalUnavailable, VectorStoreUnavailable
+from ke.contracts.errors import RowLocked, TemporalUnavailable, VectorStoreUnavailable
 from ke.contracts.jobs import JobError, JobStatus
 from ke.runtime.engine import GLANCE_S, Engine, Execution
 from ke.storage.cleanup_runs import fail_ended_run, find_open_run
+from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import row_counts, vector_counts
 from ke.storage.closing import end_job
 from ke.storage.database import Database
-from ke.storage.jobs import JobRow, get_job
+from ke.storage.jobs import JobRow, get_job, request_cancel, set_run_id
 from ke.storage.vectors.base import VectorStore
 
 _ENDS: Final[Mapping[WorkflowExecutionStatus, str]] = {
@@ -30,6 +31,9 @@ _ENDS: Final[Mapping[WorkflowExecutionStatus, str]] = {
     WorkflowExecutionStatus.TIMED_OUT: "ran out of time",
 }
 """The ends after which the same cleanup can be started again."""
+
+PATIENCE_S: Final = 0.3
+"""Seconds for which someone who only reads a job waits for its row."""
 
 log = structlog.get_logger(__name__)
 
@@ -62,24 +66,79 @@ class WorkerBackends:
     vectors: VectorStore
 
 
-async def settle(backends: Backends, row: JobRow) -> tuple[JobRow, Execution | None]:
-    """Looks whether an open job's workflow is still open, and repairs the row when it is not.
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A job as Postgres and Temporal have it together."""
 
-    A workflow that Temporal does not know leaves the row as it is: a gateway that is set up for the wrong namespace
-    must not end every job that someone reads. A cancel does end it.
+    row: JobRow
+    """As it is true: its workflow may know more than was written so far."""
+    execution: Execution | None = None
+    """Its workflow; None when the job has ended, or Temporal cannot tell."""
+    trouble: str | None = None
+    """Why the row could not be held against Temporal, for people."""
+
+
+async def settle(backends: Backends, row: JobRow) -> tuple[JobRow, Execution | None]:
+    """The row and the workflow of `look`."""
+    sighting = await look(backends, row)
+    return sighting.row, sighting.execution
+
+
+async def look(backends: Backends, row: JobRow) -> Sighting:
+    """Holds an open job against its workflow, and makes the row true where that was stopped from elsewhere.
+
+    A workflow that is closed ends the row. So does one that Temporal does not know, where the job was started in this
+    very namespace: a gateway that is set up for the wrong Temporal must not end every job that someone reads. One
+    that was asked to cancel makes the row `cancelling`. The run is the workflow's, which a reset has changed.
+
+    Raises:
+        NotFound: The job was deleted meanwhile.
+        DatabaseUnavailable: Postgres does not answer.
     """
     if row.status.is_terminal:
-        return row, None
+        return Sighting(row)
     try:
         execution = await backends.engine.describe_job(str(row.id), timeout_s=GLANCE_S)
-    except TemporalUnavailable:
-        return row, None
-    if execution is None or execution.is_open:
-        return row, execution
-    try:
-        return await repair(backends, row, execution), execution
-    except TemporalUnavailable:
-        return row, execution
+        if execution is None and not await is_lost(backends, row):
+            return Sighting(row, trouble=_unknown(row))
+        if execution is not None and execution.is_open:
+            return Sighting(await _as_asked(backends, row, execution), execution)
+        return Sighting(await repair(backends, row, execution), execution)
+    except TemporalUnavailable as error:
+        return Sighting(row, trouble=f"Temporal cannot be asked at the moment: {error.message}")
+    except RowLocked:
+        return Sighting(row, trouble="its workflow has ended, and a transaction that does not move holds its row")
+
+
+async def is_lost(backends: Backends, row: JobRow) -> bool:
+    """Whether a job's workflow, which Temporal does not know, was started in this very namespace, and is gone.
+
+    A row is committed after its workflow was started, so a workflow that is not there yet has no row.
+
+    Raises:
+        TemporalUnavailable: Temporal does not answer.
+    """
+    if row.namespace_id is None:
+        return False
+    return row.namespace_id == await backends.engine.namespace_id(is_fresh=True, timeout_s=GLANCE_S)
+
+
+def _unknown(row: JobRow) -> str:
+    where = "where it was started was not recorded" if row.namespace_id is None else "it was started in another one"
+    return f"its workflow is unknown to this Temporal and namespace: {where}; a cancel ends the job"
+
+
+async def _as_asked(backends: Backends, row: JobRow, execution: Execution) -> JobRow:
+    """The row of a job that goes on: of the run that is at work, and `cancelling` once that was asked for."""
+    if execution.cancel_requested and row.status is not JobStatus.CANCELLING:
+        try:
+            async with backends.database.transaction(lock_timeout_s=PATIENCE_S) as connection:
+                # Where it was moved on meanwhile, it is as it is now.
+                row = await request_cancel(connection, row.id, "") or await get_job(connection, row.id)
+        except RowLocked:
+            # What is true is told, and written by the workflow or the next who looks.
+            row = replace(row, status=JobStatus.CANCELLING, cancel_requested_at=datetime.now(UTC))
+    return row if row.status.is_terminal else replace(row, run_id=execution.run_id)
 
 
 async def repair(backends: Backends, row: JobRow, execution: Execution | None) -> JobRow:
@@ -87,9 +146,13 @@ async def repair(backends: Backends, row: JobRow, execution: Execution | None) -
 
     Raises:
         TemporalUnavailable: How it ended cannot be told now.
+        RowLocked: Another transaction holds the row.
         NotFound: The job was deleted meanwhile.
     """
     close = await _how_it_ended(backends, row, execution)
+    if execution is not None and execution.run_id != row.run_id:
+        async with backends.database.transaction() as connection:
+            await set_run_id(connection, row.id, execution.run_id)
     await end_job(backends.database, close)
     async with backends.database.transaction() as connection:
         repaired = await get_job(connection, row.id)
@@ -107,7 +170,7 @@ async def _how_it_ended(backends: Backends, row: JobRow, execution: Execution | 
     return CloseJob(job_id, cancelled=end.status is JobStatus.CANCELLED, error=end.error, cancellation=end.cancellation)
 
 
-async def settle_cleanup(backends: Backends, job_id: uuid.UUID) -> bool:
+async def settle_cleanup(backends: Backends, target: CleanupTarget) -> bool:
     """Looks whether a cleanup that should be at work still is, and closes its receipt as failed when it is not.
 
     A workflow that Temporal does not know leaves all as it is: it may be about to start. Another start of the
@@ -120,35 +183,37 @@ async def settle_cleanup(backends: Backends, job_id: uuid.UUID) -> bool:
         DatabaseUnavailable: Postgres does not answer.
     """
     async with backends.database.transaction() as connection:
-        run = await find_open_run(connection, job_id)
+        run = await find_open_run(connection, target)
     if run is None:
         return False
     try:
-        status = await backends.engine.cleanup_status(str(job_id), timeout_s=GLANCE_S)
+        status = await backends.engine.cleanup_status(target.receipt_id, timeout_s=GLANCE_S)
     except TemporalUnavailable:
         return False
     if status is None or status not in _ENDS:
         return False
     try:
-        remaining = await count_all(backends, job_id)
+        remaining = await count_all(backends, target)
     except VectorStoreUnavailable:
         remaining = None
     error = f"The cleanup's workflow {_ENDS[status]}. Start it again to go on."
     async with backends.database.transaction() as connection:
-        is_closed = await fail_ended_run(connection, job_id, run, error, remaining)
+        is_closed = await fail_ended_run(connection, target, run, error, remaining)
     if is_closed:
-        log.warning("closed the receipt of a cleanup whose workflow is closed", job_id=str(job_id), status=status.name)
+        log.warning(
+            "closed the receipt of a cleanup whose workflow is closed", cleanup=target.receipt_id, status=status.name
+        )
     return is_closed
 
 
-async def count_all(backends: Backends, job_id: uuid.UUID) -> StoreCounts:
-    """What a cleanup of this job would delete from every store, exactly.
+async def count_all(backends: Backends, target: CleanupTarget) -> StoreCounts:
+    """What a cleanup would delete from every store, exactly.
 
     Raises:
         VectorStoreUnavailable: The vector store does not answer.
         DatabaseUnavailable: Postgres does not answer.
     """
-    vectors = await vector_counts(backends.vectors, job_id)
+    vectors = await vector_counts(backends.vectors, target)
     async with backends.database.transaction() as connection:
-        rows = await row_counts(connection, job_id)
+        rows = await row_counts(connection, target)
     return replace(rows, vectors=sum(vectors.values()))

@@ -1,4 +1,4 @@
-"""Deleting a job's points: by the ids of its rows, and then whatever is left under its name."""
+"""Deleting the points of a job or a source: by the ids of its rows, and then whatever is left under its name."""
 
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -13,6 +13,7 @@ from ke.storage.cleanup_batches import (
     record_count,
 )
 from ke.storage.cleanup_rows import made_ids, owned_ids
+from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.database import Database
 from ke.storage.vectors.base import MAX_BATCH, VectorStore
 
@@ -20,18 +21,17 @@ from ke.storage.vectors.base import MAX_BATCH, VectorStore
 class PointSweep:
     """The points of one cleanup. Any part may be repeated, by any number of sweeps at once."""
 
-    def __init__(self, database: Database, vectors: VectorStore, cleanup_id: str, job_id: uuid.UUID) -> None:
-        """Takes the stores, the cleanup and its job."""
+    def __init__(self, database: Database, vectors: VectorStore, target: CleanupTarget) -> None:
+        """Takes the stores, and what the cleanup is about."""
         self._database = database
         self._vectors = vectors
-        self._cleanup_id = cleanup_id
-        self._job_id = job_id
+        self._target = target
 
     async def pieces(self) -> AsyncIterator[tuple[str, list[uuid.UUID]]]:
         """All points there may be, at most `MAX_BATCH` of one collection at a time; few are in memory at once.
 
-        First those of the job's rows. What comes after them are points that belong to the job and have no row; as
-        they are looked up by the job they are exactly those that were not deleted by then.
+        First those of the target's rows. What comes after them are points that belong to it and have no row; as they
+        are looked up by its name they are exactly those that were not deleted by then.
         """
         present = await self._vectors.collections()
         async for piece in self._of_rows():
@@ -39,15 +39,15 @@ class PointSweep:
                 yield collection, [point for point, name in piece if name == collection]
         for collection in present:
             after: uuid.UUID | None = None
-            while ids := await self._vectors.scroll_job(collection, self._job_id, limit=MAX_BATCH, after=after):
-                yield collection, ids
+            while ids := await self._target.scroll_points(self._vectors, collection, limit=MAX_BATCH, after=after):
+                yield collection, list(ids)
                 after = ids[-1]
 
     async def _of_rows(self) -> AsyncIterator[Sequence[tuple[uuid.UUID, str]]]:
         after: uuid.UUID | None = None
         while True:
             async with self._database.transaction() as connection:
-                owned = await owned_ids(connection, self._job_id, after, MAX_BATCH)
+                owned = await owned_ids(connection, self._target, after, MAX_BATCH)
             if not owned:
                 break
             yield owned
@@ -55,7 +55,7 @@ class PointSweep:
         seq = 0
         while True:
             async with self._database.transaction() as connection:
-                made = await made_ids(connection, self._job_id, seq, MAX_BATCH)
+                made = await made_ids(connection, self._target, seq, MAX_BATCH)
             if not made:
                 return
             yield [(point, collection) for _, point, collection in made]
@@ -64,7 +64,7 @@ class PointSweep:
     async def finish_open(self) -> None:
         """Finishes what an attempt that is gone has left half done."""
         async with self._database.transaction() as connection:
-            left = await open_batches(connection, self._cleanup_id)
+            left = await open_batches(connection, self._target.receipt_id)
         for batch in left:
             await self._finish(batch)
 
@@ -77,7 +77,7 @@ class PointSweep:
         """
         while await self._vectors.count_ids(collection, ids):
             async with self._database.transaction() as connection:
-                batch, others = await claim_points(connection, self._cleanup_id, collection, ids)
+                batch, others = await claim_points(connection, self._target.receipt_id, collection, ids)
             for other in others:
                 await self._finish(other)
             if batch is not None:

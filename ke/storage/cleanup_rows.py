@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.storage.cleanup_batches import lock_receipt, next_number
+from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.tables import (
     cleanup_batches,
     dead_letters,
@@ -27,10 +28,10 @@ MAX_ROWS: Final = 10_000
 
 
 async def owned_ids(
-    connection: AsyncConnection, job_id: uuid.UUID, after: uuid.UUID | None, limit: int
+    connection: AsyncConnection, target: CleanupTarget, after: uuid.UUID | None, limit: int
 ) -> list[tuple[uuid.UUID, str]]:
-    """Extractions of the job's own sources, by whichever job: id and collection, in order of id, after `after`."""
-    statement = sa.select(extractions.c.id, extractions.c.collection).where(extractions.c.owner_job_id == job_id)
+    """Extractions of the target's sources, by whichever job: id and collection, in order of id, after `after`."""
+    statement = sa.select(extractions.c.id, extractions.c.collection).where(target.owned)
     if after is not None:
         statement = statement.where(extractions.c.id > after)
     found = await connection.execute(statement.order_by(extractions.c.id).limit(limit))
@@ -38,35 +39,34 @@ async def owned_ids(
 
 
 async def made_ids(
-    connection: AsyncConnection, job_id: uuid.UUID, after: int, limit: int
+    connection: AsyncConnection, target: CleanupTarget, after: int, limit: int
 ) -> list[tuple[int, uuid.UUID, str]]:
-    """Extractions that the job made of other jobs' sources: seq, id and collection, in order of seq."""
+    """Extractions that a job made of other jobs' sources: seq, id and collection, in order of seq."""
     statement = (
         sa.select(extractions.c.seq, extractions.c.id, extractions.c.collection)
-        .where(extractions.c.job_id == job_id, extractions.c.owner_job_id != job_id, extractions.c.seq > after)
+        .where(target.made, extractions.c.seq > after)
         .order_by(extractions.c.seq)
         .limit(limit)
     )
     return [(record.seq, record.id, record.collection) for record in await connection.execute(statement)]
 
 
-async def delete_owned_batch(connection: AsyncConnection, cleanup_id: str, job_id: uuid.UUID, after: int) -> int | None:
-    """Deletes the job's next sources, with the extractions and entities that go by cascade, and records the batch.
+async def delete_owned_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:
+    """Deletes the target's next sources, with the extractions and entities that go by cascade, and records the batch.
 
     Args:
         connection: The transaction.
-        cleanup_id: Whose batch it is.
-        job_id: The job that owns the sources.
+        target: What the cleanup is about.
         after: The `seq` after which to look.
 
     Returns:
         The `seq` of the last source deleted, or None when there was none.
     """
-    await lock_receipt(connection, cleanup_id)
+    await lock_receipt(connection, target.receipt_id)
     weight = sa.select(sa.func.count()).where(extractions.c.source_id == sources.c.id).scalar_subquery()
     statement = (
         sa.select(sources.c.seq, sources.c.id, weight.label("weight"))
-        .where(sources.c.job_id == job_id, sources.c.seq > after)
+        .where(target.sources, sources.c.seq > after)
         .order_by(sources.c.seq)
         .limit(MAX_SOURCES)
     )
@@ -82,7 +82,7 @@ async def delete_owned_batch(connection: AsyncConnection, cleanup_id: str, job_i
         "entities": await _count_entities(connection, made),
     }
     deleted = await connection.execute(sa.delete(sources).where(sources.c.id.in_(ids)))
-    await _record(connection, cleanup_id, "sources", {"sources": deleted.rowcount, **counts})
+    await _record(connection, target.receipt_id, "sources", {"sources": deleted.rowcount, **counts})
     return int(chosen[-1].seq)
 
 
@@ -98,50 +98,47 @@ def _bounded(found: Sequence[sa.Row[Any]]) -> list[sa.Row[Any]]:
     return chosen
 
 
-async def delete_made_batch(connection: AsyncConnection, cleanup_id: str, job_id: uuid.UUID, after: int) -> int | None:
-    """Deletes the job's next extractions of other jobs' sources, with their entities, and records the batch.
+async def delete_made_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:
+    """Deletes the next extractions that a job made of other jobs' sources, with their entities, and records the batch.
 
     Returns:
         The `seq` of the last extraction deleted, or None when there was none.
     """
-    await lock_receipt(connection, cleanup_id)
-    found = await made_ids(connection, job_id, after, MAX_EXTRACTIONS)
+    await lock_receipt(connection, target.receipt_id)
+    found = await made_ids(connection, target, after, MAX_EXTRACTIONS)
     if not found:
         return None
     these = extractions.c.id.in_([extraction for _, extraction, _ in found])
     await _lock(connection, extractions, these)
     counts = {"entities": await _count_entities(connection, these)}
     deleted = await connection.execute(sa.delete(extractions).where(these))
-    await _record(connection, cleanup_id, "extractions", {"extractions": deleted.rowcount, **counts})
+    await _record(connection, target.receipt_id, "extractions", {"extractions": deleted.rowcount, **counts})
     return found[-1][0]
 
 
-async def delete_tasks_batch(connection: AsyncConnection, job_id: uuid.UUID) -> int | None:
-    """Deletes the next entries of the job's extract lane, which no receipt counts; returns None when there was none."""
-    these = sa.select(extraction_tasks.c.source_id).where(extraction_tasks.c.job_id == job_id).limit(MAX_ROWS)
-    statement = sa.delete(extraction_tasks).where(
-        extraction_tasks.c.job_id == job_id, extraction_tasks.c.source_id.in_(these.scalar_subquery())
-    )
+async def delete_tasks_batch(connection: AsyncConnection, target: CleanupTarget) -> int | None:
+    """Deletes the next entries of extract lanes, which no receipt counts; returns None when there was none."""
+    key = sa.tuple_(extraction_tasks.c.job_id, extraction_tasks.c.source_id)
+    these = sa.select(extraction_tasks.c.job_id, extraction_tasks.c.source_id).where(target.tasks).limit(MAX_ROWS)
+    statement = sa.delete(extraction_tasks).where(target.tasks, key.in_(these))
     return (await connection.execute(statement)).rowcount or None
 
 
-async def delete_dead_letters_batch(
-    connection: AsyncConnection, cleanup_id: str, job_id: uuid.UUID, after: int
-) -> int | None:
-    """Deletes the job's next dead letters; returns the last `seq`, or None when there was none."""
-    return await _delete_simple(connection, cleanup_id, dead_letters, job_id, after)
+async def delete_dead_letters_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:
+    """Deletes the target's next dead letters; returns the last `seq`, or None when there was none."""
+    return await _delete_simple(connection, target.receipt_id, dead_letters, target.dead_letters, after)
 
 
-async def delete_pages_batch(connection: AsyncConnection, cleanup_id: str, job_id: uuid.UUID, after: int) -> int | None:
-    """Deletes the next entries of the job's frontier; returns the last `seq`, or None when there was none."""
-    return await _delete_simple(connection, cleanup_id, pages, job_id, after)
+async def delete_pages_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:
+    """Deletes the target's next entries of the frontier; returns the last `seq`, or None when there was none."""
+    return await _delete_simple(connection, target.receipt_id, pages, target.pages, after)
 
 
 async def _delete_simple(
-    connection: AsyncConnection, cleanup_id: str, table: sa.Table, job_id: uuid.UUID, after: int
+    connection: AsyncConnection, cleanup_id: str, table: sa.Table, these: sa.ColumnElement[bool], after: int
 ) -> int | None:
     await lock_receipt(connection, cleanup_id)
-    mine = (table.c.job_id == job_id) & (table.c.seq > after)
+    mine = these & (table.c.seq > after)
     piece = sa.select(table.c.seq).where(mine).order_by(table.c.seq).limit(MAX_ROWS).subquery()
     last: int | None = (await connection.execute(sa.select(sa.func.max(piece.c.seq)))).scalar_one()
     if last is None:

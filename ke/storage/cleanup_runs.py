@@ -2,18 +2,19 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ke.contracts.cleanup import CleanupInput, CleanupReceipt, CleanupStatus, StoreCounts
+from ke.contracts.cleanup import CleanupInput, CleanupReceipt, CleanupScope, CleanupStatus, StoreCounts
 from ke.contracts.errors import Conflict, NotFound
 from ke.contracts.jobs import ACTIVE, Artifacts
 from ke.contracts.naming import cleanup_id
-from ke.storage.cleanups import active_dependents, deleted_counts, find_receipt, get_receipt, row_counts, tombstone
+from ke.storage.cleanup_targets import CleanupTarget
+from ke.storage.cleanups import active_dependents, deleted_counts, get_receipt, row_counts, tombstone
 from ke.storage.jobs import JobRow, find_job
 from ke.storage.tables import cleanup_batches, cleanups, jobs
 
@@ -25,10 +26,10 @@ class OpenedCleanup:
     """How a run of a cleanup begins."""
 
     receipt: CleanupReceipt
-    epoch: int
-    """The job's write epoch from now on."""
+    epochs: Mapping[uuid.UUID, int] = field(default_factory=dict)
+    """The write epochs from now on, of each job that is to be fenced."""
     blocked_by: Sequence[uuid.UUID] = ()
-    """Active jobs that extract from this job's sources: nothing was begun, and the receipt says so."""
+    """Active jobs that work on what is to be deleted: nothing was begun, and the receipt says so."""
 
 
 async def open_cleanup(connection: AsyncConnection, cleanup: CleanupInput, run_id: str) -> OpenedCleanup:
@@ -47,17 +48,36 @@ async def open_cleanup(connection: AsyncConnection, cleanup: CleanupInput, run_i
         raise Conflict(
             f"Job {row.id} is {row.status}: only a job that has ended can be cleaned up.", current_status=row.status
         )
-    statement = sa.select(cleanups.c.status, cleanups.c.run_id).where(cleanups.c.id == cleanup_id(cleanup.job_id))
-    before = (await connection.execute(statement)).first()
-    if before is not None and before.status == CleanupStatus.CLEANED and row.artifacts is Artifacts.CLEANED:
+    target = CleanupTarget.of(cleanup)
+    before = await last_run(connection, target)
+    if before is not None and before.status is CleanupStatus.CLEANED and row.artifacts is Artifacts.CLEANED:
         return await _already_cleaned(connection, row, cleanup)
     blocked_by = await active_dependents(connection, row.id)
     if blocked_by:
-        return await _refuse(connection, row, blocked_by, delete_record=cleanup.delete_record)
+        return await _refuse(connection, row, blocked_by, cleanup)
     epoch = row.write_epoch
-    if before is None or before.status != CleanupStatus.RUNNING or before.run_id != run_id:
+    if before is None or not before.is_open(run_id):
         epoch = await _start_run(connection, row.id, cleanup, run_id)
-    return OpenedCleanup(await get_receipt(connection, cleanup_id(cleanup.job_id)), epoch)
+    return OpenedCleanup(await get_receipt(connection, target.receipt_id), {row.id: epoch})
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """The newest run of a cleanup that was begun."""
+
+    status: CleanupStatus
+    run_id: str | None
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether it is this run, and at work: a retried activity finds its own beginning."""
+        return self.status is CleanupStatus.RUNNING and self.run_id == run_id
+
+
+async def last_run(connection: AsyncConnection, target: CleanupTarget) -> LastRun | None:
+    """The newest run; None when none was begun."""
+    statement = sa.select(cleanups.c.status, cleanups.c.run_id).where(cleanups.c.id == target.receipt_id)
+    found = (await connection.execute(statement)).first()
+    return LastRun(CleanupStatus(found.status), found.run_id) if found is not None else None
 
 
 async def _already_cleaned(connection: AsyncConnection, row: JobRow, cleanup: CleanupInput) -> OpenedCleanup:
@@ -65,12 +85,11 @@ async def _already_cleaned(connection: AsyncConnection, row: JobRow, cleanup: Cl
     if cleanup.delete_record and row.deleted_at is None:
         await tombstone(connection, row.id)
         await connection.execute(sa.update(cleanups).where(cleanups.c.id == receipt_id).values(delete_record=True))
-    return OpenedCleanup(await get_receipt(connection, receipt_id), row.write_epoch)
+    return OpenedCleanup(await get_receipt(connection, receipt_id))
 
 
 async def _start_run(connection: AsyncConnection, job_id: uuid.UUID, cleanup: CleanupInput, run_id: str) -> int:
-    values = {"status": CleanupStatus.RUNNING.value, "run_id": run_id, "error": None, "completed_at": None}
-    await _upsert(connection, job_id, values, delete_record=cleanup.delete_record)
+    await start_receipt(connection, cleanup, run_id)
     raised = (
         sa.update(jobs)
         .where(jobs.c.id == job_id)
@@ -81,37 +100,54 @@ async def _start_run(connection: AsyncConnection, job_id: uuid.UUID, cleanup: Cl
     return int((await connection.execute(raised)).scalar_one())
 
 
+async def start_receipt(connection: AsyncConnection, cleanup: CleanupInput, run_id: str) -> None:
+    """Opens the receipt for a run, or again for a further one."""
+    values = {
+        "status": CleanupStatus.RUNNING.value,
+        "run_id": run_id,
+        "error": None,
+        "completed_at": None,
+        "part_of": cleanup.part_of,
+    }
+    await _upsert(connection, CleanupTarget.of(cleanup), values, delete_record=cleanup.delete_record)
+
+
 async def _refuse(
-    connection: AsyncConnection, row: JobRow, blocked_by: Sequence[uuid.UUID], *, delete_record: bool
+    connection: AsyncConnection, row: JobRow, blocked_by: Sequence[uuid.UUID], cleanup: CleanupInput
 ) -> OpenedCleanup:
     """Records that nothing could be begun: the job must not read as `cleaning` when nobody cleans it.
 
     When no earlier run has deleted anything, all is there as before, and is found and extracted from again.
     """
-    receipt_id = cleanup_id(str(row.id))
-    await _upsert(
-        connection,
-        row.id,
-        {
-            "status": CleanupStatus.FAILED.value,
-            "error": blocked_message(row.id, blocked_by),
-            "remaining": asdict(await row_counts(connection, row.id)),
-            "deleted": asdict(await deleted_counts(connection, receipt_id)),
-            "completed_at": _NOW,
-            # Of no run: the workflow's report of this same refusal must not take it for a failed deletion.
-            "run_id": None,
-        },
-        delete_record=delete_record,
-    )
-    is_whole = not await _has_batches(connection, receipt_id)
+    refused = await refuse_run(connection, cleanup, blocked_by)
+    is_whole = not await _has_batches(connection, refused.receipt.id)
     await _set_artifacts(connection, row.id, Artifacts.PRESENT if is_whole else Artifacts.CLEANUP_FAILED)
-    return OpenedCleanup(await get_receipt(connection, receipt_id), row.write_epoch, blocked_by)
+    return refused
 
 
-def blocked_message(job_id: uuid.UUID, blocked_by: Sequence[uuid.UUID]) -> str:
-    """Says which active jobs keep a job from being cleaned up."""
+async def refuse_run(
+    connection: AsyncConnection, cleanup: CleanupInput, blocked_by: Sequence[uuid.UUID]
+) -> OpenedCleanup:
+    """Writes into the receipt that nothing could be begun, and which active jobs were in the way."""
+    target = CleanupTarget.of(cleanup)
+    values = {
+        "status": CleanupStatus.FAILED.value,
+        "error": blocked_message(target, blocked_by),
+        "remaining": asdict(await row_counts(connection, target)),
+        "deleted": asdict(await deleted_counts(connection, target.receipt_id)),
+        "completed_at": _NOW,
+        # Of no run: the workflow's report of this same refusal must not take it for a failed deletion.
+        "run_id": None,
+        "part_of": cleanup.part_of,
+    }
+    await _upsert(connection, target, values, delete_record=cleanup.delete_record)
+    return OpenedCleanup(await get_receipt(connection, target.receipt_id), {}, blocked_by)
+
+
+def blocked_message(target: CleanupTarget, blocked_by: Sequence[uuid.UUID]) -> str:
+    """Says which active jobs keep something from being cleaned up."""
     names = ", ".join(str(job) for job in blocked_by)
-    return f"Active jobs extract from the sources of job {job_id}: {names}. Cancel them, or wait until they end."
+    return f"Active jobs work on the sources of job {target.job_id}: {names}. Cancel them, or wait until they end."
 
 
 async def _has_batches(connection: AsyncConnection, receipt_id: str) -> bool:
@@ -121,11 +157,12 @@ async def _has_batches(connection: AsyncConnection, receipt_id: str) -> bool:
 
 
 async def _upsert(
-    connection: AsyncConnection, job_id: uuid.UUID, values: Mapping[str, Any], *, delete_record: bool
+    connection: AsyncConnection, target: CleanupTarget, values: Mapping[str, Any], *, delete_record: bool
 ) -> None:
     """Writes the receipt; a wish for the record's deletion is added and never taken back."""
+    about = {"id": target.receipt_id, "scope": target.scope, "job_id": target.job_id, "source_id": target.source_id}
     first = {"status": CleanupStatus.RUNNING.value, "planned": {}, "started_at": _NOW, **values}
-    statement = insert(cleanups).values(id=cleanup_id(str(job_id)), job_id=job_id, delete_record=delete_record, **first)
+    statement = insert(cleanups).values(delete_record=delete_record, **about, **first)
     wish = sa.or_(cleanups.c.delete_record, statement.excluded.delete_record)
     await connection.execute(
         statement.on_conflict_do_update(index_elements=["id"], set_={**values, "delete_record": wish})
@@ -149,7 +186,7 @@ async def ask_record_deletion(connection: AsyncConnection, job_id: uuid.UUID) ->
         raise NotFound(f"There is no job {job_id}.")
     if row.artifacts is Artifacts.CLEANED:
         return False
-    await _upsert(connection, job_id, {}, delete_record=True)
+    await _upsert(connection, CleanupTarget(job_id), {}, delete_record=True)
     return True
 
 
@@ -169,45 +206,43 @@ async def record_plan(
 
 
 async def close_cleanup(
-    connection: AsyncConnection, job_id: uuid.UUID, remaining: StoreCounts, error: str | None
+    connection: AsyncConnection, target: CleanupTarget, remaining: StoreCounts, error: str | None
 ) -> CleanupReceipt:
-    """Closes the receipt and the job's artifacts with it: cleaned when nothing is left, failed otherwise.
+    """Closes the receipt, and a job's artifacts with it: cleaned when nothing is left, failed otherwise.
 
     A receipt that says cleaned already stays as it is.
     """
-    receipt_id = cleanup_id(str(job_id))
-    await find_job(connection, job_id, lock=True)
-    receipt = await get_receipt(connection, receipt_id)
+    await find_job(connection, target.job_id, lock=True)
+    receipt = await get_receipt(connection, target.receipt_id)
     if receipt.status is CleanupStatus.CLEANED:
         return receipt
     failed = error is not None or remaining.total > 0
     values = {
         "status": CleanupStatus.FAILED.value if failed else CleanupStatus.CLEANED.value,
-        "deleted": asdict(await deleted_counts(connection, receipt_id)),
+        "deleted": asdict(await deleted_counts(connection, receipt.id)),
         "remaining": asdict(remaining),
         "error": error,
         "completed_at": _NOW,
     }
-    await connection.execute(sa.update(cleanups).where(cleanups.c.id == receipt_id).values(**values))
-    await _set_artifacts(connection, job_id, Artifacts.CLEANUP_FAILED if failed else Artifacts.CLEANED)
-    if receipt.delete_record and not failed:
-        await tombstone(connection, job_id)
-    return await get_receipt(connection, receipt_id)
+    await connection.execute(sa.update(cleanups).where(cleanups.c.id == receipt.id).values(**values))
+    if target.scope is CleanupScope.JOB:
+        await _set_artifacts(connection, target.job_id, Artifacts.CLEANUP_FAILED if failed else Artifacts.CLEANED)
+        if receipt.delete_record and not failed:
+            await tombstone(connection, target.job_id)
+    return await get_receipt(connection, receipt.id)
 
 
-async def fail_run(connection: AsyncConnection, job_id: uuid.UUID, run_id: str, error: str) -> bool:
+async def fail_run(connection: AsyncConnection, target: CleanupTarget, run_id: str, error: str) -> bool:
     """Closes the receipt of a run that was stopped; returns False when that run has no open receipt.
 
     `remaining` is what was planned and not deleted, until `close_cleanup` puts exact counts in its place.
     """
-    await find_job(connection, job_id, lock=True)
-    receipt = await find_receipt(connection, cleanup_id(str(job_id)))
-    if receipt is None:
+    await find_job(connection, target.job_id, lock=True)
+    run = await last_run(connection, target)
+    if run is None or run.run_id != run_id or run.status is CleanupStatus.CLEANED:
         return False
-    owner = (await connection.execute(sa.select(cleanups.c.run_id).where(cleanups.c.id == receipt.id))).scalar_one()
-    if owner != run_id or receipt.status is CleanupStatus.CLEANED:
-        return False
-    await close_cleanup(connection, job_id, receipt.remaining, error)
+    receipt = await get_receipt(connection, target.receipt_id)
+    await close_cleanup(connection, target, receipt.remaining, error)
     return True
 
 
@@ -222,38 +257,37 @@ class OpenRun:
     """None when it has not begun."""
 
 
-async def find_open_run(connection: AsyncConnection, job_id: uuid.UUID) -> OpenRun | None:
+async def find_open_run(connection: AsyncConnection, target: CleanupTarget) -> OpenRun | None:
     """The run of a receipt that is running, or the one that a cancelled job has started; None when there is none."""
-    statement = (
-        sa.select(jobs.c.artifacts, cleanups.c.status, cleanups.c.run_id)
-        .select_from(jobs.outerjoin(cleanups, cleanups.c.id == cleanup_id(str(job_id))))
-        .where(jobs.c.id == job_id)
-    )
-    found = (await connection.execute(statement)).first()
-    if found is None:
+    run = await last_run(connection, target)
+    if run is not None:
+        return OpenRun(run.run_id) if run.status is CleanupStatus.RUNNING else None
+    if target.scope is not CleanupScope.JOB:
         return None
-    is_started = found.status is None and found.artifacts == Artifacts.CLEANING
-    return OpenRun(found.run_id) if is_started or found.status == CleanupStatus.RUNNING else None
+    statement = sa.select(jobs.c.artifacts).where(jobs.c.id == target.job_id)
+    is_started = (await connection.execute(statement)).scalar_one_or_none() == Artifacts.CLEANING
+    return OpenRun(None) if is_started else None
 
 
 async def fail_ended_run(
-    connection: AsyncConnection, job_id: uuid.UUID, run: OpenRun, error: str, remaining: StoreCounts | None
+    connection: AsyncConnection, target: CleanupTarget, run: OpenRun, error: str, remaining: StoreCounts | None
 ) -> bool:
     """Closes the receipt as failed for a run whose workflow is closed; returns False when it is not open any more.
 
     Args:
         connection: The transaction.
-        job_id: The job.
+        target: What the cleanup is about.
         run: What `find_open_run` gave before the workflow was found closed.
         error: Why it ended.
         remaining: What is left, exactly; None takes what was planned and not deleted.
     """
-    await find_job(connection, job_id, lock=True)
-    if await find_open_run(connection, job_id) != run:
+    await find_job(connection, target.job_id, lock=True)
+    if await find_open_run(connection, target) != run:
         return False
-    await _upsert(connection, job_id, {}, delete_record=False)
-    receipt = await get_receipt(connection, cleanup_id(str(job_id)))
-    await close_cleanup(connection, job_id, receipt.remaining if remaining is None else remaining, error)
-    if run.run_id is None and not await _has_batches(connection, receipt.id):
-        await _set_artifacts(connection, job_id, Artifacts.PRESENT)
+    await _upsert(connection, target, {}, delete_record=False)
+    receipt = await get_receipt(connection, target.receipt_id)
+    await close_cleanup(connection, target, receipt.remaining if remaining is None else remaining, error)
+    is_whole = run.run_id is None and not await _has_batches(connection, receipt.id)
+    if is_whole and target.scope is CleanupScope.JOB:
+        await _set_artifacts(connection, target.job_id, Artifacts.PRESENT)
     return True

@@ -7,9 +7,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ke.contracts.cleanup import STORES, CleanupReceipt, CleanupStatus, StoreCounts
+from ke.contracts.cleanup import STORES, CleanupReceipt, CleanupScope, CleanupStatus, StoreCounts
 from ke.contracts.errors import NotFound
 from ke.contracts.jobs import ACTIVE, COUNTER_NAMES
+from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.jobs import find_job
 from ke.storage.tables import (
     cleanup_batches,
@@ -37,38 +38,34 @@ def counts_of(stored: Mapping[str, Any]) -> StoreCounts:
 # What there is
 
 
-async def row_counts(connection: AsyncConnection, job_id: uuid.UUID) -> StoreCounts:
-    """What a cleanup of this job would delete from Postgres, exactly; `vectors` stays zero.
+async def row_counts(connection: AsyncConnection, target: CleanupTarget) -> StoreCounts:
+    """What a cleanup would delete from Postgres, exactly; `vectors` stays zero.
 
-    Counts what the job made, and what other jobs made from the sources it owns.
+    Of a job counts what it made, and what other jobs made from the sources it owns.
     """
 
-    async def count(statement: sa.Select[Any]) -> int:
+    async def count(table: sa.FromClause, these: sa.ColumnElement[bool]) -> int:
         # One statement each: all of them together could outlast the deadline of one on a very large job.
+        statement = sa.select(sa.func.count()).select_from(table).where(these)
         return int((await connection.execute(statement)).scalar_one())
 
-    def of_job(table: sa.Table) -> sa.Select[Any]:
-        return sa.select(sa.func.count()).select_from(table).where(table.c.job_id == job_id)
-
-    by_others = (extractions.c.owner_job_id == job_id) & (extractions.c.job_id != job_id)
+    mentions = entities.join(extractions)
     return StoreCounts(
-        sources=await count(of_job(sources)),
-        extractions=await count(of_job(extractions))
-        + await count(sa.select(sa.func.count()).select_from(extractions).where(by_others)),
-        entities=await count(of_job(entities))
-        + await count(sa.select(sa.func.count()).select_from(entities.join(extractions)).where(by_others)),
-        dead_letters=await count(of_job(dead_letters)),
-        pages=await count(of_job(pages)),
+        sources=await count(sources, target.sources),
+        extractions=await count(extractions, target.owned) + await count(extractions, target.made),
+        entities=await count(mentions, target.owned) + await count(mentions, target.made),
+        dead_letters=await count(dead_letters, target.dead_letters),
+        pages=await count(pages, target.pages),
     )
 
 
-async def vector_counts(vectors: VectorStore, job_id: uuid.UUID) -> dict[str, int]:
-    """How many points of this job, as maker or owner, each collection that has some holds, exactly.
+async def vector_counts(vectors: VectorStore, target: CleanupTarget) -> dict[str, int]:
+    """How many points of the target each collection that has some holds, exactly; of a job as maker or as owner.
 
     Raises:
         VectorStoreUnavailable: The store did not answer.
     """
-    found = {name: await vectors.count_job(name, job_id) for name in await vectors.collections()}
+    found = {name: await target.count_points(vectors, name) for name in await vectors.collections()}
     return {name: number for name, number in found.items() if number}
 
 
@@ -107,12 +104,19 @@ async def active_dependents(connection: AsyncConnection, job_id: uuid.UUID) -> l
 
 
 async def deleted_counts(connection: AsyncConnection, receipt_id: str) -> StoreCounts:
-    """The sum of the finished batches."""
+    """The sum of the finished batches; of a project's cleanup that of the cleanups that are its parts."""
+    return await sum_of_batches(connection, (cleanups.c.id == receipt_id) | (cleanups.c.part_of == receipt_id))
+
+
+async def sum_of_batches(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> StoreCounts:
+    """The sum of the finished batches of these cleanups."""
     item = sa.func.jsonb_each_text(cleanup_batches.c.counts).table_valued("key", "value").render_derived()
     statement = (
         sa.select(item.c.key, sa.func.sum(sa.cast(item.c.value, sa.BigInteger)).label("total"))
-        .select_from(cleanup_batches.join(item, sa.true()))
-        .where(cleanup_batches.c.cleanup_id == receipt_id, cleanup_batches.c.done)
+        .select_from(
+            cleanup_batches.join(cleanups, cleanups.c.id == cleanup_batches.c.cleanup_id).join(item, sa.true())
+        )
+        .where(which, cleanup_batches.c.done)
         .group_by(item.c.key)
     )
     return counts_of({record.key: record.total for record in await connection.execute(statement)})
@@ -126,9 +130,10 @@ async def find_receipt(connection: AsyncConnection, receipt_id: str) -> CleanupR
     planned = counts_of(record.planned)
     closed = record.status != CleanupStatus.RUNNING
     deleted = counts_of(record.deleted) if closed else await deleted_counts(connection, receipt_id)
+    scope = CleanupScope(record.scope)
     return CleanupReceipt(
         id=record.id,
-        job_id=str(record.job_id),
+        job_id=str(record.job_id) if record.job_id is not None else None,
         status=CleanupStatus(record.status),
         planned=planned,
         deleted=deleted,
@@ -138,7 +143,16 @@ async def find_receipt(connection: AsyncConnection, receipt_id: str) -> CleanupR
         delete_record=record.delete_record,
         error=record.error,
         fenced=record.fenced,
+        scope=scope,
+        source_id=str(record.source_id) if record.source_id is not None else None,
+        project=record.project,
+        jobs=record.jobs if closed or scope is not CleanupScope.PROJECT else await _parts(connection, receipt_id),
     )
+
+
+async def _parts(connection: AsyncConnection, receipt_id: str) -> int:
+    statement = sa.select(sa.func.count()).select_from(cleanups).where(cleanups.c.part_of == receipt_id)
+    return int((await connection.execute(statement)).scalar_one())
 
 
 async def get_receipt(connection: AsyncConnection, receipt_id: str) -> CleanupReceipt:

@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ke.contracts.cleanup import CleanupStatus
 from ke.contracts.errors import Fenced
 from ke.contracts.ids import entity_id, extraction_id
 from ke.contracts.jobs import Artifacts, Counters, Lane
 from ke.storage.dead_letters import DeadLetter, write_dead_letters
 from ke.storage.jobs import add_progress, hold_fence, hold_lease
-from ke.storage.tables import entities, extraction_tasks, extractions, jobs, sources
+from ke.storage.tables import cleanups, entities, extraction_tasks, extractions, jobs, sources
 
 _OPEN: Final = ("pending", "claimed")
 
@@ -80,12 +81,17 @@ async def claim_tasks(
 ) -> list[ClaimedSource]:
     """Takes sources to extract, in the order in which they were stored.
 
+    One that is being forgotten is left out: its task goes with it.
+
     Raises:
         Fenced: Some of them are being cleaned up by the job that owns them.
     """
+    forgotten = sa.select(sa.literal(1)).where(
+        cleanups.c.source_id == extraction_tasks.c.source_id, cleanups.c.status == CleanupStatus.RUNNING.value
+    )
     due = (
         sa.select(extraction_tasks.c.source_id)
-        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "pending")
+        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "pending", ~sa.exists(forgotten))
         .order_by(extraction_tasks.c.seq)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -236,6 +236,7 @@ dead_letters = sa.Table(
     sa.Column("last_failed_at", TIME, nullable=False),
     sa.CheckConstraint("subject IN ('page', 'source')", name="subject"),
     sa.Index(None, "job_id", "seq"),
+    sa.Index(None, "subject_id"),
 )
 """What failed for good: one letter for each page or source."""
 
@@ -268,6 +269,7 @@ cleanups = sa.Table(
     sa.Column("source_id", UUID(as_uuid=True)),
     sa.Column("project", sa.Text),
     sa.Column("part_of", sa.Text),  # the project's receipt that this job's is a part of
+    sa.Column("jobs", sa.Integer),  # of a project, once it is closed: how many it took up
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("planned", JSONB, nullable=False),
     sa.Column("deleted", JSONB, nullable=False, server_default=EMPTY),

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ke.contracts.cleanup import StoreCounts
 from ke.contracts.jobs import COUNTER_NAMES, JobKind, JobStatus
 from ke.storage.cleanup_runs import ask_record_deletion
+from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import (
     active_dependents,
     deleted_counts,
@@ -36,18 +37,18 @@ async def test_counts_before_a_cleanup(stores: Stores) -> None:
     other = await seed_extract(stores.database, stores.vectors, job)
     everything = job.counts + other.counts
     async with stores.database.transaction() as connection:
-        assert await row_counts(connection, job.id) == replace(everything, vectors=0)
-        assert await row_counts(connection, other.id) == replace(other.counts, vectors=0)
+        assert await row_counts(connection, CleanupTarget(job.id)) == replace(everything, vectors=0)
+        assert await row_counts(connection, CleanupTarget(other.id)) == replace(other.counts, vectors=0)
         assert await find_receipt(connection, job.cleanup_id) is None
-    assert await vector_counts(stores.vectors, job.id) == {COLLECTION: everything.vectors}
+    assert await vector_counts(stores.vectors, CleanupTarget(job.id)) == {COLLECTION: everything.vectors}
 
 
 async def test_job_without_artifacts_counts_zero(stores: Stores) -> None:
     """A job that made nothing has nothing, in either store."""
     job = await seed_job(stores.database)
     async with stores.database.transaction() as connection:
-        assert (await row_counts(connection, job.id)).total == 0
-    assert await vector_counts(stores.vectors, job.id) == {}
+        assert (await row_counts(connection, CleanupTarget(job.id))).total == 0
+    assert await vector_counts(stores.vectors, CleanupTarget(job.id)) == {}
 
 
 async def test_dependents_are_known_before_they_begin(stores: Stores) -> None:

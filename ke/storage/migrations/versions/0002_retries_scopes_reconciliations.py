@@ -41,12 +41,14 @@ def upgrade() -> None:
     op.add_column("cleanups", sa.Column("source_id", sa.UUID(), nullable=True))
     op.add_column("cleanups", sa.Column("project", sa.Text(), nullable=True))
     op.add_column("cleanups", sa.Column("part_of", sa.Text(), nullable=True))
+    op.add_column("cleanups", sa.Column("jobs", sa.Integer(), nullable=True))
     op.alter_column("cleanups", "job_id", nullable=True)
     op.create_check_constraint(op.f("ck_cleanups_scope"), "cleanups", "scope IN ('job', 'source', 'project')")
     op.create_index(
         op.f("ix_cleanups_part_of"), "cleanups", ["part_of"], postgresql_where=sa.text("part_of IS NOT NULL")
     )
     op.create_index("ix_cleanups_running", "cleanups", ["id"], postgresql_where=sa.text("status <> 'cleaned'"))
+    op.create_index(op.f("ix_dead_letters_subject_id"), "dead_letters", ["subject_id"])
     op.create_table(
         "reconciliations",
         sa.Column("id", sa.Text(), nullable=False),
@@ -69,12 +71,13 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index(op.f("ix_reconciliations_seq"), table_name="reconciliations")
     op.drop_table("reconciliations")
+    op.drop_index(op.f("ix_dead_letters_subject_id"), table_name="dead_letters")
     op.drop_index("ix_cleanups_running", table_name="cleanups")
     op.drop_index(op.f("ix_cleanups_part_of"), table_name="cleanups")
     op.drop_constraint(op.f("ck_cleanups_scope"), "cleanups")
     op.execute("DELETE FROM cleanups WHERE scope <> 'job'")
     op.alter_column("cleanups", "job_id", nullable=False)
-    for column in ("part_of", "project", "source_id", "scope"):
+    for column in ("jobs", "part_of", "project", "source_id", "scope"):
         op.drop_column("cleanups", column)
     op.drop_index(op.f("ix_retries_job_id_number"), table_name="retries")
     op.drop_table("retries")
