@@ -20,7 +20,9 @@ from ke.contracts.errors import WorkLost
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_NICENESS: Final = 5
+_NICENESS: Final = 10
+"""So that the event loops, Postgres and Temporal get their turn at once on a machine whose cores the pool fills: a
+cancel waits for a dozen of them."""
 _ONE_THREAD: Final = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

@@ -51,42 +51,41 @@ async def end_job(
     Raises:
         NotFound: There is no such job.
     """
-    while await _skip_batch(database, close, limit):
+    while True:
+        async with database.transaction() as connection:
+            outcome = await _close_or_skip(connection, close, progress, limit)
+        if outcome is not None:
+            return outcome
         progress()
-    async with database.transaction() as connection:
-        return await close_job(connection, close, progress, limit=limit)
 
 
-async def _skip_batch(database: Database, close: CloseJob, limit: int) -> int:
-    """Skips a batch under the lock of the job's row, so that two who end a job take turns; returns how many."""
-    async with database.transaction() as connection:
-        row = await get_job(connection, uuid.UUID(close.job_id), lock=True)
-        return 0 if row.status.is_terminal else await _skip_open(connection, row.id, close, limit)
+async def _close_or_skip(
+    connection: AsyncConnection, close: CloseJob, progress: Callable[[], None], limit: int
+) -> JobOutcome | None:
+    """Closes a job of which less than a full batch is left to skip, in one transaction; else skips a batch.
+
+    Under the lock of the job's row, so that two who end a job take turns and no lane adds anything meanwhile.
+
+    Returns:
+        The outcome, or None when a full batch was skipped: there may be more.
+    """
+    row = await get_job(connection, uuid.UUID(close.job_id), lock=True)
+    if row.status.is_terminal:
+        return outcome_of(row)
+    if await _skip_open(connection, row.id, close, limit) >= limit:
+        return None
+    return await _close_job(connection, row, close, progress)
 
 
 async def _skip_open(connection: AsyncConnection, job_id: uuid.UUID, close: CloseJob, limit: int) -> int:
     why = "cancelled" if close.cancelled else "failed" if close.error else "ended"
     skipped = await skip_open_pages(connection, job_id, why, limit=limit)
-    return skipped or await skip_open_tasks(connection, job_id, limit=limit)
+    return skipped + (0 if skipped >= limit else await skip_open_tasks(connection, job_id, limit=limit - skipped))
 
 
-async def close_job(
-    connection: AsyncConnection,
-    close: CloseJob,
-    progress: Callable[[], None] = lambda: None,
-    *,
-    limit: int = SKIP_BATCH,
+async def _close_job(
+    connection: AsyncConnection, row: JobRow, close: CloseJob, progress: Callable[[], None]
 ) -> JobOutcome:
-    """The last step of `end_job`, in one transaction; correct by itself, but slow when very much is left to skip.
-
-    Raises:
-        NotFound: There is no such job.
-    """
-    row = await get_job(connection, uuid.UUID(close.job_id), lock=True)
-    if row.status.is_terminal:
-        return outcome_of(row)
-    while await _skip_open(connection, row.id, close, limit):
-        progress()
     counters, has_failures = await count_job(connection, row.id, progress)
     status = _final_status(close, has_failures=has_failures)
     now: datetime = (await connection.execute(sa.select(sa.func.clock_timestamp()))).scalar_one()
@@ -226,6 +225,8 @@ async def _tally(
             found[name] = _Tally(before.number + number, before.bytes + int(size_sum))
             after = max(after, last)
         progress()
+        if sum(number for _, number, _, _ in records) < COUNT_PIECE:
+            return found
 
 
 async def _count_tasks(connection: AsyncConnection, job_id: uuid.UUID) -> dict[str, int]:

@@ -116,12 +116,14 @@ async def test_end_that_was_broken_off_goes_on_after_the_last_batch(database: Da
     assert (outcome.status, outcome.counters.pages_skipped) == (JobStatus.CANCELLED, 10)
 
 
-async def test_last_step_alone_skips_what_is_left(database: Database) -> None:
-    """The closing transaction by itself, as a page that came after the last batch needs it."""
+async def test_small_job_ends_in_one_transaction(database: Database) -> None:
+    """What is less than a batch is skipped in the transaction that closes the job."""
     job = await a_crawl(database, 10)
-    async with database.transaction() as connection:
-        outcome = await closing.close_job(connection, CloseJob(str(job)), limit=3)
+    outcome = await end_job(database, CloseJob(str(job)), limit=11)
     assert (outcome.status, outcome.counters.pages_skipped) == (JobStatus.COMPLETED, 10)
+    writers = sa.text("SELECT xmin::text FROM pages WHERE job_id = :job UNION SELECT xmin::text FROM jobs WHERE id = :job")
+    async with database.transaction() as connection:
+        assert len((await connection.execute(writers, {"job": job})).all()) == 1
 
 
 async def test_counts_are_exact_across_pieces(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
