@@ -1,6 +1,6 @@
 # Needs make, Python 3.11 or newer, and internet. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint openapi lock clean
+.PHONY: help setup demo up test faults lint openapi lock clean
 MAKEFLAGS += --no-print-directory
 PY := .venv/bin/python
 
@@ -18,6 +18,9 @@ up: setup temporal ## Run the whole stack until Ctrl-C; ARGS='--port 0' and the 
 
 test: setup temporal ## Run the tests; ARGS='-k cancel' and the like
 	@$(PY) -m pytest $(ARGS)
+
+faults: setup temporal ## Break a stack FAULTS=20 times and look at what is left; SEED=1 repeats a run
+	@$(PY) -m tests.faults run --faults $(or $(FAULTS),20) $(if $(SEED),--seed $(SEED)) $(if $(BROKEN),--broken $(BROKEN)) $(if $(JSON),--json '$(JSON)')
 
 lint: setup ## Check style, types and layers
 	@$(PY) -m ruff check .

@@ -11,6 +11,9 @@ from ke.contracts.naming import TaskQueue
 HEARTBEAT_TIMEOUT: Final = timedelta(seconds=10)
 """How long a silent worker keeps a slice: a killed worker's work is taken up after this."""
 
+RECORD_TIMEOUT: Final = HEARTBEAT_TIMEOUT
+"""How long one attempt at a short write may take; done twice it is done once."""
+
 RETRY: Final = RetryPolicy(
     initial_interval=timedelta(seconds=1),
     backoff_coefficient=2.0,
@@ -28,7 +31,8 @@ def record(summary: str) -> ActivityConfig:
     """Short writes to the job's row, before all other work."""
     return ActivityConfig(
         task_queue=TaskQueue.JOBS,
-        start_to_close_timeout=timedelta(seconds=30),
+        # They have no heartbeat, so this is how long a worker that froze or died with one keeps the job waiting.
+        start_to_close_timeout=RECORD_TIMEOUT,
         retry_policy=RETRY,
         cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         priority=Priority(priority_key=1),
@@ -89,6 +93,15 @@ def cleanup_fail(summary: str) -> ActivityConfig:
     return config
 
 
+PROJECT_JOBS_AT_ONCE: Final = 4
+"""Jobs of a project that are cleaned up side by side."""
+PROJECT_JOB_TRIES: Final = 3
+"""How often a job's cleanup that left something is started by that of its project."""
+PROJECT_JOB_WAIT: Final = timedelta(seconds=5)
+PROJECT_JOB_WAITS: Final = 120
+"""How often, and how long each time, a cleanup of the job that is at work already is waited for: ten minutes."""
+
+
 def _cleanup(summary: str, *, start_to_close: timedelta) -> ActivityConfig:
     return ActivityConfig(
         task_queue=TaskQueue.CLEANUP,
@@ -98,3 +111,21 @@ def _cleanup(summary: str, *, start_to_close: timedelta) -> ActivityConfig:
         cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=summary,
     )
+
+
+def reconcile_record(summary: str) -> ActivityConfig:
+    """Writing the record of a reconciliation; bounded, so that a run without a database ends and another one starts."""
+    config = _cleanup(summary, start_to_close=timedelta(seconds=30))
+    config["schedule_to_close_timeout"] = timedelta(minutes=10)
+    del config["heartbeat_timeout"]
+    return config
+
+
+def reconcile_step(queue: TaskQueue, summary: str) -> ActivityConfig:
+    """A walk over a whole store. A new attempt goes on where the last heartbeat was, so that time is no limit."""
+    config = _cleanup(summary, start_to_close=timedelta(hours=6))
+    config["schedule_to_close_timeout"] = timedelta(hours=24)
+    # Where no worker serves the queue the run must end, or no other would ever start.
+    config["schedule_to_start_timeout"] = timedelta(hours=1)
+    config["task_queue"] = queue
+    return config
