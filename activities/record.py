@@ -46,8 +46,9 @@ class RecordActivities(contract.RecordActivities):
     @activity.defn(name="close_job")
     async def close_job(self, close: CloseJob) -> JobOutcome:
         """Skips what is left, counts, and writes the terminal state with its result."""
+        run_id = activity.info().workflow_run_id
 
         async def body(beat: Beat) -> JobOutcome:
-            return await closing.end_job(self._database, close, beat.progress)
+            return await closing.end_job(self._database, close, beat.progress, run_id=run_id)
 
         return await run_with_heartbeat(body)

@@ -8,6 +8,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlrea
 
 from ke.contracts.activities import CloseJob, OpenedJob, RecordActivities, StatusChange
 from ke.contracts.cleanup import CleanupInput
+from ke.contracts.errors import Stopping
 from ke.contracts.jobs import (
     CancellationReceipt,
     CancelRequest,
@@ -128,6 +129,9 @@ class JobWorkflow:
                 await self._work()
         except (ActivityError, asyncio.CancelledError) as error:
             failure = error
+            if _is_stopping(error):
+                # This run was reset to a moment before the cancel, which the row has kept.
+                self._show(JobStatus.CANCELLING)
         return self._answer(await shielded(self._finish(failure)))
 
     @property
@@ -152,6 +156,9 @@ class JobWorkflow:
         self._show(self._opened.status)
 
     async def _work(self) -> None:
+        if self._status is JobStatus.PAUSED and not self._paused:
+            # This run was reset to a moment before the pause, and without its signal.
+            await self._record(JobStatus.RUNNING)
         while not (self._all_done or self._stopping):
             if self._paused:
                 await self._rest()
@@ -291,3 +298,9 @@ def _merge(limits: CrawlLimits, change: LimitsChange) -> CrawlLimits:
         max_bytes=limits.max_bytes if change.max_bytes is None else change.max_bytes,
         max_seconds=limits.max_seconds if change.max_seconds is None else change.max_seconds,
     )
+
+
+def _is_stopping(error: BaseException) -> bool:
+    """Whether a slice was refused because the job's row says `cancelling`."""
+    cause = error.cause if isinstance(error, ActivityError) else None
+    return isinstance(cause, ApplicationError) and cause.type == Stopping.code

@@ -12,7 +12,7 @@ from api.schemas import CancelBody
 from api.service import states
 from api.service.reading import load
 from api.views import JobView
-from ke.contracts.errors import Conflict, TemporalUnavailable
+from ke.contracts.errors import Conflict, RowLocked, TemporalUnavailable
 from ke.contracts.jobs import CancelRequest, JobStatus
 from ke.runtime.settling import repair, settle
 from ke.storage.jobs import JobRow, get_job, request_cancel
@@ -20,6 +20,8 @@ from ke.storage.jobs import JobRow, get_job, request_cancel
 SEEN_WITHIN_S: Final = 2.0
 """Seconds for which a signal's answer waits for the workflow to act on it."""
 SEEN_POLL_S: Final = 0.05
+CANCEL_LOCK_S: Final = 1.0
+"""Seconds for which a cancel waits for the job's row before it goes to Temporal without it."""
 
 
 class _WorkflowClosed(Exception):
@@ -30,7 +32,8 @@ async def cancel_job(gateway: Gateway, job_id: uuid.UUID, body: CancelBody) -> J
     """Asks for a cancellation; the job is `cancelling` when this returns, and its workflow knows.
 
     The change of state and the call to Temporal are one transaction, committed after the call: a row that says
-    `cancelling` has a workflow that was told.
+    `cancelling` has a workflow that was told. A row that somebody holds, as a worker that froze in a transaction
+    does, is no reason to wait: Temporal is told all the same, and the workflow writes `cancelling` itself.
 
     Raises:
         NotFound: There is no such job.
@@ -38,12 +41,14 @@ async def cancel_job(gateway: Gateway, job_id: uuid.UUID, body: CancelBody) -> J
         Unavailable: The cancel was not accepted, or it is unknown whether it was: ask again.
     """
     try:
-        async with gateway.database.transaction() as connection:
+        async with gateway.database.transaction(lock_timeout_s=CANCEL_LOCK_S) as connection:
             row = await request_cancel(connection, job_id, body.reason or "")
             if row is None:
                 refused = await get_job(connection, job_id)
             else:
                 await _tell(gateway, row, body)
+    except RowLocked:
+        return await _cancel_unwritten(gateway, job_id, body)
     except _WorkflowClosed:
         refused = await _repair(gateway, job_id)
     else:
@@ -51,6 +56,25 @@ async def cancel_job(gateway: Gateway, job_id: uuid.UUID, body: CancelBody) -> J
             return await _accepted(gateway, job_id)
     _, execution = await settle(gateway, refused)
     raise states.not_cancellable(refused, execution)
+
+
+async def _cancel_unwritten(gateway: Gateway, job_id: uuid.UUID, body: CancelBody) -> JobView:
+    """Cancels a job whose row cannot be written now.
+
+    Raises:
+        NotCancellable: It was cancelled before, or has ended.
+        RowLocked: It has ended in Temporal, and its row cannot say so now.
+    """
+    row, _ = await load(gateway, job_id)
+    row, execution = await settle(gateway, row)
+    if row.status.is_terminal or row.status is JobStatus.CANCELLING:
+        raise states.not_cancellable(row, execution)
+    try:
+        await _tell(gateway, row, body)
+    except _WorkflowClosed:
+        ended = await _repair(gateway, job_id)
+        raise states.not_cancellable(ended, None) from None
+    return await _accepted(gateway, job_id)
 
 
 async def _tell(gateway: Gateway, row: JobRow, body: CancelBody) -> None:

@@ -1,17 +1,24 @@
 """The lists of a job, a part at a time."""
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from api.items import DeadLetterItem, EntityItem, ExtractionItem, PageItem, SourceItem, SourceView
 from api.pagination import Slice
 from api.resources import Gateway
 from api.views import JobView, PageOf, PurgedView
+from ke.contracts.errors import DatabaseUnavailable, NotFound
 from ke.contracts.jobs import JobKind, JobStatus
+from ke.runtime.engine import GLANCE_S
+from ke.runtime.settling import settle
 from ke.storage import dead_letters, listing
-from ke.storage.jobs import get_job, list_jobs, progress_of
+from ke.storage.jobs import JobRow, get_job, list_jobs, progress_of
+
+LOOKED_UP_AT_ONCE: Final = 25
+"""Open jobs of a page that are held against Temporal: as many as it answers for in a moment."""
 
 
 class _Numbered(Protocol):
@@ -52,9 +59,37 @@ async def jobs(
             created_after=created_after,
             created_before=created_before,
         )
-        shown = _shown(part, rows)
+    shown = await _settled(gateway, _shown(part, rows), statuses)
+    async with gateway.database.transaction() as connection:
         lanes = await progress_of(connection, [row.id for row in shown])
     return PageOf(data=[JobView.of(row, lanes) for row in shown], next_cursor=part.next_cursor(rows, _seq))
+
+
+async def _settled(gateway: Gateway, rows: Sequence[JobRow], statuses: Sequence[JobStatus]) -> Sequence[JobRow]:
+    """The rows, the newest open ones held against Temporal; what is not told in time stays as it is.
+
+    A job that turns out to be in none of the states that were asked for is left out.
+    """
+    open_rows = [row for row in rows if not row.status.is_terminal][:LOOKED_UP_AT_ONCE]
+    if not open_rows:
+        return rows
+    looks = {row.id: asyncio.create_task(_glance(gateway, row)) for row in open_rows}
+    done, late = await asyncio.wait(looks.values(), timeout=GLANCE_S)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    now = {job_id: task.result() for job_id, task in looks.items() if task in done}
+    settled = [now.get(row.id, row) for row in rows]
+    return [row for row in settled if not statuses or row.status in statuses]
+
+
+async def _glance(gateway: Gateway, row: JobRow) -> JobRow:
+    """The row as it is true, where that can be told."""
+    try:
+        row, _ = await settle(gateway, row)
+    except (NotFound, DatabaseUnavailable):
+        return row
+    return row
 
 
 async def sources(gateway: Gateway, job_id: uuid.UUID, part: Slice, *, state: str | None) -> PageOf[SourceItem]:

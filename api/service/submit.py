@@ -4,6 +4,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -52,7 +53,8 @@ async def submit(gateway: Gateway, body: AnyBody, key: str | None) -> JobView:
     async with gateway.database.transaction() as connection:
         if await insert_job(connection, job):
             await _check_sources(connection, body)
-            await set_run_id(connection, job_id, await _start(gateway, job))
+            job = replace(job, namespace_id=await gateway.engine.namespace_id())
+            await set_run_id(connection, job_id, await _start(gateway, job), namespace_id=job.namespace_id)
             row = await get_job(connection, job_id)
         else:
             row = _same_job(await find_job(connection, job_id), job)

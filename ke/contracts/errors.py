@@ -3,10 +3,12 @@
     KeError
     ├── Unavailable              a dependency did not answer: try again        retryable
     │   ├── DatabaseUnavailable
+    │   │   └── RowLocked    a row was held longer than the caller wanted to wait
     │   ├── VectorStoreUnavailable
     │   └── TemporalUnavailable
     ├── WorkLost                 a process of our own died under the work      retryable
     ├── Fenced                   the job was stopped, cleaned or taken over    final
+    │   └── Stopping             it is being cancelled
     ├── InvalidInput             the request cannot be done as it is written   final
     │   └── FetchRefused         the egress guard does not allow this address
     ├── NotFound                 there is no such thing                        final
@@ -46,6 +48,10 @@ class DatabaseUnavailable(Unavailable):
     code = "database-unavailable"
 
 
+class RowLocked(DatabaseUnavailable):
+    """Another transaction holds the row, and did not let go of it in time."""
+
+
 class VectorStoreUnavailable(Unavailable):
     """The vector store did not answer in time."""
 
@@ -69,6 +75,12 @@ class Fenced(KeError):
     """The job was stopped, cleaned or taken over by a newer run; this one may not write any more."""
 
     code = "fenced"
+
+
+class Stopping(Fenced):
+    """The job is being cancelled: no slice of it begins any more."""
+
+    code = "stopping"
 
 
 class InvalidInput(KeError):

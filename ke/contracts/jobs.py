@@ -1,9 +1,9 @@
 """What a job is: its kinds, states and transitions, what it is given and what it reports."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Final, Self
 
 
 class JobKind(StrEnum):
@@ -178,26 +178,6 @@ class CarriedState:
     limits: CrawlLimits | None = None
     collect_done: bool = False
     extract_done: bool = False
-
-
-def params_of(job: JobInput) -> dict[str, Any]:
-    """The job's parameters as they read in HTTP: the submitted body with its defaults filled in."""
-    extract = asdict(job.extract) if job.extract else None
-    if job.collect is None:
-        return extract or {}
-    if extract:
-        extract.pop("source_job_id")
-        extract.pop("source_ids")
-    if not job.collect.follow:
-        return {"urls": list(job.collect.urls), "extract": extract}
-    collect = asdict(job.collect)
-    return {
-        "seeds": list(job.collect.urls),
-        "limits": collect["limits"],
-        "scope": collect["scope"],
-        "rate": collect["rate"],
-        "extract": extract,
-    }
 
 
 @dataclass(frozen=True, slots=True)

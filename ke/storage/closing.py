@@ -25,7 +25,7 @@ from ke.contracts.jobs import (
 from ke.storage.database import Database
 from ke.storage.extract_queue import skip_open_tasks
 from ke.storage.frontier import SKIP_BATCH, skip_open_pages
-from ke.storage.jobs import JobRow, get_job, move_job
+from ke.storage.jobs import JobRow, get_job, move_job, set_run_id
 from ke.storage.tables import dead_letters, entities, extraction_tasks, extractions, pages, sources
 
 MAX_LISTED_SKIPPED: Final = 100
@@ -35,7 +35,12 @@ COUNT_PIECE: Final = 100_000
 
 
 async def end_job(
-    database: Database, close: CloseJob, progress: Callable[[], None] = lambda: None, *, limit: int = SKIP_BATCH
+    database: Database,
+    close: CloseJob,
+    progress: Callable[[], None] = lambda: None,
+    *,
+    limit: int = SKIP_BATCH,
+    run_id: str | None = None,
 ) -> JobOutcome:
     """Ends a job, once: a job that has ended already keeps its end, which is returned.
 
@@ -47,20 +52,21 @@ async def end_job(
         close: How the job ends.
         progress: Called after each step.
         limit: Rows that one transaction skips.
+        run_id: The Temporal run that ended it, which a reset may have put in the place of the one that is recorded.
 
     Raises:
         NotFound: There is no such job.
     """
     while True:
         async with database.transaction() as connection:
-            outcome = await _close_or_skip(connection, close, progress, limit)
+            outcome = await _close_or_skip(connection, close, progress, limit, run_id)
         if outcome is not None:
             return outcome
         progress()
 
 
 async def _close_or_skip(
-    connection: AsyncConnection, close: CloseJob, progress: Callable[[], None], limit: int
+    connection: AsyncConnection, close: CloseJob, progress: Callable[[], None], limit: int, run_id: str | None
 ) -> JobOutcome | None:
     """Closes a job of which less than a full batch is left to skip, in one transaction; else skips a batch.
 
@@ -74,6 +80,8 @@ async def _close_or_skip(
         return outcome_of(row)
     if await _skip_open(connection, row.id, close, limit) >= limit:
         return None
+    if run_id is not None:
+        await set_run_id(connection, row.id, run_id)
     return await _close_job(connection, row, close, progress)
 
 
@@ -243,18 +251,24 @@ async def _result(
     receipt: CancellationReceipt | None,
     now: datetime,
 ) -> dict[str, Any]:
-    result: dict[str, Any] = asdict(counters)
+    result = await counted_result(connection, row.id, counters)
     result["elapsed_s"] = round((now - (row.started_at or now)).total_seconds(), 3)
+    if receipt is not None:
+        result["cancellation"] = asdict(receipt)
+    return result
+
+
+async def counted_result(connection: AsyncConnection, job_id: uuid.UUID, counters: Counters) -> dict[str, Any]:
+    """The part of a result that is counted: the counters, and the first of the skipped sources."""
+    result: dict[str, Any] = asdict(counters)
     if counters.sources_skipped:
         skipped = await connection.execute(
             sa.select(extraction_tasks.c.source_id)
-            .where(extraction_tasks.c.job_id == row.id, extraction_tasks.c.state == "skipped")
+            .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "skipped")
             .order_by(extraction_tasks.c.source_id)
             .limit(MAX_LISTED_SKIPPED)
         )
         result["skipped_source_ids"] = [str(source) for source in skipped.scalars()]
-    if receipt is not None:
-        result["cancellation"] = asdict(receipt)
     return result
 
 

@@ -13,18 +13,22 @@ from alembic.config import Config
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from ke.contracts.errors import DatabaseUnavailable, InvalidInput
+from ke.contracts.errors import DatabaseUnavailable, InvalidInput, RowLocked
 
 CONNECT_TIMEOUT_S: Final = 5.0
 POOL_TIMEOUT_S: Final = 10.0
 STATEMENT_TIMEOUT_S: Final = 60.0
 IDLE_TIMEOUT_S: Final = 20.0
-"""Seconds for which a transaction may do nothing: none of ours waits for anything but Postgres and short calls."""
+"""Seconds for which a transaction may do nothing: the gateway's wait for calls to Temporal, which have deadlines."""
+WORKER_IDLE_TIMEOUT_S: Final = 5.0
+"""The same for a worker, whose transactions wait for nothing but Postgres: what it holds when it freezes is free
+again after this."""
 MIGRATION_LOCK: Final = 0x6B65  # "ke": any fixed number; only migrations take it
 
 _UNAVAILABLE_STATES: Final = ("08", "53", "57P", "40001", "40P01", "55P03", "57014", "25P03")
 """SQLSTATE prefixes after which the same transaction may well succeed: connection errors, resources exhausted,
 shutdown and recovery, serialization failure, deadlock, lock or statement timeout (PostgreSQL manual, appendix A)."""
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
 def _async_url(url: str) -> sa.URL:
@@ -41,11 +45,14 @@ def _milliseconds(seconds: float) -> str:
     return str(int(seconds * 1000))
 
 
+def _state_of(error: exc.DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""
+
+
 def _is_transient(error: exc.DBAPIError) -> bool:
     if error.connection_invalidated or isinstance(error, exc.InterfaceError):
         return True
-    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    return isinstance(state, str) and state.startswith(_UNAVAILABLE_STATES)
+    return _state_of(error).startswith(_UNAVAILABLE_STATES)
 
 
 @contextmanager
@@ -56,7 +63,8 @@ def translated_errors() -> Iterator[None]:
     except exc.DBAPIError as error:
         if not _is_transient(error):
             raise
-        raise DatabaseUnavailable(f"The database did not answer: {error.orig}") from error
+        kind = RowLocked if _state_of(error) == _LOCK_NOT_AVAILABLE else DatabaseUnavailable
+        raise kind(f"The database did not answer: {error.orig}") from error
     except (exc.TimeoutError, TimeoutError, OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
         raise DatabaseUnavailable(f"The database did not answer: {type(error).__name__}") from error
     except (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError) as error:
@@ -74,6 +82,7 @@ class Database:
         application_name: str = "ke",
         statement_timeout_s: float = STATEMENT_TIMEOUT_S,
         lock_timeout_s: float = STATEMENT_TIMEOUT_S,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
         """Opens nothing yet.
 
@@ -83,6 +92,7 @@ class Database:
             application_name: Shown in pg_stat_activity.
             statement_timeout_s: Seconds for one statement.
             lock_timeout_s: Seconds that a statement waits for a lock: a row may be held by a worker that froze.
+            idle_timeout_s: Seconds for which a transaction may do nothing before Postgres ends it.
 
         Raises:
             InvalidInput: The URL is not one of Postgres.
@@ -103,21 +113,27 @@ class Database:
                     "statement_timeout": _milliseconds(statement_timeout_s),
                     "lock_timeout": _milliseconds(lock_timeout_s),
                     # What a frozen process holds is free again after this.
-                    "idle_in_transaction_session_timeout": _milliseconds(IDLE_TIMEOUT_S),
+                    "idle_in_transaction_session_timeout": _milliseconds(idle_timeout_s),
                 },
             },
         )
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, *, lock_timeout_s: float | None = None) -> AsyncIterator[AsyncConnection]:
         """The unit of work: commits when its block ends well, rolls back when it does not.
 
+        Args:
+            lock_timeout_s: Seconds that a statement waits for a lock, where that is less than usual.
+
         Raises:
+            RowLocked: Another transaction held a row for longer than that; nothing was written.
             DatabaseUnavailable: Postgres is not there, or too busy; nothing was written, or, when it was lost at
                 the commit itself, it is unknown whether it was. Writes are idempotent for that reason.
         """
         with translated_errors():
             async with self._engine.begin() as connection:
+                if lock_timeout_s is not None:
+                    await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_milliseconds(lock_timeout_s)}")
                 yield connection
 
     async def is_up(self, *, timeout_s: float = 1.0) -> bool:

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ke.contracts.errors import Fenced, Gone, NotFound, WorkLost
+from ke.contracts.errors import Fenced, Gone, NotFound, Stopping, WorkLost
 from ke.contracts.jobs import (
+    ACTIVE,
     COUNTER_NAMES,
     WRITABLE,
     Artifacts,
@@ -20,10 +21,10 @@ from ke.contracts.jobs import (
     JobKind,
     JobStatus,
     Lane,
-    params_of,
     sources_of,
 )
 from ke.contracts.naming import job_workflow_id
+from ke.contracts.params import params_of
 from ke.storage.tables import job_progress, jobs
 
 _NOW: Final = sa.func.clock_timestamp()
@@ -86,6 +87,7 @@ async def insert_job(connection: AsyncConnection, job: JobInput, *, status: JobS
             labels=job.labels,
             params=params_of(job),
             workflow_id=job_workflow_id(job.job_id),
+            namespace_id=job.namespace_id,
             created_at=datetime.fromisoformat(job.created_at),
         )
         .on_conflict_do_nothing()
@@ -143,9 +145,16 @@ async def list_jobs(
     return [_row(record) for record in await connection.execute(statement)]
 
 
-async def set_run_id(connection: AsyncConnection, job_id: uuid.UUID, run_id: str) -> None:
-    """Records the Temporal run that works for the job."""
-    await connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(run_id=run_id))
+async def set_run_id(
+    connection: AsyncConnection, job_id: uuid.UUID, run_id: str, *, namespace_id: str | None = None
+) -> None:
+    """Records the Temporal run that works for the job, and the id of its namespace where that is told.
+
+    An ended job keeps the run that ended it, whatever is done to its workflow later.
+    """
+    values = {"run_id": run_id} | ({"namespace_id": namespace_id} if namespace_id else {})
+    active = [status.value for status in ACTIVE]
+    await connection.execute(sa.update(jobs).where(jobs.c.id == job_id, jobs.c.status.in_(active)).values(values))
 
 
 async def open_job(connection: AsyncConnection, job: JobInput, run_id: str) -> JobRow:
@@ -222,7 +231,16 @@ async def hold_fence(connection: AsyncConnection, job_id: uuid.UUID, epoch: int)
 
 
 async def take_lease(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane, lease: uuid.UUID) -> None:
-    """Makes a slice the one that works on its lane; from now on every other one is refused by `hold_lease`."""
+    """Makes a slice the one that works on its lane; from now on every other one is refused by `hold_lease`.
+
+    Call it after `hold_fence`, so that nobody changes the job's state meanwhile.
+
+    Raises:
+        Stopping: The job is being cancelled. Its workflow knows that, unless it was reset to a moment before.
+    """
+    status = (await connection.execute(sa.select(jobs.c.status).where(jobs.c.id == job_id))).scalar_one_or_none()
+    if status == JobStatus.CANCELLING:
+        raise Stopping
     statement = insert(job_progress).values(job_id=job_id, lane=lane.value, lease=lease)
     await connection.execute(statement.on_conflict_do_update(index_elements=["job_id", "lane"], set_={"lease": lease}))
 
@@ -276,6 +294,8 @@ class LaneProgress:
     seeded: bool = False
     done: bool = False
     note: str = ""
+    updated_at: datetime | None = None
+    """When it last committed anything."""
 
 
 async def lane_progress(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane) -> LaneProgress:
@@ -295,6 +315,7 @@ async def progress_of(
             record.seeded,
             record.done,
             record.note,
+            record.updated_at,
         )
         for record in await connection.execute(statement)
     }

@@ -1,0 +1,50 @@
+"""A job's parameters as they read in HTTP and stand in its row, made of what its lanes are to do, and back."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobInput, JobKind
+
+
+def params_of(job: JobInput) -> dict[str, Any]:
+    """The job's parameters as they read in HTTP: the submitted body with its defaults filled in."""
+    extract = asdict(job.extract) if job.extract else None
+    if job.collect is None:
+        return extract or {}
+    if extract:
+        extract.pop("source_job_id")
+        extract.pop("source_ids")
+    if not job.collect.follow:
+        return {"urls": list(job.collect.urls), "extract": extract}
+    collect = asdict(job.collect)
+    return {
+        "seeds": list(job.collect.urls),
+        "limits": collect["limits"],
+        "scope": collect["scope"],
+        "rate": collect["rate"],
+        "extract": extract,
+    }
+
+
+def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | None, ExtractSpec | None]:
+    """What the two lanes of a job were to do, by its parameters: the inverse of `params_of`."""
+    if kind is JobKind.EXTRACT:
+        return None, _extract_of(params)
+    extract = _extract_of(params["extract"]) if params["extract"] is not None else None
+    if kind is JobKind.SCRAPE:
+        return CollectSpec(tuple(params["urls"]), follow=False), extract
+    scope = params["scope"]
+    collect = CollectSpec(
+        urls=tuple(params["seeds"]),
+        follow=True,
+        limits=CrawlLimits(**params["limits"]),
+        scope=CrawlScope(**scope | {"include": tuple(scope["include"]), "exclude": tuple(scope["exclude"])}),
+        rate=FetchRate(**params["rate"]),
+    )
+    return collect, extract
+
+
+def _extract_of(params: Mapping[str, Any]) -> ExtractSpec:
+    named = params.get("source_ids")
+    return ExtractSpec(**{**params, "source_ids": tuple(named) if named is not None else None})
