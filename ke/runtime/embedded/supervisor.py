@@ -24,8 +24,9 @@ from ke.storage.database import migrate
 HEARTBEAT_CAP_S: Final = 0.2
 """Heartbeats cost nothing on this machine, and a cancel is seen at the next one."""
 RESTART_PAUSE_S: Final = 0.5
-RESTART_PAUSE_MAX_S: Final = 30.0
-STEADY_AFTER_S: Final = 60.0
+RESTART_PAUSE_MAX_S: Final = 10.0
+"""With a start of some seconds, a child that somebody keeps killing is back within 30 s."""
+STEADY_AFTER_S: Final = 10.0
 """A child that has run this long is started again with the shortest pause."""
 PRODUCTION_SETTINGS: Final = ("KE_TEMPORAL_API_KEY", "KE_TEMPORAL_TLS", "KE_QDRANT_URL", "KE_QDRANT_API_KEY")
 """Say how to reach other services than those of this stack; its processes must not see them."""
