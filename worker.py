@@ -24,19 +24,28 @@ from activities.cleanup import CleanupActivities
 from activities.collect import CollectActivities
 from activities.extract import ExtractActivities
 from activities.failures import FailureInterceptor
+from activities.project_cleanup import ProjectCleanupActivities
+from activities.reconcile import ReconcileActivities, RestoreActivities
 from activities.record import RecordActivities
+from activities.retry import RetryActivities
+from activities.settle import SettleActivities
 from activities.warmup import warm
 from ke.contracts.errors import InvalidInput, KeError, TemporalUnavailable
 from ke.contracts.naming import TaskQueue
 from ke.runtime import logs
 from ke.runtime.endpoints import resolve
+from ke.runtime.engine import Engine
 from ke.runtime.pool import CpuPool
 from ke.runtime.resources import open_fetcher, open_vectors
 from ke.runtime.settings import Settings, describe_invalid_settings
+from ke.runtime.settling import WorkerBackends
 from ke.runtime.temporal_client import connect
-from ke.storage.database import Database
+from ke.storage.database import WORKER_IDLE_TIMEOUT_S, Database
 from workflows.cleanup import CleanupWorkflow
 from workflows.job import JobWorkflow
+from workflows.project_cleanup import ProjectCleanupWorkflow
+from workflows.reconcile import ReconcileWorkflow, ScheduledReconcileWorkflow
+from workflows.retry import RetryWorkflow
 
 CPU_QUEUES = frozenset({TaskQueue.COLLECT, TaskQueue.EXTRACT})
 """The queues whose work runs in the process pool."""
@@ -58,7 +67,9 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
     """
     connections = resolve(settings)
     async with AsyncExitStack() as stack:
-        database = Database(connections.database_url, application_name="ke-worker")
+        database = Database(
+            connections.database_url, application_name="ke-worker", idle_timeout_s=WORKER_IDLE_TIMEOUT_S
+        )
         stack.push_async_callback(database.close)
         vectors = open_vectors(connections, settings)
         stack.push_async_callback(vectors.close)
@@ -67,20 +78,33 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
         pool = CpuPool(processes)
         stack.push_async_callback(pool.close)
 
-        record = RecordActivities(database)
+        record, retry = RecordActivities(database), RetryActivities(database, vectors)
         collect = CollectActivities(database, fetcher, pool)
         extract = ExtractActivities(database, vectors, pool)
         cleanup = CleanupActivities(database, vectors)
+        project = ProjectCleanupActivities(database, vectors)
+        reconcile = ReconcileActivities(database, vectors)
+        restore = RestoreActivities(database, vectors, pool)
+        settle = SettleActivities(WorkerBackends(database, Engine.of(client), vectors))
         registrations: dict[TaskQueue, dict[str, Any]] = {
             TaskQueue.JOBS: {
-                "workflows": [JobWorkflow],
-                "activities": [record.open_job, record.set_job_status, record.close_job],
+                "workflows": [JobWorkflow, RetryWorkflow],
+                "activities": [
+                    record.open_job,
+                    record.set_job_status,
+                    record.close_job,
+                    retry.open_retry,
+                    retry.close_retry,
+                ],
                 "max_concurrent_activities": 32,
             },
             TaskQueue.COLLECT: {"activities": [collect.collect_pages], "max_concurrent_activities": 8},
-            TaskQueue.EXTRACT: {"activities": [extract.extract_sources], "max_concurrent_activities": 4},
+            TaskQueue.EXTRACT: {
+                "activities": [extract.extract_sources, restore.restore_points],
+                "max_concurrent_activities": 4,
+            },
             TaskQueue.CLEANUP: {
-                "workflows": [CleanupWorkflow],
+                "workflows": [CleanupWorkflow, ProjectCleanupWorkflow, ReconcileWorkflow, ScheduledReconcileWorkflow],
                 "activities": [
                     cleanup.begin_cleanup,
                     cleanup.delete_vectors,
@@ -89,6 +113,17 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
                     cleanup.verify_cleanup,
                     cleanup.erase_history,
                     cleanup.fail_cleanup,
+                    project.begin_project_cleanup,
+                    project.list_project_jobs,
+                    project.close_project_cleanup,
+                    reconcile.open_reconciliation,
+                    reconcile.compare_points,
+                    reconcile.compare_rows,
+                    reconcile.delete_pending_rows,
+                    reconcile.close_reconciliation,
+                    settle.settle_jobs,
+                    settle.settle_cleanups,
+                    settle.settle_retries,
                 ],
                 "max_concurrent_activities": 8,
             },

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from api import openapi, problems
 from api.middleware import BodyGuard, HeadAsGet, HostGuard, RequestLog
 from api.resources import Gateway
-from api.routes import cleanups, dead_letters, docs, health, jobs, search, sources
+from api.routes import cleanups, dead_letters, docs, health, jobs, projects, reconciliations, retries, search, sources
 from api.routes.params import check_names
 from api.schemas import MAX_BODY_BYTES
 from ke.contracts.errors import KeError, Unavailable
@@ -20,7 +20,17 @@ from ke.runtime.endpoints import resolve
 from ke.runtime.resources import open_vectors
 from ke.runtime.settings import Settings, describe_invalid_settings
 
-ROUTERS: Final = (jobs.router, sources.router, dead_letters.router, cleanups.router, search.router, health.router)
+ROUTERS: Final = (
+    jobs.router,
+    sources.router,
+    dead_letters.router,
+    retries.router,
+    cleanups.router,
+    projects.router,
+    search.router,
+    reconciliations.router,
+    health.router,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -28,6 +28,7 @@ TAGS: Final = [
     {"name": "dead letters", "description": "What failed for good"},
     {"name": "cleanups", "description": "Deleting what jobs made, with a receipt"},
     {"name": "search", "description": "Finding it again"},
+    {"name": "reconciliations", "description": "The stores against each other, and rows against workflows"},
     {"name": "health", "description": "For whoever watches the gateway"},
 ]
 
@@ -57,6 +58,9 @@ _PROBLEMS: Final[dict[str, tuple[tuple[int, str], ...]]] = {
     "purgeDeadLetters": (_NO_JOB,),
     "getCleanup": ((404, "There is no such cleanup"),),
     "search": (*_BODY, _INVALID),
+    "reconcile": (*_BODY, _INVALID),
+    "listReconciliations": (_INVALID,),
+    "getReconciliation": ((404, "There is no such reconciliation, or it is forgotten"),),
     "isReady": (),
 }
 """Which problems an operation answers with, beside the 503 that each can."""

@@ -28,6 +28,8 @@ class Gateway:
     engine: Engine
     vectors: VectorStore
     policy: EgressPolicy
+    max_share: float
+    """What a reconciliation may delete of a store when its caller does not say."""
     cursor_key: bytes = field(repr=False)
     """What the cursors of lists are signed with; see `api.pagination`."""
 
@@ -48,6 +50,7 @@ class Gateway:
             engine=Engine(TemporalConnection(connections.temporal_address, settings)),
             vectors=vectors,
             policy=EgressPolicy(settings.fetch_allow),
+            max_share=settings.reconcile_max_share,
             cursor_key=signing_key(connections.database_url),
         )
 

@@ -9,12 +9,14 @@ from pydantic_core import PydanticCustomError
 
 from ke.contracts.errors import InvalidInput
 from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobKind
+from ke.contracts.retries import LetterFilter, Subject
 from ke.extraction.embed import DEFAULT_EMBEDDER, find_embedder
 from ke.extraction.entities import check_entities
 from ke.web.errors import BadPattern
 from ke.web.urls import MAX_PATTERN_CHARS, MAX_PATTERNS, MAX_URL_CHARS, Scope
 
 MAX_URLS = 1000
+MAX_LETTERS = 1000
 MAX_BODY_BYTES = 256 * 1024
 
 
@@ -71,6 +73,8 @@ Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=32)]
 Reason = Annotated[str, StringConstraints(max_length=500), NoNul]
 EmbedderName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_embedder)]
 FinderName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_entities)]
+ErrorType = Annotated[str, StringConstraints(min_length=1, max_length=100), NoNul]
+UrlPrefix = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARS), NoNul]
 Flag = Annotated[bool, Field(strict=True)]
 MAX_BIGINT = 2**63 - 1
 
@@ -249,6 +253,34 @@ class CleanupBody(Body):
 
     dry_run: Flag = Field(default=False, description="Only count what would go")
     delete_record: Flag = Field(default=False, description="Delete the job's record too")
+
+
+class ReconcileBody(Body):
+    """What a reconciliation may do."""
+
+    repair: Flag = Field(default=True, description="Repair what is found; false: only tell")
+    max_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="The largest share of a store that it may delete; more, and it stops. 1: anything goes, jobs that "
+        "were started in another Temporal included. The gateway's own when it is not given",
+    )
+
+
+class RetryBody(Body):
+    """Which dead letters to retry: those that fit all that is given; all by default."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        json_schema_extra={"examples": [{"subject": "page", "error_type": "http-503"}]}
+    )
+
+    ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=MAX_LETTERS)] | None = None
+    subject: Subject | None = None
+    error_type: ErrorType | None = Field(None, description="The code of the error, such as `http-500`")
+
+    def to_filter(self) -> LetterFilter:
+        """The same as the retry's input has it."""
+        ids = tuple(dict.fromkeys(map(str, self.ids))) if self.ids else None
+        return LetterFilter(ids=ids, subject=self.subject, error_type=self.error_type)
 
 
 class SearchBody(Body):

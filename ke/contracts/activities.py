@@ -28,6 +28,14 @@ from ke.contracts.jobs import (
     JobOutcome,
     JobStatus,
 )
+from ke.contracts.reconciling import (
+    CloseReconciliation,
+    Finding,
+    OpenReconciliation,
+    ReconcileStep,
+    Reconciliation,
+)
+from ke.contracts.retries import CloseRetry, OpenedRetry, RetryInput, RetryOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +154,20 @@ class ExtractActivities(Protocol):
         ...
 
 
+class RetryActivities(Protocol):
+    """How a retry of dead letters begins and ends."""
+
+    @activity.defn(name="open_retry")
+    async def open_retry(self, retry: RetryInput) -> OpenedRetry:
+        """Writes the retry's row when it is missing, fences the job, and queues what the letters are of."""
+        ...
+
+    @activity.defn(name="close_retry")
+    async def close_retry(self, close: CloseRetry) -> RetryOutcome:
+        """Buries again what was not tried, counts the job anew, and closes the retry's row."""
+        ...
+
+
 class CleanupActivities(Protocol):
     """The steps of a cleanup, each of which may be repeated at any point without changing the receipt."""
 
@@ -201,4 +223,61 @@ class ProjectCleanupActivities(Protocol):
     @activity.defn(name="close_project_cleanup")
     async def close_project_cleanup(self, end: ProjectEnd) -> CleanupReceipt:
         """Closes the receipt with the sums over the jobs' receipts."""
+        ...
+
+
+class ReconcileActivities(Protocol):
+    """The looks of a reconciliation at points and rows; with `repair` a look mends what it finds."""
+
+    @activity.defn(name="open_reconciliation")
+    async def open_reconciliation(self, opened: OpenReconciliation) -> None:
+        """Writes the record of a run that begins."""
+        ...
+
+    @activity.defn(name="compare_points")
+    async def compare_points(self, step: ReconcileStep) -> list[Finding]:
+        """Walks over all points and looks for those without a row."""
+        ...
+
+    @activity.defn(name="compare_rows")
+    async def compare_rows(self, step: ReconcileStep) -> list[Finding]:
+        """Walks over all extractions and looks for those without a point, and for those never finished."""
+        ...
+
+    @activity.defn(name="delete_pending_rows")
+    async def delete_pending_rows(self, step: ReconcileStep) -> list[Finding]:
+        """Deletes the extractions that ended jobs never finished, their points first."""
+        ...
+
+    @activity.defn(name="close_reconciliation")
+    async def close_reconciliation(self, close: CloseReconciliation) -> Reconciliation:
+        """Writes what was found and repaired."""
+        ...
+
+
+class SettleActivities(Protocol):
+    """The looks of a reconciliation at workflows."""
+
+    @activity.defn(name="settle_jobs")
+    async def settle_jobs(self, step: ReconcileStep) -> list[Finding]:
+        """Holds every open job against its workflow."""
+        ...
+
+    @activity.defn(name="settle_cleanups")
+    async def settle_cleanups(self, step: ReconcileStep) -> list[Finding]:
+        """Looks for cleanups that nobody works on, and starts them again."""
+        ...
+
+    @activity.defn(name="settle_retries")
+    async def settle_retries(self, step: ReconcileStep) -> list[Finding]:
+        """Looks for retries whose workflow is closed."""
+        ...
+
+
+class RestoreActivities(Protocol):
+    """What a reconciliation does with the process pool."""
+
+    @activity.defn(name="restore_points")
+    async def restore_points(self, step: ReconcileStep) -> list[Finding]:
+        """Makes the points of extractions that lost them anew."""
         ...

@@ -24,6 +24,9 @@ CLEANUP_WORKFLOW: Final = "Cleanup"
 PROJECT_CLEANUP_WORKFLOW: Final = "ProjectCleanup"
 RETRY_WORKFLOW: Final = "Retry"
 RECONCILE_WORKFLOW: Final = "Reconcile"
+SCHEDULED_RECONCILE_WORKFLOW: Final = "ScheduledReconcile"
+RECONCILE_ID: Final = "reconcile"
+"""The id of the workflow that reconciles: there is one at a time."""
 RECONCILE_SCHEDULE: Final = "ke-reconcile"
 """The id of the Temporal Schedule that reconciles the stores."""
 
@@ -61,3 +64,8 @@ def project_cleanup_id(project: str, run_id: str) -> str:
 def retry_id(job_id: str, number: int) -> str:
     """The id of a job's n-th retry of dead letters: of its workflow and of its record."""
     return f"retry-{job_id}-{number}"
+
+
+def reconciliation_id(run_id: str) -> str:
+    """The id of the record of one such run."""
+    return f"{RECONCILE_ID}-{run_id}"

@@ -99,6 +99,19 @@ async def extract_source(pool: Pool, source: SourceText, spec: ExtractSpec) -> E
     return ExtractedSource(source.source_id, embedder.collection, tuple(made))
 
 
+async def embed_chunks(pool: Pool, embedder: str, texts: Sequence[str]) -> list[Vector]:
+    """The vectors of chunks that were cut before, in their order: the ones that `extract_source` gave them.
+
+    Raises:
+        InvalidInput: The embedder is unknown.
+        WorkLost: A pool process died.
+    """
+    vectors: list[Vector] = []
+    for first in range(0, len(texts), EMBED_CHUNKS):
+        vectors += await pool.run(embed, embedder, list(texts[first : first + EMBED_CHUNKS]))
+    return vectors
+
+
 async def _chunk(pool: Pool, text: str, max_tokens: int) -> list[Chunk]:
     """One piece after the other, as each needs to know under which headings it starts."""
     chunks: list[Chunk] = []

@@ -23,7 +23,7 @@ from temporalio.common import (
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from ke.contracts.cleanup import CleanupInput, CleanupReceipt
+from ke.contracts.cleanup import CleanupInput, CleanupReceipt, ProjectCleanupInput
 from ke.contracts.errors import TemporalUnavailable
 from ke.contracts.jobs import CancelRequest, JobError, JobInput, JobOutcome, JobStatus
 from ke.contracts.naming import (
@@ -32,10 +32,19 @@ from ke.contracts.naming import (
     JOB_STATUS,
     JOB_WORKFLOW,
     PROJECT,
+    PROJECT_CLEANUP_WORKFLOW,
+    RECONCILE_ID,
+    RECONCILE_WORKFLOW,
     TaskQueue,
     cleanup_id,
     job_workflow_id,
+    project_cleanup_id,
+    project_cleanup_workflow_id,
+    reconciliation_id,
+    source_cleanup_id,
 )
+from ke.contracts.reconciling import ReconcileInput
+from ke.runtime.retry_workflows import RetryWorkflows
 from ke.runtime.temporal_client import RPC_TIMEOUT_S, Connection, FixedConnection, erase_workflow, translated_rpc_errors
 
 POLLER_FRESH_S: Final = 75.0
@@ -106,6 +115,8 @@ class Engine:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._namespace: tuple[float, str | None] | None = None
+        self.retries = RetryWorkflows(self._calling)
+        """The workflows of retries of dead letters."""
 
     @classmethod
     def of(cls, client: Client) -> "Engine":
@@ -253,23 +264,65 @@ class Engine:
     # Cleanups
 
     async def start_cleanup(self, cleanup: CleanupInput) -> None:
-        """Starts the job's cleanup, or joins the one that runs.
+        """Starts the cleanup of a job or a source, or joins the one that runs.
 
         Raises:
-            WorkflowAlreadyStartedError: It was done before, and well.
+            WorkflowAlreadyStartedError: The job's was done before, and well. A source's can be done anew: a retry of
+                the job that owns it may have stored it again.
         """
+        if cleanup.source_id is None:
+            key, what = cleanup_id(cleanup.job_id), f"clean up job {cleanup.job_id}"
+            reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
+        else:
+            key, what = source_cleanup_id(cleanup.source_id), f"forget source {cleanup.source_id}"
+            reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE
         async with self._calling() as (client, deadline):
             await client.start_workflow(
                 CLEANUP_WORKFLOW,
                 cleanup,
-                id=cleanup_id(cleanup.job_id),
+                id=key,
                 task_queue=TaskQueue.CLEANUP.value,
                 result_type=CleanupReceipt,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+                id_reuse_policy=reuse,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                static_summary=f"clean up job {cleanup.job_id}",
+                static_summary=what,
                 rpc_timeout=deadline,
             )
+
+    async def start_project_cleanup(self, cleanup: ProjectCleanupInput) -> str:
+        """Starts the cleanup of a project, or joins the one that runs; returns the id of its receipt."""
+        key = project_cleanup_workflow_id(cleanup.project)
+        async with self._calling() as (client, deadline):
+            handle = await client.start_workflow(
+                PROJECT_CLEANUP_WORKFLOW,
+                cleanup,
+                id=key,
+                task_queue=TaskQueue.CLEANUP.value,
+                result_type=CleanupReceipt,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                static_summary=f"clean up project {cleanup.project}",
+                rpc_timeout=deadline,
+            )
+            # The one that was joined may have continued as new: its receipt has the id of its first run.
+            joined = client.get_workflow_handle(key, run_id=handle.result_run_id)
+            found = await joined.describe(rpc_timeout=deadline)
+        return project_cleanup_id(cleanup.project, _first_run_id(found))
+
+    async def project_cleanup_is_open(self, project: str, receipt_id: str) -> bool | None:
+        """Whether the run that works on this receipt is open; None when Temporal does not know it.
+
+        Raises:
+            TemporalUnavailable: Temporal does not answer within a second.
+        """
+        handle_id = project_cleanup_workflow_id(project)
+        try:
+            async with self._calling(GLANCE_S) as (client, deadline):
+                found = await client.get_workflow_handle(handle_id).describe(rpc_timeout=deadline)
+        except RPCError:  # only NOT_FOUND comes through
+            return None
+        is_its = project_cleanup_id(project, _first_run_id(found)) == receipt_id
+        return is_its and found.status is WorkflowExecutionStatus.RUNNING
 
     async def cleanup_status(
         self, workflow_id: str, *, timeout_s: float = RPC_TIMEOUT_S
@@ -281,6 +334,34 @@ class Engine:
         except RPCError:  # only NOT_FOUND comes through
             return None
         return found.status
+
+    # Reconciliations
+
+    async def start_reconciliation(self, request: ReconcileInput) -> str:
+        """Starts a reconciliation, or joins the one that runs; returns the id of its record."""
+        async with self._calling() as (client, deadline):
+            handle = await client.start_workflow(
+                RECONCILE_WORKFLOW,
+                request,
+                id=RECONCILE_ID,
+                task_queue=TaskQueue.CLEANUP.value,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                static_summary="asked for",
+                rpc_timeout=deadline,
+            )
+        return reconciliation_id(handle.result_run_id or "")
+
+    async def reconciliation_is_open(self, record_id: str) -> bool:
+        """Whether the run that this record is of is open; False when Temporal does not know it."""
+        run_id = record_id.removeprefix(reconciliation_id(""))
+        try:
+            async with self._calling(GLANCE_S) as (client, deadline):
+                handle = client.get_workflow_handle(RECONCILE_ID, run_id=run_id)
+                found = await handle.describe(rpc_timeout=deadline)
+        except RPCError:  # only NOT_FOUND comes through
+            return False
+        return found.status is WorkflowExecutionStatus.RUNNING
 
     # Workers
 
@@ -301,6 +382,10 @@ class Engine:
             return False
         oldest = datetime.now(UTC) - timedelta(seconds=POLLER_FRESH_S)
         return any(poller.last_access_time.ToDatetime(tzinfo=UTC) > oldest for poller in found.pollers)
+
+
+def _first_run_id(found: WorkflowExecutionDescription) -> str:
+    return found.raw_description.workflow_execution_info.first_run_id or found.run_id
 
 
 def _subject(job: JobInput) -> str:

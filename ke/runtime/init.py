@@ -1,4 +1,4 @@
-"""What a new installation needs once: the tables in Postgres, the search attributes in Temporal.
+"""What a new installation needs once: tables in Postgres; search attributes and the schedule in Temporal.
 
 The embedded stack does this at each start; elsewhere it is `ke init`, which may be repeated at will.
 """
@@ -15,6 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from ke.contracts.errors import InvalidInput, TemporalUnavailable
 from ke.contracts.naming import SEARCH_ATTRIBUTES
 from ke.runtime.endpoints import resolve
+from ke.runtime.schedule import set_reconcile_schedule
 from ke.runtime.settings import Settings
 from ke.runtime.temporal_client import RPC_TIMEOUT, connect, translated_rpc_errors
 from ke.storage.database import migrate
@@ -36,7 +37,9 @@ class Initialised:
 
 
 async def initialise(settings: Settings) -> Initialised:
-    """Bring the database to the newest schema and register the search attributes; what is there stays as it is.
+    """Bring the database to the newest schema, register the search attributes and set the schedule that reconciles.
+
+    What is there already stays as it is, but for the schedule, which becomes what the settings say.
 
     Raises:
         Unavailable: Postgres or Temporal did not answer, or nothing says where they are.
@@ -46,6 +49,7 @@ async def initialise(settings: Settings) -> Initialised:
     await migrate(where.database_url)
     client = await connect(where.temporal_address, settings)
     added = await register_search_attributes(client, where.temporal_namespace)
+    await set_reconcile_schedule(client, settings)
     return Initialised(where.temporal_address, where.temporal_namespace, added)
 
 

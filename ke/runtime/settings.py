@@ -61,6 +61,12 @@ class Settings(BaseSettings):
     api_hosts: Annotated[frozenset[str], NoDecode] = frozenset({"127.0.0.1", "localhost", "[::1]"})
     """Host names, comma-separated and without ports, that the gateway answers for; `*`: all."""
 
+    # Reconciliation
+    reconcile_every_s: Annotated[int, Field(ge=0, le=31_536_000)] = 900
+    """Seconds between two reconciliations by the schedule; 0: none."""
+    reconcile_max_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The largest share of a store that a reconciliation deletes without being told; 1: anything."""
+
     # Work
     task_queues: Annotated[tuple[TaskQueue, ...], NoDecode] = tuple(TaskQueue)
     """The task queues a worker serves, comma-separated."""

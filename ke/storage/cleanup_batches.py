@@ -86,6 +86,18 @@ async def claim_points(
     return PointBatch(cleanup_id, number, collection, ids), []
 
 
+async def unclaimed(connection: AsyncConnection, ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    """Those of these points that no open batch holds; none of them can be claimed until the transaction ends."""
+    if not ids:
+        return []
+    await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CLAIM_LOCK)))
+    held: set[uuid.UUID] = set()
+    in_the_way = _open_batches().where(cleanup_batches.c.ids.overlap(sa.cast(list(ids), ARRAY(UUID(as_uuid=True)))))
+    for record in await connection.execute(in_the_way):
+        held.update(record.ids)
+    return [point for point in ids if point not in held]
+
+
 async def next_number(connection: AsyncConnection, cleanup_id: str, store: str) -> int:
     """The number of a cleanup's next batch in a store; the caller holds a lock that makes it his."""
     statement = sa.select(sa.func.coalesce(sa.func.max(cleanup_batches.c.number), 0) + 1).where(

@@ -18,7 +18,9 @@ from ke.runtime.embedded.temporal import EmbeddedTemporal
 from ke.runtime.embedded.temporal_cli import find_temporal_cli
 from ke.runtime.embedded.vectors import EmbeddedVectors
 from ke.runtime.endpoints import Endpoints, Pids
+from ke.runtime.schedule import set_reconcile_schedule
 from ke.runtime.settings import Settings
+from ke.runtime.temporal_client import connect
 from ke.storage.database import migrate
 
 HEARTBEAT_CAP_S: Final = 0.2
@@ -30,6 +32,7 @@ STEADY_AFTER_S: Final = 10.0
 """A child that has run this long is started again with the shortest pause."""
 PRODUCTION_SETTINGS: Final = ("KE_TEMPORAL_API_KEY", "KE_TEMPORAL_TLS", "KE_QDRANT_URL", "KE_QDRANT_API_KEY")
 """Say how to reach other services than those of this stack; its processes must not see them."""
+_OWN_TEMPORAL: Final = {"temporal_api_key": None, "temporal_tls": False}
 
 
 class Supervisor:
@@ -137,6 +140,8 @@ class Supervisor:
     async def _start_temporal(self, temporal: EmbeddedTemporal) -> None:
         await temporal.start()
         self._keep(temporal.child)
+        client = await connect(temporal.address, self._settings.model_copy(update=_OWN_TEMPORAL))
+        await set_reconcile_schedule(client, self._settings)
 
     async def _start_vectors(self) -> None:
         await self._vectors.start()

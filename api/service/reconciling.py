@@ -1,0 +1,99 @@
+"""Asking for reconciliations, and reading what they found."""
+
+import asyncio
+import time
+from typing import Final
+
+from api.findings import ReconciliationView
+from api.pagination import Slice
+from api.resources import Gateway
+from api.schemas import ReconcileBody
+from api.views import PageOf
+from ke.contracts.errors import NotFound, TemporalUnavailable
+from ke.contracts.reconciling import OpenReconciliation, ReconcileInput, ReconcileStatus, Reconciliation
+from ke.storage.reconciling import (
+    ReconciliationRow,
+    fail_reconciliation,
+    find_reconciliation,
+    list_reconciliations,
+    open_reconciliation,
+)
+
+POLL_FIRST_S: Final = 0.05
+POLL_MAX_S: Final = 0.5
+
+
+async def reconcile(gateway: Gateway, body: ReconcileBody, *, wait_s: float) -> tuple[ReconciliationView, bool]:
+    """Starts a reconciliation, or joins the one that runs, whatever that one was asked to do.
+
+    Args:
+        gateway: The clients.
+        body: What is asked for.
+        wait_s: Seconds to wait for the end.
+
+    Returns:
+        The record, and whether it has ended.
+
+    Raises:
+        Unavailable: Postgres or Temporal does not answer.
+    """
+    share = gateway.max_share if body.max_share is None else body.max_share
+    request = ReconcileInput(repair=body.repair, max_share=share)
+    record_id = await gateway.engine.start_reconciliation(request)
+    deadline, pause = time.monotonic() + wait_s, POLL_FIRST_S
+    async with gateway.database.transaction() as connection:
+        # So that it can be read from now on; the run writes it too, with what it was asked to do.
+        if await find_reconciliation(connection, record_id) is None:
+            await open_reconciliation(connection, OpenReconciliation(record_id, request), is_announced=True)
+    while True:
+        record = await _settled(gateway, record_id)
+        if record.status is not ReconcileStatus.RUNNING or time.monotonic() >= deadline:
+            return ReconciliationView.of(record), record.status is not ReconcileStatus.RUNNING
+        await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        pause = min(pause * 1.5, POLL_MAX_S)
+
+
+async def read_reconciliation(gateway: Gateway, record_id: str) -> ReconciliationView:
+    """A record, while the reconciliation runs and after it.
+
+    Raises:
+        NotFound: There is none, or it is forgotten.
+    """
+    return ReconciliationView.of(await _settled(gateway, record_id))
+
+
+async def reconciliations(gateway: Gateway, part: Slice) -> PageOf[ReconciliationView]:
+    """Records, newest first."""
+    async with gateway.database.transaction() as connection:
+        rows = await list_reconciliations(connection, limit=part.fetch, before_seq=part.after)
+    shown = [ReconciliationView.of(row.record) for row in rows[: part.limit]]
+    return PageOf(data=shown, next_cursor=part.next_cursor(rows, _seq))
+
+
+def _seq(row: ReconciliationRow) -> int:
+    return row.seq
+
+
+async def _settled(gateway: Gateway, record_id: str) -> Reconciliation:
+    """The record; one that reads as running is held against its workflow."""
+    record = await _find(gateway, record_id)
+    if record.status is not ReconcileStatus.RUNNING:
+        return record
+    try:
+        if await gateway.engine.reconciliation_is_open(record_id):
+            return record
+    except TemporalUnavailable:
+        return record
+    async with gateway.database.transaction() as connection:
+        await fail_reconciliation(
+            connection, record_id, "Its workflow ended without a word: it may have been terminated."
+        )
+    return await _find(gateway, record_id)
+
+
+async def _find(gateway: Gateway, record_id: str) -> Reconciliation:
+    async with gateway.database.transaction() as connection:
+        record = await find_reconciliation(connection, record_id)
+    if record is None:
+        raise NotFound(f"There is no reconciliation {record_id}.")
+    return record

@@ -1,0 +1,196 @@
+"""What a reconciliation finds in real stores and a real Temporal, what it repairs, and what stops it."""
+
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from ke.contracts.jobs import JobStatus
+from ke.contracts.naming import job_workflow_id
+from ke.contracts.reconciling import FindingKind, ReconcileStatus
+from ke.extraction.embed import embed
+from ke.runtime.embedded.temporal_cli import find_temporal_cli
+from ke.runtime.engine import Engine
+from ke.runtime.settings import Settings
+from tests.cleaning import job_column
+from tests.closed_workflows import closed_workflow
+from tests.reconciling import execute, reconcile, reconcile_worker, scalar, until_artifacts
+from tests.seeding import COLLECTION, Seeded, a_point, seed_crawl, seed_job, store_counts
+from tests.stores import Stores, open_stores
+
+REAL = "wordllama-256"
+
+
+@pytest.fixture(scope="module")
+async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stores]:
+    async with open_stores(tmp_path_factory.mktemp("vectors")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+async def client(stores: Stores) -> AsyncIterator[Client]:
+    cli = await find_temporal_cli(Settings().temporal_cli, report=print)
+    async with (
+        await WorkflowEnvironment.start_local(dev_server_existing_path=str(cli)) as environment,
+        reconcile_worker(stores, environment.client),
+    ):
+        yield environment.client
+
+
+async def seed_orphans(stores: Stores, job: Seeded, number: int) -> list[uuid.UUID]:
+    """Points in a job's name that no row stands behind."""
+    points = [a_point(uuid.uuid4(), job.id, job.id, job.sources[0]) for _ in range(number)]
+    await stores.vectors.upsert(COLLECTION, points, epochs={job.id: 1})
+    return [point.id for point in points]
+
+
+async def test_points_without_rows_are_found_and_deleted(stores: Stores, client: Client) -> None:
+    """A look tells of lone points and leaves them; a repair deletes them and nothing else; then there are none."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    lone = await seed_orphans(stores, job, 2)
+    record, found = await reconcile(client, repair=False)
+    finding = found[FindingKind.POINTS_WITHOUT_ROWS]
+    assert (record.status, finding.found, finding.repaired) == (ReconcileStatus.COMPLETED, 2, 0)
+    assert set(finding.examples) == {str(key) for key in lone}
+    assert await stores.vectors.count_ids(COLLECTION, lone) == 2
+    _, found = await reconcile(client)
+    assert found[FindingKind.POINTS_WITHOUT_ROWS].repaired == 2
+    assert await stores.vectors.count_ids(COLLECTION, lone) == 0
+    assert await store_counts(stores.database, stores.vectors, job.id) == job.counts
+    _, found = await reconcile(client)
+    assert found[FindingKind.POINTS_WITHOUT_ROWS].found == 0
+
+
+async def test_rows_without_points_get_them_back(stores: Stores, client: Client) -> None:
+    """A collection that is gone is made again from the rows' texts, with the vectors that extraction makes."""
+    job = await seed_crawl(stores.database, stores.vectors, collection="scratch")
+    await stores.vectors.delete("scratch", list(job.extractions))
+    await execute(
+        stores,
+        "UPDATE extractions SET embedder = 'wordllama', collection = :real WHERE job_id = :job",
+        real=REAL,
+        job=job.id,
+    )
+    assert REAL not in await stores.vectors.collections()
+    _, found = await reconcile(client, repair=False)
+    finding = found[FindingKind.ROWS_WITHOUT_POINTS]
+    assert (finding.found, finding.repaired) == (len(job.extractions), 0)
+    _, found = await reconcile(client, max_share=0)
+    assert found[FindingKind.ROWS_WITHOUT_POINTS].repaired == len(job.extractions)
+    assert await stores.vectors.count_job(REAL, job.id) == len(job.extractions)
+    text = await scalar(stores, "SELECT text FROM extractions WHERE id = :id", id=job.extractions[0])
+    best = await stores.vectors.search(REAL, embed("wordllama", [text])[0], limit=1, job_ids=[job.id])
+    assert best[0].score == pytest.approx(1.0, abs=1e-5)
+    _, found = await reconcile(client)
+    assert found[FindingKind.ROWS_WITHOUT_POINTS].found == 0
+
+
+async def test_point_of_a_job_that_is_cleaned_is_not_made_again(stores: Stores, client: Client) -> None:
+    """Rows of a job in cleanup have lost their points rightly."""
+    job = await seed_crawl(stores.database, stores.vectors, without_points=3)
+    await execute(stores, "UPDATE jobs SET artifacts = 'cleaning' WHERE id = :id", id=job.id)
+    _, found = await reconcile(client, repair=False)
+    assert found[FindingKind.ROWS_WITHOUT_POINTS].found == 0
+    await execute(stores, "DELETE FROM extractions WHERE job_id = :id", id=job.id)
+    await execute(stores, "UPDATE jobs SET artifacts = 'present' WHERE id = :id", id=job.id)
+    await reconcile(client)
+
+
+async def test_rows_that_an_ended_job_never_finished_are_deleted(stores: Stores, client: Client) -> None:
+    """Pending rows of an ended job go with their points and entities, and the job's result without them is exact."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    left = list(job.extractions[:2])
+    await execute(stores, "UPDATE extractions SET state = 'pending' WHERE id = ANY(:ids)", ids=left)
+    counted = f'{{"extractions": {job.counts.extractions}, "entities": {job.counts.entities}}}'
+    await execute(
+        stores, "UPDATE jobs SET result = result || (:counted)::jsonb WHERE id = :id", counted=counted, id=job.id
+    )
+    _, found = await reconcile(client, repair=False)
+    assert (found[FindingKind.PENDING_ROWS].found, found[FindingKind.PENDING_ROWS].repaired) == (2, 0)
+    _, found = await reconcile(client)
+    assert found[FindingKind.PENDING_ROWS].repaired == 2
+    assert await stores.vectors.count_ids(COLLECTION, left) == 0
+    after = await store_counts(stores.database, stores.vectors, job.id)
+    result = await job_column(stores, job.id, "result")
+    assert (result["extractions"], result["entities"]) == (after.extractions, after.entities)
+    assert after.extractions == job.counts.extractions - 2
+    _, found = await reconcile(client)
+    assert found[FindingKind.PENDING_ROWS].found == 0
+
+
+async def test_pending_rows_of_a_job_at_work_are_its_own(stores: Stores, client: Client) -> None:
+    """What a running job, or a retry, has begun is no finding."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    await execute(stores, "UPDATE extractions SET state = 'pending' WHERE job_id = :id", id=job.id)
+    await execute(stores, "UPDATE jobs SET retry_id = 'retry-x' WHERE id = :id", id=job.id)
+    _, found = await reconcile(client, repair=False)
+    assert found[FindingKind.PENDING_ROWS].found == 0
+    await execute(stores, "UPDATE jobs SET retry_id = NULL WHERE id = :id", id=job.id)
+    await execute(stores, "UPDATE extractions SET state = 'ready' WHERE job_id = :id", id=job.id)
+
+
+async def test_open_row_of_a_terminated_workflow_is_ended(stores: Stores, client: Client) -> None:
+    """A job whose workflow was terminated and that nobody has read is ended as it would be when read."""
+    job = await seed_job(stores.database, status=JobStatus.RUNNING)
+    await closed_workflow(client, job_workflow_id(str(job.id)))
+    _, found = await reconcile(client, repair=False)
+    assert (found[FindingKind.OPEN_JOBS].found, found[FindingKind.OPEN_JOBS].repaired) == (1, 0)
+    assert await job_column(stores, job.id, "status") == "running"
+    _, found = await reconcile(client, max_share=0)
+    assert found[FindingKind.OPEN_JOBS].repaired == 1
+    assert await job_column(stores, job.id, "error->>'type'") == "terminated"
+    _, found = await reconcile(client)
+    assert found[FindingKind.OPEN_JOBS].found == 0
+
+
+async def test_lost_workflow_ends_its_row_in_its_own_namespace_only(stores: Stores, client: Client) -> None:
+    """A workflow that this Temporal never had leaves its row alone, until anything goes; one that is gone ends it."""
+    ours, others = [await seed_job(stores.database, status=JobStatus.RUNNING) for _ in range(2)]
+    namespace = await Engine.of(client).namespace_id()
+    await execute(stores, "UPDATE jobs SET namespace_id = :name WHERE id = :id", name=namespace, id=ours.id)
+    await execute(stores, "UPDATE jobs SET namespace_id = 'another' WHERE id = :id", id=others.id)
+    _, found = await reconcile(client, max_share=0.5)
+    finding = found[FindingKind.OPEN_JOBS]
+    assert (finding.found, finding.repaired) == (2, 1)
+    assert "another Temporal" in finding.note
+    assert await job_column(stores, ours.id, "error->>'type'") == "workflow-lost"
+    assert await job_column(stores, others.id, "status") == "running"
+    _, found = await reconcile(client, max_share=1)
+    assert found[FindingKind.OPEN_JOBS].repaired == 1
+    assert await job_column(stores, others.id, "status") == "failed"
+
+
+@pytest.mark.parametrize("artifacts", ["cleaning", "cleanup_failed"])
+async def test_cleanup_that_nobody_works_on_is_started_again(stores: Stores, client: Client, artifacts: str) -> None:
+    """A job that reads as being cleaned, or as left half cleaned, without a workflow at it gets one, and is cleaned."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    await execute(stores, "UPDATE jobs SET artifacts = :name WHERE id = :id", name=artifacts, id=job.id)
+    _, found = await reconcile(client, repair=False)
+    assert (found[FindingKind.CLEANUPS].found, found[FindingKind.CLEANUPS].examples) == (1, (job.cleanup_id,))
+    _, found = await reconcile(client, max_share=0)
+    assert found[FindingKind.CLEANUPS].repaired == 1
+    await until_artifacts(stores, job.id, "cleaned")
+    _, found = await reconcile(client)
+    assert found[FindingKind.CLEANUPS].found == 0
+
+
+async def test_too_much_to_delete_stops_it(stores: Stores, client: Client) -> None:
+    """More lone points than the share: nothing at all is repaired, the record says why, and how to go on."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    total = await stores.vectors.count_all(COLLECTION)
+    lone = await seed_orphans(stores, job, total)
+    closed = await seed_job(stores.database, status=JobStatus.RUNNING)
+    await closed_workflow(client, job_workflow_id(str(closed.id)))
+    record, found = await reconcile(client, max_share=0.1)
+    assert record.status is ReconcileStatus.STOPPED
+    assert f"{total} of " in (record.error or "")
+    assert "max_share" in (record.error or "")
+    assert [finding.repaired for finding in found.values()] == [0] * len(FindingKind)
+    assert await stores.vectors.count_ids(COLLECTION, lone) == len(lone)
+    assert await job_column(stores, closed.id, "status") == "running"
+    record, found = await reconcile(client, max_share=1)
+    assert record.status is ReconcileStatus.COMPLETED
+    assert found[FindingKind.POINTS_WITHOUT_ROWS].repaired == len(lone)
+    assert await stores.vectors.count_ids(COLLECTION, lone) == 0
