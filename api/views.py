@@ -8,10 +8,13 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ke.contracts.cleanup import CleanupReceipt, StoreCounts
+from ke.contracts.cleanup import CleanupReceipt, CleanupScope, StoreCounts
 from ke.contracts.jobs import Artifacts, Counters, JobKind, JobStatus, Lane
-from ke.contracts.naming import cleanup_id
+from ke.contracts.retries import RetryStatus
+from ke.storage.cleanup_projects import ProjectCounts
+from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.jobs import JobRow, LaneProgress
+from ke.storage.retries import RetryRow
 
 ItemT = TypeVar("ItemT")
 LaneMap = Mapping[tuple[UUID, Lane], LaneProgress]
@@ -85,6 +88,7 @@ class JobView(BaseModel):
     progress: CountersView
     result: ResultView | None = Field(description="Set as soon as the job has ended, however it ended")
     error: ErrorView | None
+    retry_id: str | None = Field(None, description="The retry of dead letters that is at work, if one is")
     waiting_for: str | None = Field(None, description="Why it does not move; told by GET /jobs/{id} only")
     workflow_id: str
     run_id: str | None
@@ -111,6 +115,7 @@ class JobView(BaseModel):
             progress=CountersView(**asdict(done), elapsed_s=_elapsed_s(row)),
             result=ResultView(**row.result) if row.result is not None else None,
             error=ErrorView(**row.error) if row.error is not None else None,
+            retry_id=row.retry_id,
             waiting_for=waiting_for,
             workflow_id=row.workflow_id,
             run_id=row.run_id,
@@ -142,7 +147,15 @@ class ReceiptView(BaseModel):
     """What a cleanup has really deleted, and what is left."""
 
     id: str
-    job_id: UUID
+    scope: CleanupScope = Field(CleanupScope.JOB, description="What was deleted: all of a job, one source, a project")
+    job_id: UUID | None = Field(description="The job; of a source the one that owns it; null of a project")
+    source_id: UUID | None = Field(None, description="The source, of the cleanup of one")
+    project: str | None = Field(None, description="The project, of the cleanup of one")
+    jobs: int | None = Field(
+        None,
+        description="Of a project: how many jobs were taken up. `deleted` is the sum over the cleanups that it began: "
+        "of a job that was cleaned before, nothing; of one whose cleanup had failed, what that had deleted too",
+    )
     status: Literal["planned", "running", "cleaned", "failed"] = Field(description="`planned`: of a dry run")
     planned: StoreCountsView = Field(description="What there was when the cleanup began")
     deleted: StoreCountsView = Field(description="What was deleted, not what was found before")
@@ -162,12 +175,28 @@ class ReceiptView(BaseModel):
         return cls.model_validate(asdict(receipt))
 
     @classmethod
-    def plan(cls, job_id: UUID, found: StoreCounts, *, delete_record: bool, running: bool = False) -> Self:
+    def plan(
+        cls, target: CleanupTarget, found: StoreCounts, *, delete_record: bool = False, running: bool = False
+    ) -> Self:
         """What a cleanup would delete, or, when it is `running`, of one whose own receipt is not there yet."""
+        plan = cls._plan(target.receipt_id, found, delete_record=delete_record, running=running)
+        about = {"scope": target.scope, "job_id": target.job_id, "source_id": target.source_id}
+        return plan.model_copy(update=about)
+
+    @classmethod
+    def plan_of_project(
+        cls, receipt_id: str, project: str, found: ProjectCounts, *, delete_record: bool, running: bool = False
+    ) -> Self:
+        """As `plan`, for a project."""
+        plan = cls._plan(receipt_id, found.counts, delete_record=delete_record, running=running)
+        return plan.model_copy(update={"scope": CleanupScope.PROJECT, "project": project, "jobs": found.jobs})
+
+    @classmethod
+    def _plan(cls, receipt_id: str, found: StoreCounts, *, delete_record: bool, running: bool) -> Self:
         counts = StoreCountsView(**asdict(found))
         return cls(
-            id=cleanup_id(str(job_id)),
-            job_id=job_id,
+            id=receipt_id,
+            job_id=None,
             status="running" if running else "planned",
             planned=counts,
             deleted=StoreCountsView(),
@@ -177,6 +206,25 @@ class ReceiptView(BaseModel):
             delete_record=delete_record,
             error=None,
         )
+
+
+class RetryView(BaseModel):
+    """A retry of dead letters."""
+
+    id: str
+    job_id: UUID
+    status: RetryStatus
+    letters: int = Field(description="Dead letters that it took up")
+    succeeded: int = Field(description="Those that are gone since")
+    failed: int = Field(description="Those that failed again")
+    error: ErrorView | None
+    created_at: datetime
+    completed_at: datetime | None
+
+    @classmethod
+    def of(cls, row: RetryRow) -> Self:
+        """A retry as it stands."""
+        return cls.model_validate(asdict(row))
 
 
 class PurgedView(BaseModel):

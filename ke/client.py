@@ -272,6 +272,45 @@ class KnowledgeExtractionClient(Calls):
         )
         return receipt
 
+    async def cleanup_project(
+        self, project: str, *, dry_run: bool = False, delete_record: bool = False, wait_s: float = 0
+    ) -> Receipt:
+        """Deletes all that the ended jobs of a project made; refused while it has active ones.
+
+        Args:
+            project: Its name.
+            dry_run: Only count what would go; the receipt has the status `planned`.
+            delete_record: Delete the jobs' records too.
+            wait_s: Seconds to wait for the end, at most 60; the receipt's status says whether it came.
+        """
+        receipt: Receipt = await self._call(
+            "POST",
+            f"/projects/{segment(project)}/cleanup",
+            json={"dry_run": dry_run, "delete_record": delete_record},
+            headers={"Prefer": f"wait={int(wait_s)}"} if wait_s else None,
+            wait_s=wait_s,
+            repeatable=True,
+        )
+        return receipt
+
+    async def forget_source(self, source_id: str, *, dry_run: bool = False, wait_s: float = 0) -> Receipt:
+        """Deletes one stored document with all that was made of it, by whichever job.
+
+        Args:
+            source_id: The source.
+            dry_run: Only count what would go; the receipt has the status `planned`.
+            wait_s: Seconds to wait for the end, at most 60; the receipt's status says whether it came.
+        """
+        receipt: Receipt = await self._call(
+            "DELETE",
+            f"/sources/{segment(source_id)}",
+            params={"dry_run": "true"} if dry_run else None,
+            headers={"Prefer": f"wait={int(wait_s)}"} if wait_s else None,
+            wait_s=wait_s,
+            repeatable=True,
+        )
+        return receipt
+
     async def delete_job_record(self, job_id: str, *, cleanup: bool | None = None) -> Receipt | None:
         """Deletes the record of an ended job.
 
@@ -288,7 +327,7 @@ class KnowledgeExtractionClient(Calls):
         return receipt
 
     async def get_cleanup(self, cleanup_id: str) -> Receipt:
-        """A receipt, while its cleanup runs and after its job is gone."""
+        """A receipt, while its cleanup runs and after what it is of is gone."""
         receipt: Receipt = await self._call("GET", f"/cleanups/{segment(cleanup_id)}")
         return receipt
 
@@ -297,10 +336,47 @@ class KnowledgeExtractionClient(Calls):
         purged: Purged = await self._call("DELETE", f"/jobs/{segment(job_id)}/dead-letters")
         return purged["purged"]
 
+    # Reconcile
+
+    async def reconcile(
+        self, *, repair: bool = True, max_share: float | None = None, wait_s: float = 0
+    ) -> Reconciliation:
+        """Compares the stores with each other and with Temporal: starts that, or joins the run that is at work.
+
+        Args:
+            repair: Repair what is found.
+            max_share: The largest share of a store that it may delete, 0 to 1; None: the gateway's own.
+            wait_s: Seconds to wait for the end, at most 60; the status says whether it came.
+        """
+        body: dict[str, Any] = {"repair": repair} | ({} if max_share is None else {"max_share": max_share})
+        record: Reconciliation = await self._call(
+            "POST",
+            "/reconciliations",
+            json=body,
+            headers={"Prefer": f"wait={int(wait_s)}"} if wait_s else None,
+            wait_s=wait_s,
+            repeatable=True,
+        )
+        return record
+
+    async def get_reconciliation(self, reconciliation_id: str) -> Reconciliation:
+        """What a reconciliation found and repaired, while it runs and after it."""
+        record: Reconciliation = await self._call("GET", f"/reconciliations/{segment(reconciliation_id)}")
+        return record
+
+    async def list_reconciliations(self, *, limit: int = 50, cursor: str | None = None) -> Page[Reconciliation]:
+        """The last reconciliations, newest first."""
+        page: Page[Reconciliation] = await self._list("/reconciliations", limit, cursor)
+        return page
+
+    async def check_ready(self) -> None:
+        """Returns when the gateway and all it needs are up; raises `ApiError`, which names what is down."""
+        await self._call("GET", "/readyz")
+
     async def is_ready(self) -> bool:
         """Whether the gateway and all it needs are up; never raises."""
         try:
-            await self._call("GET", "/readyz")
+            await self.check_ready()
         except ClientError:
             return False
         return True

@@ -93,7 +93,13 @@ class Receipt(TypedDict):
     """What a cleanup has really deleted, and what is left. A dry run has the status `planned`."""
 
     id: str
-    job_id: str
+    scope: Literal["job", "source", "project"]
+    job_id: str | None
+    """The job; of a source the one that owns it; None of a project."""
+    source_id: str | None
+    project: str | None
+    jobs: int | None
+    """Of a project: how many jobs were taken up."""
     status: Literal["planned", "running", "cleaned", "failed"]
     planned: StoreCountsView
     deleted: StoreCountsView
@@ -157,3 +163,27 @@ class Purged(TypedDict):
     """How many dead letters were deleted."""
 
     purged: int
+
+
+class Finding(TypedDict):
+    """What one comparison of a reconciliation found."""
+
+    kind: str
+    checked: int
+    found: int
+    repaired: int
+    examples: list[str]
+    note: str
+
+
+class Reconciliation(TypedDict):
+    """What a reconciliation found and repaired."""
+
+    id: str
+    status: Literal["running", "completed", "stopped", "failed"]
+    repair: bool
+    max_share: float
+    findings: list[Finding]
+    error: str | None
+    started_at: str
+    completed_at: str | None

@@ -49,6 +49,18 @@ def job_id_of(text: str) -> str:
         raise InvalidInput(f"{text!r} is not a job id.") from None
 
 
+def source_id_of(text: str) -> str:
+    """The source id in `text`: a UUID.
+
+    Raises:
+        InvalidInput: It is none; so nothing but an id ever becomes part of a URL.
+    """
+    try:
+        return str(uuid.UUID(text.strip()))
+    except ValueError:
+        raise InvalidInput(f"{text!r} is not a source id.") from None
+
+
 def find_gateway(api_url: str | None = None) -> str:
     """The URL of the gateway, without a slash at its end.
 

@@ -54,6 +54,7 @@ async def seed_job(
     status: JobStatus = JobStatus.COMPLETED,
     params: dict[str, Any] | None = None,
     idempotency_key: str | None = None,
+    project: str = "default",
 ) -> Seeded:
     """A job and nothing that it made; with a result when its state is a last one."""
     job = uuid.uuid4()
@@ -67,7 +68,7 @@ async def seed_job(
                 request_hash="hash",
                 kind=kind.value,
                 status=status.value,
-                project="default",
+                project=project,
                 labels={"site": "https://site.example/"},
                 params=params or {"seeds": ["https://site.example/"]},
                 result=result if ended else sa.null(),
@@ -141,10 +142,11 @@ async def seed_extract(
     entities_each: int = 1,
     collection: str = COLLECTION,
     status: JobStatus = JobStatus.COMPLETED,
+    project: str = "default",
 ) -> Seeded:
     """An extract job over all sources of another job."""
     params = {"source_job_id": None, "source_ids": [str(key) for key in owner.sources]}
-    job = await seed_job(database, kind=JobKind.EXTRACT, status=status, params=params)
+    job = await seed_job(database, kind=JobKind.EXTRACT, status=status, params=params, project=project)
     made = await _extract(database, vectors, owner, job.id, (chunks_each, entities_each, 0, collection))
     counts = StoreCounts(vectors=len(made), extractions=len(made), entities=len(made) * entities_each)
     return Seeded(job.id, (), made, counts)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.pagination import Cursor, Limit, slice_of
 from api.resources import GatewayDep
-from api.routes.params import IdempotencyKey, JobId, Moment, Prefer, WaitS, preferred_wait_s
+from api.routes.params import IdempotencyKey, JobId, Moment, Prefer, WaitS, preferred_wait_s, tell_receipt
 from api.schemas import CancelBody, CleanupBody, ProjectName, SubmitBody
 from api.service import cleaning, control, lists, reading
 from api.service import submit as submitting
@@ -118,9 +118,5 @@ async def clean_up_job(
     """Starts the cleanup, joins the one that runs, or gives the receipt of the one that is done."""
     body, wait_s = body or CleanupBody(), preferred_wait_s(prefer)
     receipt, is_over = await cleaning.clean_up(gateway, job_id, body, wait_s=wait_s)
-    response.status_code = 200 if is_over else 202
-    if wait_s and not body.dry_run:
-        response.headers["Preference-Applied"] = f"wait={wait_s:g}"
-    if not body.dry_run:
-        response.headers["Location"] = f"/cleanups/{receipt.id}"
+    tell_receipt(response, receipt.id, is_over=is_over, wait_s=wait_s, dry_run=body.dry_run)
     return receipt

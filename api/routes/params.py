@@ -2,10 +2,11 @@
 
 import re
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Annotated, Final, get_args, get_origin
 from uuid import UUID
 
-from fastapi import Header, Path, Query, Request
+from fastapi import Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, AwareDatetime
 from pydantic_core import PydanticCustomError
@@ -29,6 +30,7 @@ def _in_utc(moment: datetime) -> datetime:
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 JobId = Annotated[UUID, Path(description="The job")]
+SourceId = Annotated[UUID, Path(description="The source")]
 WaitS = Annotated[
     float,
     Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Seconds to wait for the job's end, at most"),
@@ -53,6 +55,16 @@ def preferred_wait_s(prefer: str | None) -> float:
     """
     found = _WAIT.search((prefer or "")[:MAX_PREFER_CHARS])
     return min(float(found[1]), float(MAX_WAIT_S)) if found else 0.0
+
+
+def tell_receipt(response: Response, receipt_id: str, *, is_over: bool, wait_s: float, dry_run: bool) -> None:
+    """Sets status and headers of an answer that is a receipt: 200 when it is the last word, else 202."""
+    response.status_code = HTTPStatus.OK if is_over else HTTPStatus.ACCEPTED
+    if dry_run:
+        return
+    response.headers["Location"] = f"/cleanups/{receipt_id}"
+    if wait_s:
+        response.headers["Preference-Applied"] = f"wait={wait_s:g}"
 
 
 async def check_names(request: Request) -> None:

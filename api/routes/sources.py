@@ -1,16 +1,15 @@
 """What jobs have stored: pages, sources, extractions, entities."""
 
-from typing import Literal
-from uuid import UUID
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Response
 
 from api.items import EntityItem, ExtractionItem, PageItem, SourceItem, SourceView
 from api.pagination import Cursor, Limit, slice_of
 from api.resources import GatewayDep
-from api.routes.params import JobId
-from api.service import lists
-from api.views import PageOf
+from api.routes.params import JobId, Prefer, SourceId, preferred_wait_s, tell_receipt
+from api.service import forgetting, lists
+from api.views import PageOf, ReceiptView
 
 router = APIRouter(tags=["sources"])
 
@@ -53,6 +52,32 @@ async def list_entities(
 
 
 @router.get("/sources/{source_id}", operation_id="getSource", summary="Read a source")
-async def get_source(gateway: GatewayDep, source_id: UUID) -> SourceView:
+async def get_source(gateway: GatewayDep, source_id: SourceId) -> SourceView:
     """Reads a stored document with its text."""
     return await lists.source(gateway, source_id)
+
+
+@router.delete(
+    "/sources/{source_id}",
+    status_code=202,
+    operation_id="forgetSource",
+    summary="Forget a source",
+    tags=["cleanups"],
+    responses={
+        202: {"description": "The cleanup runs; `Location` is its receipt"},
+        200: {"description": "A dry run, or the cleanup has ended", "model": ReceiptView},
+    },
+)
+async def forget_source(
+    gateway: GatewayDep,
+    response: Response,
+    source_id: SourceId,
+    *,
+    dry_run: Annotated[bool, Query(description="Only count what would go")] = False,
+    prefer: Prefer = None,
+) -> ReceiptView:
+    """Deletes a stored document with all that was made of it, by whichever job, and what names it in the frontier."""
+    wait_s = preferred_wait_s(prefer)
+    receipt, is_over = await forgetting.forget_source(gateway, source_id, dry_run=dry_run, wait_s=wait_s)
+    tell_receipt(response, receipt.id, is_over=is_over, wait_s=wait_s, dry_run=dry_run)
+    return receipt

@@ -1,7 +1,6 @@
 """Cleaning up after jobs, and deleting their records."""
 
 import asyncio
-import time
 import uuid
 from typing import Final
 
@@ -11,21 +10,20 @@ from api.errors import ArtifactsPresent
 from api.resources import Gateway
 from api.schemas import CleanupBody
 from api.service import states
+from api.service.receipts import receipt_of_run
+from api.service.retrying import stop_retry_for
 from api.views import ReceiptView
-from ke.contracts.cleanup import CleanupInput, CleanupReceipt, CleanupStatus, StoreCounts
+from ke.contracts.cleanup import CleanupInput, CleanupStatus, StoreCounts
 from ke.contracts.errors import NotFound
 from ke.contracts.jobs import Artifacts
 from ke.contracts.naming import cleanup_id
 from ke.runtime.settling import count_all, settle, settle_cleanup
 from ke.storage.cleanup_runs import ask_record_deletion
 from ke.storage.cleanup_targets import CleanupTarget
-from ke.storage.cleanups import active_dependents, find_receipt, get_receipt, tombstone
+from ke.storage.cleanups import active_dependents, find_receipt, tombstone
 from ke.storage.jobs import JobRow, find_job, get_job
+from ke.storage.retries import give_up_retries
 
-BEGUN_WITHIN_S: Final = 2.0
-"""Seconds for which an answer waits for the receipt of a cleanup that it started."""
-POLL_FIRST_S: Final = 0.05
-POLL_MAX_S: Final = 0.5
 SETTLED_AT_ONCE: Final = 10
 """Jobs in the way of a cleanup that one call looks up in Temporal."""
 
@@ -56,15 +54,16 @@ async def clean_up(
         before = await find_receipt(connection, cleanup_id(str(job_id)))
     if body.dry_run:
         found = await count_all(gateway, CleanupTarget(job_id))
-        return ReceiptView.plan(job_id, found, delete_record=body.delete_record), True
+        return ReceiptView.plan(CleanupTarget(job_id), found, delete_record=body.delete_record), True
     if row.artifacts is not Artifacts.CLEANED or before is None:
         await _start(gateway, row, body)
     if body.delete_record:
         await _delete_record_too(gateway, row)
-    receipt = await _receipt_of_run(gateway, job_id, before, wait_s=wait_s)
+    stale = before if before is not None and before.status is CleanupStatus.FAILED else None
+    receipt = await receipt_of_run(gateway, cleanup_id(str(job_id)), stale=stale, wait_s=wait_s)
     if receipt is None:
         found = await count_all(gateway, CleanupTarget(job_id))
-        return ReceiptView.plan(job_id, found, delete_record=body.delete_record, running=True), False
+        return ReceiptView.plan(CleanupTarget(job_id), found, delete_record=body.delete_record, running=True), False
     return ReceiptView.of(receipt), receipt.status is not CleanupStatus.RUNNING
 
 
@@ -79,7 +78,7 @@ async def _ended_job(gateway: Gateway, job_id: uuid.UUID) -> JobRow:
         raise states.still_active(row, "cleaned up")
     row = await _with_settled_cleanup(gateway, row)
     if row.artifacts is not Artifacts.CLEANED:
-        dependents = await _dependents(gateway, job_id)
+        dependents = await settled_dependents(gateway, job_id)
         if dependents:
             raise states.blocked(row, dependents)
     return row
@@ -93,19 +92,20 @@ async def _with_settled_cleanup(gateway: Gateway, row: JobRow) -> JobRow:
         return await find_job(connection, row.id) or row
 
 
-async def _dependents(gateway: Gateway, job_id: uuid.UUID) -> list[uuid.UUID]:
+async def settled_dependents(gateway: Gateway, job_id: uuid.UUID) -> list[uuid.UUID]:
     """The active jobs that extract from this one's sources, without those that have ended in Temporal only."""
     async with gateway.database.transaction() as connection:
         active = await active_dependents(connection, job_id)
         found = [await find_job(connection, dependent) for dependent in active[:SETTLED_AT_ONCE]]
     if not active:
         return []
-    await asyncio.gather(*(_settle_dependent(gateway, row) for row in found if row is not None))
+    await asyncio.gather(*(settle_other(gateway, row) for row in found if row is not None))
     async with gateway.database.transaction() as connection:
         return await active_dependents(connection, job_id)
 
 
-async def _settle_dependent(gateway: Gateway, row: JobRow) -> None:
+async def settle_other(gateway: Gateway, row: JobRow) -> None:
+    """Ends the row of a job that is in the way when its workflow is closed."""
     try:
         await settle(gateway, row)
     except NotFound:
@@ -113,6 +113,7 @@ async def _settle_dependent(gateway: Gateway, row: JobRow) -> None:
 
 
 async def _start(gateway: Gateway, row: JobRow, body: CleanupBody) -> None:
+    await stop_retry_for(gateway, row, "The job is being cleaned up.")
     try:
         await gateway.engine.start_cleanup(CleanupInput(str(row.id), delete_record=body.delete_record))
     except WorkflowAlreadyStartedError:
@@ -124,57 +125,20 @@ async def _delete_record_too(gateway: Gateway, row: JobRow) -> None:
     async with gateway.database.transaction() as connection:
         if await ask_record_deletion(connection, row.id):
             return
-    await gateway.engine.erase_job(str(row.id))
+    await _erase_histories(gateway, row)
     async with gateway.database.transaction() as connection:
         await tombstone(connection, row.id)
 
 
-async def _receipt_of_run(
-    gateway: Gateway, job_id: uuid.UUID, before: CleanupReceipt | None, *, wait_s: float
-) -> CleanupReceipt | None:
-    """The receipt once the run has begun, or ended where the caller waits; None when it did not begin in time.
-
-    A receipt that had failed before this call says nothing of the run that was started now, and one in which
-    nothing is planned yet says nothing at all.
-    """
-    begun_by, ended_by = time.monotonic() + BEGUN_WITHIN_S, time.monotonic() + wait_s
-    pause = POLL_FIRST_S
-    while True:
+async def _erase_histories(gateway: Gateway, row: JobRow) -> None:
+    """Deletes the job's workflow and those of its retries; one that is at work is ended: what it writes is fenced."""
+    if row.retry_id is not None:
         async with gateway.database.transaction() as connection:
-            receipt = await find_receipt(connection, cleanup_id(str(job_id)))
-        now = time.monotonic()
-        if receipt is not None and _tells(receipt, before):
-            if receipt.status is not CleanupStatus.RUNNING or now >= ended_by:
-                return receipt
-        elif now >= max(begun_by, ended_by):
-            return None
-        await asyncio.sleep(pause)
-        pause = min(pause * 1.5, POLL_MAX_S)
-
-
-def _tells(receipt: CleanupReceipt, before: CleanupReceipt | None) -> bool:
-    match receipt.status:
-        case CleanupStatus.RUNNING:
-            return receipt.planned.total > 0
-        case CleanupStatus.FAILED:
-            return before is None or receipt.completed_at != before.completed_at
-        case CleanupStatus.CLEANED:
-            return True
-
-
-async def read_receipt(gateway: Gateway, receipt_id: str) -> ReceiptView:
-    """The receipt of a cleanup, while it runs and after the job is gone.
-
-    Raises:
-        NotFound: There is none.
-    """
-    try:
-        job_id = uuid.UUID(receipt_id.removeprefix("cleanup-"))
-    except ValueError as error:
-        raise NotFound(f"There is no cleanup {receipt_id}.") from error
-    await settle_cleanup(gateway, CleanupTarget(job_id))
-    async with gateway.database.transaction() as connection:
-        return ReceiptView.of(await get_receipt(connection, receipt_id))
+            await find_job(connection, row.id, lock=True)
+            await give_up_retries(connection, row.id)
+        await gateway.engine.retries.terminate(row.retry_id, "The job's record is deleted.")
+    await gateway.engine.retries.erase(str(row.id), row.retries)
+    await gateway.engine.erase_job(str(row.id))
 
 
 async def delete_job(gateway: Gateway, job_id: uuid.UUID, *, cleanup: bool | None) -> ReceiptView | None:
@@ -210,7 +174,7 @@ async def delete_job(gateway: Gateway, job_id: uuid.UUID, *, cleanup: bool | Non
             receipt, _ = await clean_up(gateway, job_id, CleanupBody(delete_record=True), wait_s=0)
             return receipt
     # First, and with nothing locked: without Temporal the record stays, and the call can be made again.
-    await gateway.engine.erase_job(str(job_id))
+    await _erase_histories(gateway, row)
     async with gateway.database.transaction() as connection:
         row = await get_job(connection, job_id, lock=True)
         if row.artifacts is Artifacts.CLEANING:

@@ -9,10 +9,10 @@ import typer
 
 from ke.cli import output
 from ke.cli.errors import CommandFailed, ExitCode
-from ke.cli.options import ApiUrl, Cursor, JobId, Json, Limit, Timeout, Wait, receipt_id
+from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, Timeout, Wait, receipt_id
+from ke.cli.receipts import clean_up, show
 from ke.cli.session import call
 from ke.cli.watch import follow, follow_cleanup, has_ended, view_for
-from ke.contracts.cleanup import CleanupStatus
 from ke.contracts.jobs import Artifacts, JobKind, JobStatus
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def resume(job: JobId, *, as_json: Json = False, api_url: ApiUrl = None) -> None
 def cleanup(
     job: JobId,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
+    dry_run: DryRun = False,
     delete_record: Annotated[bool, typer.Option("--delete-record", help="Delete the job's record too.")] = False,
     wait: Wait = False,
     timeout: Timeout = None,
@@ -141,12 +141,13 @@ def cleanup(
     api_url: ApiUrl = None,
 ) -> None:
     """Delete all that an ended job made: vectors, sources, extractions, entities and dead letters."""
-
-    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
-        started = await ke.cleanup_job(job, dry_run=dry_run, delete_record=delete_record)
-        return await follow_cleanup(ke, job, timeout_s=timeout) if wait and not dry_run else started
-
-    _show_receipt(job, call(api_url, work), as_json=as_json)
+    clean_up(
+        lambda ke: ke.cleanup_job(job, dry_run=dry_run, delete_record=delete_record),
+        wait=wait,
+        timeout_s=timeout,
+        as_json=as_json,
+        api_url=api_url,
+    )
 
 
 @app.command()
@@ -166,11 +167,11 @@ def delete(
 
     async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any] | None:
         started = await ke.delete_job_record(job, cleanup=cleanup)
-        return await follow_cleanup(ke, job, timeout_s=timeout) if started is not None and wait else started
+        return await follow_cleanup(ke, started["id"], timeout_s=timeout) if started is not None and wait else started
 
     receipt = call(api_url, work)
     if receipt is not None:
-        _show_receipt(job, receipt, as_json=as_json)
+        show(receipt, as_json=as_json)
         return
     output.emit({"id": job, "deleted": True}, lambda out, _: out.print(f"Deleted job {job}."), as_json=as_json)
 
@@ -178,19 +179,9 @@ def delete(
 @app.command()
 def receipt(job: JobId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
     """Show a job's cleanup receipt; it outlives the job."""
-    show_cleanup(job, as_json=as_json, api_url=api_url)
+    show_cleanup(receipt_id(job), as_json=as_json, api_url=api_url)
 
 
-def show_cleanup(job_id: str, *, as_json: bool, api_url: str | None) -> None:
-    """Print the receipt of a job's cleanup."""
-    found = call(api_url, lambda ke: ke.get_cleanup(receipt_id(job_id)))
-    output.emit(found, output.cleanup_receipt, as_json=as_json)
-
-
-def _show_receipt(job_id: str, receipt: Mapping[str, Any], *, as_json: bool) -> None:
-    output.emit(receipt, output.cleanup_receipt, as_json=as_json)
-    if receipt["status"] == CleanupStatus.RUNNING:
-        output.note(f"The cleanup is running. To see its receipt: ke receipts get {job_id}")
-    if receipt["status"] == CleanupStatus.FAILED:
-        why = receipt.get("error") or "something remains"
-        raise CommandFailed(f"the cleanup of job {job_id} failed: {why}", ExitCode.NOT_DONE)
+def show_cleanup(receipt: str, *, as_json: bool, api_url: str | None) -> None:
+    """Print the receipt of that id."""
+    output.emit(call(api_url, lambda ke: ke.get_cleanup(receipt)), output.cleanup_receipt, as_json=as_json)

@@ -28,10 +28,12 @@ app.command(rich_help_panel=JOBS)(submit.extract)
 app.command(rich_help_panel=JOBS)(search.search)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=JOBS)
 app.add_typer(records.sources, name="sources", rich_help_panel=JOBS)
+app.add_typer(records.projects, name="projects", rich_help_panel=JOBS)
 app.add_typer(records.receipts, name="receipts", rich_help_panel=JOBS)
 app.add_typer(records.dead_letters, name="dead-letters", rich_help_panel=JOBS)
 app.command(rich_help_panel=SYSTEM)(system.up)
 app.command(rich_help_panel=SYSTEM)(system.init)
+app.command(rich_help_panel=SYSTEM)(doctor.doctor)
 app.command(
     rich_help_panel=SYSTEM,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},

@@ -1,12 +1,11 @@
 """Options and arguments that several commands share."""
 
-import uuid
 from typing import Annotated
 
 import typer
 
 from ke.contracts.errors import InvalidInput
-from ke.gateway import job_id_of
+from ke.gateway import job_id_of, source_id_of
 
 
 def parse_job_id(value: str) -> str:
@@ -28,14 +27,26 @@ def parse_source_id(value: str) -> str:
         typer.BadParameter: It is none.
     """
     try:
-        return str(uuid.UUID(value.strip()))
-    except ValueError:
-        raise typer.BadParameter(f"{value!r} is not a source id") from None
+        return source_id_of(value)
+    except InvalidInput as error:
+        raise typer.BadParameter(error.message) from None
 
 
 def receipt_id(job_id: str) -> str:
     """The id of a job's cleanup receipt: `ke.contracts.naming.cleanup_id`, without loading Temporal's SDK for it."""
     return f"cleanup-{job_id}"
+
+
+def parse_receipt_id(value: str) -> str:
+    """The receipt's id in `value`: as it is (`cleanup-...`), or that of the job whose id it is.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    found = value.strip()
+    if found.startswith(("cleanup-source-", "cleanup-project-")):
+        return found
+    return receipt_id(parse_job_id(found))
 
 
 def parse_label(value: str) -> str:
@@ -67,6 +78,11 @@ ApiUrl = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", parser=parse_job_id, help="A job id, or job-<id>.")]
+SourceId = Annotated[str, typer.Argument(metavar="SOURCE", parser=parse_source_id, help="A source id.")]
+ReceiptId = Annotated[
+    str, typer.Argument(metavar="RECEIPT", parser=parse_receipt_id, help="A receipt's id, or that of its job.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")]
 Cursor = Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on where the list before this one ended.")]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Entries, at most; the gateway gives 200 at once.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when it is done.")]

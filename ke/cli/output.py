@@ -188,6 +188,9 @@ def cleanup_receipt(out: Console, receipt: Document) -> None:
         out,
         (
             ("receipt", receipt.get("id")),
+            ("project", receipt.get("project")),
+            ("jobs", receipt.get("jobs")),
+            ("source", receipt.get("source_id")),
             ("job", receipt.get("job_id")),
             ("status", _status(receipt.get("status") or "dry run: nothing was deleted")),
             ("error", receipt.get("error")),

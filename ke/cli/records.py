@@ -1,4 +1,4 @@
-"""`ke receipts`, `ke sources`, `ke dead-letters`: what jobs leave behind."""
+"""`ke receipts`, `ke sources`, `ke projects`, `ke dead-letters`: what jobs leave behind."""
 
 from typing import Annotated
 
@@ -6,18 +6,20 @@ import typer
 
 from ke.cli import output
 from ke.cli.jobs import show_cleanup
-from ke.cli.options import ApiUrl, Cursor, JobId, Json, Limit, parse_source_id
+from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, ReceiptId, SourceId, Timeout, Wait
+from ke.cli.receipts import clean_up
 from ke.cli.session import call
 
-receipts = typer.Typer(no_args_is_help=True, help="The receipts of cleanups; they outlive their jobs.")
+receipts = typer.Typer(no_args_is_help=True, help="The receipts of cleanups; they outlive what they are of.")
+projects = typer.Typer(no_args_is_help=True, help="What the jobs of a project made, together.")
 sources = typer.Typer(no_args_is_help=True, help="The documents that jobs have stored.")
 dead_letters = typer.Typer(no_args_is_help=True, help="Pages and sources that failed for good.")
 
 
 @receipts.command("get")
-def get_receipt(job: JobId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
-    """Show what a job's cleanup planned, deleted and left."""
-    show_cleanup(job, as_json=as_json, api_url=api_url)
+def get_receipt(receipt: ReceiptId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
+    """Show what a cleanup planned, deleted and left."""
+    show_cleanup(receipt, as_json=as_json, api_url=api_url)
 
 
 @sources.command("list")
@@ -38,14 +40,50 @@ def list_sources(
 
 
 @sources.command("get")
-def get_source(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", parser=parse_source_id, help="A source id.")],
+def get_source(source: SourceId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
+    """Show the text of a source, as Markdown."""
+    output.emit(call(api_url, lambda ke: ke.get_source(source)), output.source_text, as_json=as_json)
+
+
+@sources.command("forget")
+def forget_source(
+    source: SourceId,
     *,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
     as_json: Json = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Show the text of a source, as Markdown."""
-    output.emit(call(api_url, lambda ke: ke.get_source(source)), output.source_text, as_json=as_json)
+    """Delete one source with all that was made of it: vectors, extractions, entities, its place in the frontier."""
+    clean_up(
+        lambda ke: ke.forget_source(source, dry_run=dry_run),
+        wait=wait,
+        timeout_s=timeout,
+        as_json=as_json,
+        api_url=api_url,
+    )
+
+
+@projects.command("cleanup")
+def clean_up_project(
+    project: Annotated[str, typer.Argument(metavar="NAME", help="The project's name.")],
+    *,
+    dry_run: DryRun = False,
+    delete_record: Annotated[bool, typer.Option("--delete-record", help="Delete the jobs' records too.")] = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Delete all that the ended jobs of a project made; refused while it has active jobs."""
+    clean_up(
+        lambda ke: ke.cleanup_project(project, dry_run=dry_run, delete_record=delete_record),
+        wait=wait,
+        timeout_s=timeout,
+        as_json=as_json,
+        api_url=api_url,
+    )
 
 
 @dead_letters.command("list")

@@ -17,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ke.cli.errors import CommandFailed, ExitCode
-from ke.cli.options import receipt_id
 from ke.cli.output import STATUS_STYLE, console, counters_of, letters
 from ke.cli.text import clean, count, duration, size
 from ke.contracts.jobs import TERMINAL
@@ -169,26 +168,36 @@ async def follow(
 
 
 async def follow_cleanup(
-    client: KnowledgeExtractionClient, job_id: str, *, timeout_s: float | None = None
+    client: KnowledgeExtractionClient, receipt: str, *, timeout_s: float | None = None
 ) -> Mapping[str, Any]:
-    """Look at a job's cleanup until it has ended.
+    """Look at a cleanup that was started until it has ended; its receipt is there when a worker has begun it.
+
+    Args:
+        client: An open client.
+        receipt: The id of its receipt.
+        timeout_s: Seconds after which to give up; None: as long as it takes.
 
     Returns:
         The receipt.
 
     Raises:
         CommandFailed: The time was up.
-        ApiError: There is no such cleanup.
+        ApiError: The gateway refused.
     """
+    from ke.client import ApiError  # noqa: PLC0415  (an HTTP stack: not for `ke --help`)
+
     started_s = time.monotonic()
     while True:
-        receipt = await client.get_cleanup(receipt_id(job_id))
-        if receipt["status"] != "running":
-            return receipt
+        try:
+            found = await client.get_cleanup(receipt)
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+        else:
+            if found["status"] != "running":
+                return found
         if timeout_s is not None and time.monotonic() - started_s > timeout_s:
-            raise CommandFailed(
-                f"the cleanup of job {job_id} has not ended within {duration(timeout_s)}", ExitCode.NOT_DONE
-            )
+            raise CommandFailed(f"{receipt} has not ended within {duration(timeout_s)}", ExitCode.NOT_DONE)
         await asyncio.sleep(POLL_S)
 
 

@@ -52,7 +52,11 @@ class ReceiptAnswer(_Answer):
     """What a cleanup has really deleted, and what is left."""
 
     id: str
-    job_id: str
+    scope: str = Field("job", description="job, source or project")
+    job_id: str | None = Field(None, description="The job; of a source the one that owns it")
+    source_id: str | None = None
+    project: str | None = None
+    jobs: int | None = Field(None, description="Of a project: how many jobs were taken up")
     status: str = Field(description="planned (a dry run), running, cleaned or failed")
     planned: Counts = Field(default_factory=Counts, description="What there was before")
     deleted: Counts = Field(default_factory=Counts, description="What was deleted so far")

@@ -14,7 +14,8 @@ from ke.mcp import tools
 INSTRUCTIONS: Final = (
     "Turns web sites into a searchable knowledge base by durable jobs. Start one with `crawl` (a site) or `scrape` "
     "(a list of pages), follow it with `get_job`, and ask it with `search`. `cancel_job` stops a job; `cleanup_job` "
-    "deletes what an ended job made and gives a receipt; `delete_job_record` removes the job itself. "
+    "deletes what an ended job made and gives a receipt, `forget_source` does so for one page, `cleanup_project` for "
+    "all jobs of a project; `delete_job_record` removes the job itself. "
     'A refused call is an error whose structured content is {"error": {type, title, status, detail, '
     "current_status, allowed_actions}}: tell refusals apart by `type`, and read `detail` for the reason."
 )
@@ -32,6 +33,8 @@ def create_server() -> MCPServer:
     server.add_tool(tools.search, title="Search", annotations=tools.READS)
     server.add_tool(tools.cancel_job, title="Cancel a job", annotations=tools.STOPS)
     server.add_tool(tools.cleanup_job, title="Clean up after a job", annotations=tools.CLEANS)
+    server.add_tool(tools.forget_source, title="Forget a page", annotations=tools.CLEANS)
+    server.add_tool(tools.cleanup_project, title="Clean up after a project", annotations=tools.CLEANS)
     server.add_tool(tools.delete_job_record, title="Delete a job's record", annotations=tools.STOPS)
     return server
 

@@ -7,7 +7,7 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from ke.client import KnowledgeExtractionClient
-from ke.gateway import job_id_of
+from ke.gateway import job_id_of, source_id_of
 from ke.mcp.calls import answer
 from ke.mcp.results import DeletionAnswer, JobAnswer, JobsAnswer, ReceiptAnswer, SearchAnswer
 
@@ -156,6 +156,39 @@ async def cleanup_job(
     wait_s = CLEANUP_WAIT_S if wait and not dry_run else 0
     return await answer(
         lambda ke: ke.cleanup_job(job_id_of(job_id), dry_run=dry_run, delete_record=delete_record, wait_s=wait_s)
+    )
+
+
+async def forget_source(
+    source_id: Annotated[str, Field(description="The source's id, as `search` gives it")],
+    *,
+    dry_run: Annotated[bool, Field(description="Only count what would be deleted")] = False,
+    wait: Annotated[bool, Field(description="Wait for the end, up to 30 s")] = True,
+) -> Annotated[CallToolResult, ReceiptAnswer]:
+    """Delete one stored page with everything that was made of it, so that no search finds it any more.
+
+    Cannot be undone; `dry_run` shows first what would go. The receipt says what was really deleted and what remains;
+    calling again gives the same receipt. Refused (409) while its job, or one that reads that job's pages, is active.
+    """
+    wait_s = CLEANUP_WAIT_S if wait and not dry_run else 0
+    return await answer(lambda ke: ke.forget_source(source_id_of(source_id), dry_run=dry_run, wait_s=wait_s))
+
+
+async def cleanup_project(
+    project: Annotated[str, Field(description="The project's name")],
+    *,
+    dry_run: Annotated[bool, Field(description="Only count what would be deleted")] = False,
+    delete_record: Annotated[bool, Field(description="Delete the jobs' records too, after everything else")] = False,
+    wait: Annotated[bool, Field(description="Wait for the end, up to 30 s")] = True,
+) -> Annotated[CallToolResult, ReceiptAnswer]:
+    """Delete everything that the ended jobs of a project made.
+
+    Cannot be undone; `dry_run` shows first what would go. The receipt sums what was really deleted; a job that could
+    not be cleaned is named in `error` with the reason. Refused (409) while the project has active jobs.
+    """
+    wait_s = CLEANUP_WAIT_S if wait and not dry_run else 0
+    return await answer(
+        lambda ke: ke.cleanup_project(project, dry_run=dry_run, delete_record=delete_record, wait_s=wait_s)
     )
 
 

@@ -12,16 +12,19 @@ import structlog
 from temporalio.client import WorkflowExecutionStatus
 
 from ke.contracts.activities import CloseJob
-from ke.contracts.cleanup import StoreCounts
+from ke.contracts.cleanup import CleanupReceipt, CleanupStatus, ProjectEnd, StoreCounts
 from ke.contracts.errors import RowLocked, TemporalUnavailable, VectorStoreUnavailable
 from ke.contracts.jobs import JobError, JobStatus
+from ke.contracts.retries import CloseRetry, RetryStatus
 from ke.runtime.engine import GLANCE_S, Engine, Execution
+from ke.storage.cleanup_projects import close_project_receipt
 from ke.storage.cleanup_runs import fail_ended_run, find_open_run
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import row_counts, vector_counts
 from ke.storage.closing import end_job
 from ke.storage.database import Database
-from ke.storage.jobs import JobRow, get_job, request_cancel, set_run_id
+from ke.storage.jobs import JobRow, get_job, request_cancel
+from ke.storage.retries import end_retry
 from ke.storage.vectors.base import VectorStore
 
 _ENDS: Final[Mapping[WorkflowExecutionStatus, str]] = {
@@ -96,7 +99,7 @@ async def look(backends: Backends, row: JobRow) -> Sighting:
         DatabaseUnavailable: Postgres does not answer.
     """
     if row.status.is_terminal:
-        return Sighting(row)
+        return Sighting(await settle_retry(backends, row))
     try:
         execution = await backends.engine.describe_job(str(row.id), timeout_s=GLANCE_S)
         if execution is None and not await is_lost(backends, row):
@@ -150,10 +153,7 @@ async def repair(backends: Backends, row: JobRow, execution: Execution | None) -
         NotFound: The job was deleted meanwhile.
     """
     close = await _how_it_ended(backends, row, execution)
-    if execution is not None and execution.run_id != row.run_id:
-        async with backends.database.transaction() as connection:
-            await set_run_id(connection, row.id, execution.run_id)
-    await end_job(backends.database, close)
+    await end_job(backends.database, close, run_id=execution.run_id if execution is not None else None)
     async with backends.database.transaction() as connection:
         repaired = await get_job(connection, row.id)
     log.warning("repaired an open job whose workflow is closed", job_id=str(row.id), status=repaired.status.value)
@@ -168,6 +168,37 @@ async def _how_it_ended(backends: Backends, row: JobRow, execution: Execution | 
     if isinstance(end, JobError):
         return CloseJob(job_id, error=end)
     return CloseJob(job_id, cancelled=end.status is JobStatus.CANCELLED, error=end.error, cancellation=end.cancellation)
+
+
+async def settle_retry(backends: Backends, row: JobRow) -> JobRow:
+    """The row of an ended job, without a retry of dead letters that should be at work and is not.
+
+    As with a job, a workflow that is closed ends the retry, and so does one that Temporal does not know, where the
+    job was started in this very namespace.
+
+    Raises:
+        NotFound: The job was deleted meanwhile.
+        DatabaseUnavailable: Postgres does not answer.
+    """
+    if row.retry_id is None:
+        return row
+    try:
+        execution = await backends.engine.retries.find(row.retry_id, timeout_s=GLANCE_S)
+        if execution is None:
+            if not await is_lost(backends, row):
+                return row
+            lost = JobError("workflow-lost", "Temporal does not know the retry's workflow any more.")
+            close = CloseRetry(row.retry_id, str(row.id), RetryStatus.FAILED, lost)
+        elif execution.is_open:
+            return row
+        else:
+            close = await backends.engine.retries.end_of(row.retry_id, str(row.id), execution)
+        await end_retry(backends.database, close)
+    except (TemporalUnavailable, RowLocked):
+        return row
+    log.warning("closed a retry whose workflow is closed", retry=row.retry_id, status=close.status.value)
+    async with backends.database.transaction() as connection:
+        return await get_job(connection, row.id)
 
 
 async def settle_cleanup(backends: Backends, target: CleanupTarget) -> bool:
@@ -204,6 +235,30 @@ async def settle_cleanup(backends: Backends, target: CleanupTarget) -> bool:
             "closed the receipt of a cleanup whose workflow is closed", cleanup=target.receipt_id, status=status.name
         )
     return is_closed
+
+
+async def settle_project_cleanup(backends: Backends, receipt: CleanupReceipt) -> bool:
+    """The same for the cleanup of a project, whose receipt is there from its beginning.
+
+    Returns:
+        Whether the receipt was closed now.
+
+    Raises:
+        DatabaseUnavailable: Postgres does not answer.
+    """
+    if receipt.status is not CleanupStatus.RUNNING or receipt.project is None:
+        return False
+    try:
+        is_open = await backends.engine.project_cleanup_is_open(receipt.project, receipt.id)
+    except TemporalUnavailable:
+        return False
+    if is_open is not False:
+        return False
+    error = "The cleanup's workflow was ended from outside. Start it again to go on."
+    end = ProjectEnd(receipt.project, receipt.id, jobs=receipt.jobs or 0, after=0, error=error)
+    async with backends.database.transaction() as connection:
+        closed = await close_project_receipt(connection, end, None)
+    return closed.error == error
 
 
 async def count_all(backends: Backends, target: CleanupTarget) -> StoreCounts:

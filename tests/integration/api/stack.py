@@ -17,7 +17,9 @@ from temporalio.worker import Worker
 from activities.cleanup import CleanupActivities
 from activities.failures import FailureInterceptor
 from activities.heartbeat import Beat, run_with_heartbeat
+from activities.project_cleanup import ProjectCleanupActivities
 from activities.record import RecordActivities
+from activities.retry import RetryActivities
 from api.app import create_app
 from ke.client import KnowledgeExtractionClient
 from ke.contracts import activities as contract
@@ -28,6 +30,8 @@ from ke.runtime.settings import Settings
 from tests.stores import Stores
 from workflows.cleanup import CleanupWorkflow
 from workflows.job import JobWorkflow
+from workflows.project_cleanup import ProjectCleanupWorkflow
+from workflows.retry import RetryWorkflow
 
 QUICK = "https://site.example/quick"
 SLOW = "https://site.example/slow"
@@ -115,15 +119,23 @@ async def running_worker(stores: Stores, client: Client) -> AsyncIterator[None]:
     """Workers for all queues: the real workflows, the real record and cleanup, the twin for the rest."""
     record, lanes = RecordActivities(stores.database), TwinLanes()
     cleanup = CleanupActivities(stores.database, stores.vectors)
+    retry = RetryActivities(stores.database, stores.vectors)
+    project = ProjectCleanupActivities(stores.database, stores.vectors)
     registrations: dict[TaskQueue, dict[str, Any]] = {
         TaskQueue.JOBS: {
-            "workflows": [JobWorkflow],
-            "activities": [record.open_job, record.set_job_status, record.close_job],
+            "workflows": [JobWorkflow, RetryWorkflow],
+            "activities": [
+                record.open_job,
+                record.set_job_status,
+                record.close_job,
+                retry.open_retry,
+                retry.close_retry,
+            ],
         },
         TaskQueue.COLLECT: {"activities": [lanes.collect_pages]},
         TaskQueue.EXTRACT: {"activities": [lanes.extract_sources]},
         TaskQueue.CLEANUP: {
-            "workflows": [CleanupWorkflow],
+            "workflows": [CleanupWorkflow, ProjectCleanupWorkflow],
             "activities": [
                 cleanup.begin_cleanup,
                 cleanup.delete_vectors,
@@ -132,6 +144,9 @@ async def running_worker(stores: Stores, client: Client) -> AsyncIterator[None]:
                 cleanup.verify_cleanup,
                 cleanup.erase_history,
                 cleanup.fail_cleanup,
+                project.begin_project_cleanup,
+                project.list_project_jobs,
+                project.close_project_cleanup,
             ],
         },
     }

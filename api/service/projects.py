@@ -1,0 +1,77 @@
+"""Cleaning up all that the jobs of a project made."""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+
+from api.errors import CleanupRunning, JobActive
+from api.resources import Gateway
+from api.schemas import CleanupBody
+from api.service.cleaning import SETTLED_AT_ONCE, settle_other
+from api.service.receipts import receipt_of_run
+from api.views import ReceiptView
+from ke.contracts.cleanup import CleanupStatus, ProjectCleanupInput
+from ke.contracts.errors import NotFound
+from ke.contracts.naming import project_cleanup_workflow_id
+from ke.storage.cleanup_projects import active_jobs, blocked_message, count_project, project_exists
+from ke.storage.jobs import find_job
+
+
+async def clean_up_project(
+    gateway: Gateway, project: str, body: CleanupBody, *, wait_s: float
+) -> tuple[ReceiptView, bool]:
+    """Starts the cleanup of all ended jobs of a project, or joins the one that runs.
+
+    Args:
+        gateway: The clients.
+        project: Its name.
+        body: What is asked for.
+        wait_s: Seconds to wait for the end.
+
+    Returns:
+        The receipt, and whether this is all there will be: a dry run, or a cleanup that has ended.
+
+    Raises:
+        NotFound: No job was ever submitted to the project.
+        JobActive: Some of its jobs have not ended.
+        CleanupRunning: One runs that leaves the records, which were asked for now.
+        Unavailable: A store or Temporal does not answer.
+    """
+    await _check(gateway, project)
+    if body.dry_run:
+        found = await count_project(gateway.database, gateway.vectors, project)
+        key = project_cleanup_workflow_id(project)
+        return ReceiptView.plan_of_project(key, project, found, delete_record=body.delete_record), True
+    receipt_id = await gateway.engine.start_project_cleanup(ProjectCleanupInput(project, body.delete_record))
+    receipt = await receipt_of_run(gateway, receipt_id, stale=None, wait_s=wait_s)
+    if receipt is None:
+        found = await count_project(gateway.database, gateway.vectors, project)
+        plan = ReceiptView.plan_of_project(receipt_id, project, found, delete_record=body.delete_record, running=True)
+        return plan, False
+    if body.delete_record and not receipt.delete_record:
+        raise CleanupRunning(
+            f"The project is being cleaned up, but its jobs' records stay: GET /cleanups/{receipt_id} tells how far. "
+            "Ask again when that has ended."
+        )
+    return ReceiptView.of(receipt), receipt.status is not CleanupStatus.RUNNING
+
+
+async def _check(gateway: Gateway, project: str) -> None:
+    async with gateway.database.transaction() as connection:
+        if not await project_exists(connection, project):
+            raise NotFound(f"There is no project {project}: no job was ever submitted to it.")
+    blocked_by = await _active(gateway, project)
+    if blocked_by:
+        raise JobActive(blocked_message(blocked_by), blocked_by=[str(job) for job in blocked_by])
+
+
+async def _active(gateway: Gateway, project: str) -> Sequence[uuid.UUID]:
+    """Active jobs of the project, without those that have ended in Temporal only."""
+    async with gateway.database.transaction() as connection:
+        active = await active_jobs(connection, project)
+        found = [await find_job(connection, job) for job in active[:SETTLED_AT_ONCE]]
+    if not active:
+        return []
+    await asyncio.gather(*(settle_other(gateway, row) for row in found if row is not None))
+    async with gateway.database.transaction() as connection:
+        return await active_jobs(connection, project)

@@ -1,0 +1,53 @@
+"""What commands that clean up have in common: the wait, the receipt, and the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ke.cli import output
+from ke.cli.errors import CommandFailed, ExitCode
+from ke.cli.session import call
+from ke.cli.watch import follow_cleanup
+from ke.contracts.cleanup import CleanupStatus
+
+if TYPE_CHECKING:
+    from ke.client import KnowledgeExtractionClient
+
+Start = Callable[["KnowledgeExtractionClient"], Awaitable[Mapping[str, Any]]]
+
+
+def clean_up(start: Start, *, wait: bool, timeout_s: float | None, as_json: bool, api_url: str | None) -> None:
+    """Start a cleanup, wait for its end when that is wanted, and show the receipt.
+
+    Args:
+        start: Starts it, or joins the one that runs; or makes a dry run.
+        wait: Whether to wait for the end.
+        timeout_s: Seconds after which to stop waiting; None: as long as it takes.
+        as_json: Print the receipt as JSON.
+        api_url: The gateway; None: look for it.
+
+    Raises:
+        CommandFailed: The gateway refused, the cleanup failed, or the time was up.
+    """
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        started = await start(ke)
+        is_at_work = started["status"] == CleanupStatus.RUNNING
+        return await follow_cleanup(ke, started["id"], timeout_s=timeout_s) if wait and is_at_work else started
+
+    show(call(api_url, work), as_json=as_json)
+
+
+def show(receipt: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a receipt.
+
+    Raises:
+        CommandFailed: It is of a cleanup that failed.
+    """
+    output.emit(receipt, output.cleanup_receipt, as_json=as_json)
+    if receipt["status"] == CleanupStatus.RUNNING:
+        output.note(f"The cleanup is running. To see its receipt: ke receipts get {receipt['id']}")
+    if receipt["status"] == CleanupStatus.FAILED:
+        why = receipt.get("error") or "something remains"
+        raise CommandFailed(f"{receipt['id']} failed: {why}", ExitCode.NOT_DONE)

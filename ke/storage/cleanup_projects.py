@@ -1,0 +1,248 @@
+"""The cleanup of a project: which of its jobs it takes up, what they have, and the receipt that sums theirs."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ke.contracts.cleanup import (
+    CleanupReceipt,
+    CleanupScope,
+    CleanupStatus,
+    ProjectCleanup,
+    ProjectEnd,
+    ProjectJobs,
+    ProjectPage,
+    StoreCounts,
+)
+from ke.contracts.jobs import ACTIVE, Artifacts
+from ke.storage.cleanups import deleted_counts, get_receipt, sum_of_batches
+from ke.storage.database import Database
+from ke.storage.tables import cleanups, dead_letters, entities, extractions, jobs, pages, sources
+from ke.storage.vectors.base import MAX_BATCH, VectorStore
+
+MAX_NAMED: Final = 20
+"""Active jobs that a refusal names."""
+_COUNTED_AT_ONCE: Final = 8
+_JOBS_A_PAGE: Final = 500
+_NOW: Final = sa.func.clock_timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectCounts:
+    """What there is of the ended jobs of a project that are not cleaned."""
+
+    jobs: int
+    counts: StoreCounts
+
+
+# The project's jobs
+
+
+async def project_exists(connection: AsyncConnection, project: str) -> bool:
+    """Whether a job was ever submitted to it; deleted ones count, since what they made may still be there."""
+    statement = sa.select(jobs.c.id).where(jobs.c.project == project).limit(1)
+    return (await connection.execute(statement)).first() is not None
+
+
+async def active_jobs(connection: AsyncConnection, project: str) -> list[uuid.UUID]:
+    """The project's first jobs that have not ended, or whose dead letters are being retried, at most `MAX_NAMED`."""
+    statement = sa.select(jobs.c.id).where(jobs.c.project == project, _is_active()).order_by(jobs.c.seq)
+    return list((await connection.execute(statement.limit(MAX_NAMED))).scalars())
+
+
+async def list_ended_jobs(connection: AsyncConnection, page: ProjectPage) -> ProjectJobs:
+    """The next ended jobs with something to delete: what they made or, when that is wanted, their record."""
+    wanted = jobs.c.artifacts != Artifacts.CLEANED.value
+    if page.delete_record:
+        wanted |= jobs.c.deleted_at.is_(None)
+    statement = (
+        sa.select(jobs.c.id, jobs.c.seq)
+        .where(jobs.c.project == page.project, ~_is_active(), wanted, jobs.c.seq > page.after)
+        .order_by(jobs.c.seq)
+        .limit(page.limit)
+    )
+    found = list(await connection.execute(statement))
+    return ProjectJobs(tuple(str(record.id) for record in found), found[-1].seq if found else page.after)
+
+
+def _is_active() -> sa.ColumnElement[bool]:
+    return jobs.c.status.in_([status.value for status in ACTIVE]) | jobs.c.retry_id.is_not(None)
+
+
+# What there is
+
+
+async def count_project(
+    database: Database,
+    vectors: VectorStore,
+    project: str,
+    *,
+    up_to: int | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> ProjectCounts:
+    """What the cleanup of a project would delete from every store, exactly, each thing once.
+
+    Args:
+        database: The rows.
+        vectors: The points.
+        project: Its name.
+        up_to: The `seq` of the last job that counts; None: all that have ended.
+        progress: Called now and then.
+
+    Raises:
+        VectorStoreUnavailable: The vector store does not answer.
+        DatabaseUnavailable: Postgres does not answer.
+    """
+    ended = (jobs.c.project == project) & ~_is_active() & (jobs.c.artifacts != Artifacts.CLEANED.value)
+    if up_to is not None:
+        ended &= jobs.c.seq <= up_to
+    ours = sa.select(jobs.c.id).where(ended)
+    async with database.transaction() as connection:
+        number = await _number(connection, jobs, ended)
+        counts = await _row_counts(connection, ours)
+    points = 0
+    collections = await vectors.collections()
+    async for some in _pages_of_jobs(database, ended):
+        for first in range(0, len(some), _COUNTED_AT_ONCE):
+            each = [(name, job) for job in some[first : first + _COUNTED_AT_ONCE] for name in collections]
+            points += sum(await asyncio.gather(*(vectors.count_job(name, job) for name, job in each)))
+            progress()
+    points -= await _counted_twice(database, vectors, ours, frozenset(collections))
+    return ProjectCounts(number, replace(counts, vectors=points))
+
+
+async def _row_counts(connection: AsyncConnection, ours: sa.Select[Any]) -> StoreCounts:
+    made = extractions.c.job_id.in_(ours) | extractions.c.owner_job_id.in_(ours)
+    return StoreCounts(
+        sources=await _number(connection, sources, sources.c.job_id.in_(ours)),
+        extractions=await _number(connection, extractions, made),
+        entities=await _number(connection, entities.join(extractions), made),
+        dead_letters=await _number(connection, dead_letters, dead_letters.c.job_id.in_(ours)),
+        pages=await _number(connection, pages, pages.c.job_id.in_(ours)),
+    )
+
+
+async def _number(connection: AsyncConnection, table: sa.FromClause, these: sa.ColumnElement[bool]) -> int:
+    statement = sa.select(sa.func.count()).select_from(table).where(these)
+    return int((await connection.execute(statement)).scalar_one())
+
+
+async def _pages_of_jobs(database: Database, ended: sa.ColumnElement[bool]) -> AsyncIterator[Sequence[uuid.UUID]]:
+    after = 0
+    while True:
+        statement = sa.select(jobs.c.id, jobs.c.seq).where(ended, jobs.c.seq > after).order_by(jobs.c.seq)
+        async with database.transaction() as connection:
+            found = list(await connection.execute(statement.limit(_JOBS_A_PAGE)))
+        if not found:
+            return
+        yield [record.id for record in found]
+        after = found[-1].seq
+
+
+async def _counted_twice(
+    database: Database, vectors: VectorStore, ours: sa.Select[Any], collections: frozenset[str]
+) -> int:
+    """Points that one of the jobs made of another one's source: they were counted for both."""
+    shared = (
+        extractions.c.job_id.in_(ours)
+        & extractions.c.owner_job_id.in_(ours)
+        & (extractions.c.job_id != extractions.c.owner_job_id)
+    )
+    points = 0
+    after = uuid.UUID(int=0)
+    while True:
+        statement = (
+            sa.select(extractions.c.id, extractions.c.collection)
+            .where(shared, extractions.c.id > after)
+            .order_by(extractions.c.id)
+            .limit(MAX_BATCH)
+        )
+        async with database.transaction() as connection:
+            found = list(await connection.execute(statement))
+        if not found:
+            return points
+        for name in {record.collection for record in found} & collections:
+            points += await vectors.count_ids(name, [record.id for record in found if record.collection == name])
+        after = found[-1].id
+
+
+# The receipt
+
+
+async def open_project_receipt(
+    connection: AsyncConnection, cleanup: ProjectCleanup, found: ProjectCounts, blocked_by: Sequence[uuid.UUID]
+) -> CleanupReceipt:
+    """Opens the receipt; or, when jobs are in the way, writes one that says so. What is there already stays.
+
+    What earlier, failed cleanups of these jobs deleted is planned too, as their receipts, which span all runs, tell it
+    as deleted.
+    """
+    half_done = sa.select(jobs.c.id).where(jobs.c.project == cleanup.project, jobs.c.artifacts != Artifacts.CLEANED)
+    before = await sum_of_batches(connection, (cleanups.c.scope == "job") & cleanups.c.job_id.in_(half_done))
+    values: dict[str, Any] = {
+        "id": cleanup.receipt_id,
+        "scope": CleanupScope.PROJECT.value,
+        "project": cleanup.project,
+        "status": CleanupStatus.RUNNING.value,
+        "planned": asdict(found.counts + before),
+        "delete_record": cleanup.delete_record,
+        "started_at": _NOW,
+    }
+    if blocked_by:
+        values |= {
+            "status": CleanupStatus.FAILED.value,
+            "error": blocked_message(blocked_by),
+            "remaining": asdict(found.counts),
+            "completed_at": _NOW,
+            "jobs": 0,
+        }
+    await connection.execute(insert(cleanups).values(**values).on_conflict_do_nothing())
+    return await get_receipt(connection, cleanup.receipt_id)
+
+
+def blocked_message(blocked_by: Sequence[uuid.UUID]) -> str:
+    """Says which active jobs keep a project from being cleaned up."""
+    names = ", ".join(str(job) for job in blocked_by)
+    more = " (and perhaps more)" if len(blocked_by) >= MAX_NAMED else ""
+    return f"The project has active jobs: {names}{more}. Cancel them, or wait until they end."
+
+
+async def close_project_receipt(
+    connection: AsyncConnection, end: ProjectEnd, remaining: StoreCounts | None
+) -> CleanupReceipt:
+    """Closes the receipt with the sums over its parts; one that is closed already stays as it is.
+
+    Args:
+        connection: The transaction.
+        end: How the cleanup ended.
+        remaining: What is left, exactly; None takes what was planned and not deleted.
+    """
+    held = sa.select(cleanups.c.id).where(cleanups.c.id == end.receipt_id).with_for_update()
+    await connection.execute(held)
+    receipt = await get_receipt(connection, end.receipt_id)
+    if receipt.status is not CleanupStatus.RUNNING:
+        return receipt
+    left = receipt.remaining if remaining is None else remaining
+    error = end.error
+    if error is None and left.total:
+        error = f"Jobs of the project still have {left.total} things in the stores. Start the cleanup again to go on."
+    fenced = sa.select(sa.func.coalesce(sa.func.bool_and(cleanups.c.fenced), sa.true())).where(
+        cleanups.c.part_of == end.receipt_id
+    )
+    values = {
+        "status": CleanupStatus.FAILED.value if error else CleanupStatus.CLEANED.value,
+        "deleted": asdict(await deleted_counts(connection, end.receipt_id)),
+        "remaining": asdict(left),
+        "error": error,
+        "jobs": end.jobs,
+        "fenced": (await connection.execute(fenced)).scalar_one(),
+        "completed_at": _NOW,
+    }
+    await connection.execute(sa.update(cleanups).where(cleanups.c.id == end.receipt_id).values(**values))
+    return await get_receipt(connection, end.receipt_id)
