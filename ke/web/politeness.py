@@ -5,10 +5,21 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 MAX_HOSTS: Final = 10_000
 """Hosts that are remembered at once; the longest unused one that is idle goes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostPause:
+    """How long requests to a host are held back."""
+
+    seconds: float
+    until: datetime | None = None
+    """When the pause that the host asked for ends; None for the regular one between two requests."""
 
 
 class _Host:
@@ -18,6 +29,8 @@ class _Host:
         self.slots = asyncio.Semaphore(concurrency)
         self.turn = asyncio.Lock()
         self.not_before = 0.0
+        self.between_s = 0.0
+        self.asked: HostPause | None = None
         self.users = 0
 
 
@@ -50,7 +63,8 @@ class HostGate:
                     # Again after each sleep: a `backoff` may have moved the time meanwhile.
                     while (wait_s := state.not_before - time.monotonic()) > 0:  # noqa: ASYNC110 - a time, not an event
                         await asyncio.sleep(wait_s)
-                    state.not_before = time.monotonic() + max(self._delay_s, crawl_delay_s or 0.0)
+                    state.between_s = max(self._delay_s, crawl_delay_s or 0.0)
+                    state.not_before = time.monotonic() + state.between_s
                 yield
         finally:
             state.users -= 1
@@ -58,12 +72,23 @@ class HostGate:
     def backoff(self, host: str, seconds: float) -> None:
         """Starts no further request to this host for so many seconds, as after a 429 or 503."""
         state = self._state(host)
-        state.not_before = max(state.not_before, time.monotonic() + seconds)
+        if time.monotonic() + seconds > state.not_before:
+            state.not_before = time.monotonic() + seconds
+            state.asked = HostPause(seconds, datetime.now(UTC) + timedelta(seconds=seconds))
 
     def wait_s(self, host: str) -> float:
         """Seconds until the next request to this host may start, 0 when it may now."""
         state = self._hosts.get(host)
         return max(0.0, state.not_before - time.monotonic()) if state else 0.0
+
+    def pause(self, host: str) -> HostPause | None:
+        """What holds requests to this host back; None when nothing does."""
+        state = self._hosts.get(host)
+        if state is None:
+            return None
+        if state.asked is not None and state.asked.until is not None and state.asked.until > datetime.now(UTC):
+            return state.asked
+        return HostPause(state.between_s) if state.between_s else None
 
     def _state(self, host: str) -> _Host:
         state = self._hosts.get(host)
