@@ -1,5 +1,6 @@
 """The steps of a cleanup. Each may be cut short or repeated at any point; the receipt stays exact."""
 
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -18,7 +19,7 @@ from ke.contracts.cleanup import (
     StoreCounts,
 )
 from ke.contracts.errors import Conflict
-from ke.contracts.naming import job_workflow_id
+from ke.contracts.naming import job_workflow_id, retry_id
 from ke.runtime.temporal_client import erase_workflow
 from ke.storage import cleanup_rows as rows
 from ke.storage.cleanup_points import PointSweep
@@ -27,6 +28,7 @@ from ke.storage.cleanup_sources import open_source_cleanup
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import row_counts, vector_counts
 from ke.storage.database import Database
+from ke.storage.jobs import find_job
 from ke.storage.vectors.base import VectorStore
 
 _NAMES: Final[Mapping[str, str]] = {"dead_letters": "dead letters", "pages": "frontier entries"}
@@ -127,7 +129,12 @@ class CleanupActivities(contract.CleanupActivities):
 
     @activity.defn(name="erase_history")
     async def erase_history(self, cleanup: CleanupInput) -> None:
-        """Deletes the job's workflow from Temporal: its history holds the URLs that were asked for."""
+        """Deletes the workflows of the job and its retries from Temporal: their histories hold URLs."""
+        async with self._database.transaction() as connection:
+            row = await find_job(connection, uuid.UUID(cleanup.job_id))
+        for number in range(1, row.retries + 1 if row else 1):
+            await erase_workflow(activity.client(), retry_id(cleanup.job_id, number))
+            activity.heartbeat()
         await erase_workflow(activity.client(), job_workflow_id(cleanup.job_id))
 
     @activity.defn(name="fail_cleanup")

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from activities.heartbeat import Beat
 from activities.pages import PageReader, Reach
 from activities.sitemaps import sitemap_urls
+from activities.waiting_note import WaitingNote, not_due, paced_by
 from ke.contracts.activities import CollectSlice, SliceReport
 from ke.contracts.jobs import Counters, CrawlLimits, Lane
 from ke.runtime.pool import CpuPool
@@ -24,11 +25,12 @@ from ke.storage.collecting import PageOutcome
 from ke.storage.database import Database
 from ke.storage.frontier import FrontierEntry, FrontierState
 from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
+from ke.storage.requeueing import bury_pages, claim_letters_first
 from ke.storage.tables import pages
 from ke.web.fetch import Fetcher
 from ke.web.politeness import HostGate
 from ke.web.robots import Robots
-from ke.web.urls import canonicalize
+from ke.web.urls import canonicalize, host_key
 
 BATCH_PAGES: Final = 32
 """Pages in one commit, at most: what a killed worker's successor fetches again."""
@@ -58,6 +60,7 @@ class CollectRun:
         self._pool = pool
         self._piece = piece
         self._spec = spec
+        self._gate = gate
         self._beat = beat
         self._job_id = uuid.UUID(piece.job_id)
         self._claim = uuid.uuid4()
@@ -74,6 +77,7 @@ class CollectRun:
         self._out_of_bytes = False
         self._started = 0
         self._totals = Counters()
+        self._note = WaitingNote(self._write_note)
         self._ends_at = time.monotonic() + piece.max_seconds
         self._began_at = datetime.fromisoformat(piece.started_at)
 
@@ -102,8 +106,10 @@ class CollectRun:
             await take_lease(connection, self._job_id, Lane.COLLECT, self._claim)
             progress = await lane_progress(connection, self._job_id, Lane.COLLECT)
             self._totals = progress.counters
+            self._note = WaitingNote(self._write_note, progress.note)
             await frontier.release_pages(connection, self._job_id)
-            await frontier.add_pages(connection, self._job_id, ((url, 0) for url in self._spec.urls))
+            if not self._piece.retrying:
+                await frontier.add_pages(connection, self._job_id, ((url, 0) for url in self._spec.urls))
             moved = await connection.execute(
                 sa.select(pages.c.final_url).where(
                     pages.c.job_id == self._job_id, pages.c.depth == 0, pages.c.final_url.is_not(None)
@@ -155,11 +161,13 @@ class CollectRun:
                 return limit
             if over:
                 return None
-            state = await self._state()
+            state, reason = await self._state()
             if state.due == 0 and state.waiting == 0:
                 return "all pages fetched"
             self._dry = False
-            if state.due == 0 and state.next_at is not None:
+            await self._note.tell(not_due(state, reason))
+            # In a retry pages may be due that have no room before those that wait have had theirs.
+            if (state.due == 0 or self._piece.retrying) and state.next_at is not None:
                 await self._beat.wait(min(max((state.next_at - datetime.now(UTC)).total_seconds(), 0.05), 1.0))
 
     def _slice_over(self) -> bool:
@@ -201,7 +209,7 @@ class CollectRun:
             # Each fetch reserves its share, so that together they cannot go over.
             room = min(room, max(1, left // self._fetcher.max_bytes))
         async with self._writing() as connection:
-            claimed = await frontier.claim_pages(connection, self._job_id, self._claim, limit=room)
+            claimed = await self._claim_pages(connection, room)
         self._dry = len(claimed) < room
         self._started += len(claimed)
         for entry in claimed:
@@ -209,11 +217,19 @@ class CollectRun:
             read = self._reader.read(entry, max_bytes=None if left is None else most)
             self._tasks[asyncio.create_task(read)] = (entry, most)
 
+    async def _claim_pages(self, connection: AsyncConnection, room: int) -> list[FrontierEntry]:
+        if not self._piece.retrying:
+            return await frontier.claim_pages(connection, self._job_id, self._claim, limit=room)
+        return await claim_letters_first(
+            connection, self._job_id, self._claim, limit=room, pages_left=self._pages_left()
+        )
+
     async def _take(self) -> None:
         """Waits for finished pages and commits them when there are enough, or no more are to be expected soon."""
         done, _ = await asyncio.wait(self._tasks, timeout=BATCH_SECONDS / 2, return_when=asyncio.FIRST_COMPLETED)
         # Each wait of a page has its own limit, and a host may ask for one of minutes.
         self._beat.progress()
+        await self._note.tell(paced_by(self._gate, (host_key(entry.url) for entry in self._waiting_entries())))
         for task in done:
             outcome = task.result()
             del self._tasks[task]
@@ -248,9 +264,19 @@ class CollectRun:
         self._dry = False
         self._beat.progress({"collect": {name: n for name, n in asdict(self._totals).items() if n}})
 
-    async def _state(self) -> FrontierState:
+    async def _state(self) -> tuple[FrontierState, str | None]:
+        """What is left to fetch, and why the page that is due next was not fetched yet."""
         async with self._database.transaction() as connection:
-            return await frontier.frontier_state(connection, self._job_id)
+            state = await frontier.frontier_state(connection, self._job_id)
+            return state, await frontier.next_reason(connection, self._job_id) if state.waiting else None
+
+    def _waiting_entries(self) -> list[FrontierEntry]:
+        """The claimed pages that wait for their turn at their host."""
+        return [entry for entry, _ in self._tasks.values() if entry.id not in self._reader.started]
+
+    async def _write_note(self, note: str) -> None:
+        async with self._writing() as connection:
+            await add_progress(connection, self._job_id, Lane.COLLECT, Counters(), note=note)
 
     # The end
 
@@ -282,7 +308,9 @@ class CollectRun:
         done = False
         while note is not None and not done:
             async with self._writing() as connection:
-                self._totals, done = await skip_batch(connection, self._job_id, note)
+                # A page whose turn did not come is the dead letter that it was.
+                if not (self._piece.retrying and await bury_pages(connection, self._job_id)):
+                    self._totals, done = await skip_batch(connection, self._job_id, note)
             self._beat.progress()
             if self._beat.stopping:
                 break

@@ -21,6 +21,9 @@
         ├── NotResumable            it is not paused
         ├── JobActive               it must end first
         ├── CleanupRunning          its cleanup must end first
+        ├── RetryRunning            a retry of its dead letters is at work
+        ├── NothingToRetry          none of its dead letters fits
+        ├── ArtifactsGone           what it made is deleted, or partly
         └── ArtifactsPresent        say what becomes of what the job made
 
 `api.problems` gives each its HTTP status.
@@ -129,6 +132,24 @@ class CleanupRunning(Conflict):
     """The cleanup of this job must end first."""
 
     code = "cleanup-running"
+
+
+class RetryRunning(Conflict):
+    """A retry of this job's dead letters is at work."""
+
+    code = "retry-running"
+
+
+class NothingToRetry(Conflict):
+    """No dead letter of this job fits."""
+
+    code = "nothing-to-retry"
+
+
+class ArtifactsGone(Conflict):
+    """What this job made is deleted, or about to be."""
+
+    code = "artifacts-gone"
 
 
 class ArtifactsPresent(Conflict):

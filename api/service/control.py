@@ -8,9 +8,11 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.resources import Gateway
-from api.schemas import CancelBody
+from api.schemas import CancelBody, CleanupBody
 from api.service import states
+from api.service.cleaning import clean_up
 from api.service.reading import load
+from api.service.retrying import cancel_retry
 from api.views import JobView
 from ke.contracts.errors import Conflict, RowLocked, TemporalUnavailable
 from ke.contracts.jobs import CancelRequest, JobStatus
@@ -30,6 +32,8 @@ class _WorkflowClosed(Exception):
 
 async def cancel_job(gateway: Gateway, job_id: uuid.UUID, body: CancelBody) -> JobView:
     """Asks for a cancellation; the job is `cancelling` when this returns, and its workflow knows.
+
+    Of a job that has ended it cancels the retry of its dead letters that is at work.
 
     The change of state and the call to Temporal are one transaction, committed after the call: a row that says
     `cancelling` has a workflow that was told. A row that somebody holds, as a worker that froze in a transaction
@@ -54,6 +58,11 @@ async def cancel_job(gateway: Gateway, job_id: uuid.UUID, body: CancelBody) -> J
     else:
         if row is not None:
             return await _accepted(gateway, job_id)
+    if refused.retry_id is not None and await cancel_retry(gateway, refused, body.reason or ""):
+        # A cleanup beats the retry by itself; the cancel only makes it end sooner.
+        if body.cleanup:
+            await clean_up(gateway, job_id, CleanupBody(), wait_s=0)
+        return await _accepted(gateway, job_id)
     _, execution = await settle(gateway, refused)
     raise states.not_cancellable(refused, execution)
 

@@ -12,6 +12,7 @@ from api.resources import Gateway
 from api.views import JobView, PageOf, PurgedView
 from ke.contracts.errors import DatabaseUnavailable, NotFound
 from ke.contracts.jobs import JobKind, JobStatus
+from ke.contracts.retries import LetterFilter
 from ke.runtime.engine import GLANCE_S
 from ke.runtime.settling import settle
 from ke.storage import dead_letters, listing
@@ -124,19 +125,21 @@ async def entities(gateway: Gateway, job_id: uuid.UUID, part: Slice) -> PageOf[E
     return PageOf(data=[EntityItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
 
 
-async def letters(gateway: Gateway, job_id: uuid.UUID, part: Slice) -> PageOf[DeadLetterItem]:
-    """A job's dead letters."""
+async def letters(gateway: Gateway, job_id: uuid.UUID, part: Slice, fitting: LetterFilter) -> PageOf[DeadLetterItem]:
+    """A job's dead letters, those that fit."""
     async with gateway.database.transaction() as connection:
         await get_job(connection, job_id)
-        rows = await dead_letters.list_dead_letters(connection, job_id, limit=part.fetch, after=part.after)
+        rows = await dead_letters.list_dead_letters(
+            connection, job_id, limit=part.fetch, after=part.after, letters=fitting
+        )
     return PageOf(data=[DeadLetterItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
 
 
-async def purge_letters(gateway: Gateway, job_id: uuid.UUID) -> PurgedView:
-    """Deletes a job's dead letters."""
+async def purge_letters(gateway: Gateway, job_id: uuid.UUID, fitting: LetterFilter) -> PurgedView:
+    """Deletes a job's dead letters, those that fit and that no retry has in hand."""
     async with gateway.database.transaction() as connection:
-        await get_job(connection, job_id)
-        return PurgedView(purged=await dead_letters.purge_dead_letters(connection, job_id))
+        await get_job(connection, job_id, lock=True)
+        return PurgedView(purged=await dead_letters.purge_dead_letters(connection, job_id, fitting))
 
 
 async def source(gateway: Gateway, source_id: uuid.UUID) -> SourceView:

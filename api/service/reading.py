@@ -11,7 +11,7 @@ from api.resources import Gateway
 from api.service.waiting import waiting_for
 from api.views import JobView, LaneMap
 from ke.contracts.jobs import Artifacts
-from ke.runtime.settling import Sighting, look, settle_cleanup
+from ke.runtime.settling import Sighting, look, settle_cleanup, settle_retry
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.jobs import JobRow, get_job, progress_of
 
@@ -43,6 +43,8 @@ async def read_job(
         row, lanes = await load(gateway, job_id)
         now = time.monotonic()
         if row.artifacts is Artifacts.CLEANING and await settle_cleanup(gateway, CleanupTarget(job_id)):
+            row, lanes = await load(gateway, job_id)
+        if row.retry_id is not None and (await settle_retry(gateway, row)).retry_id is None:
             row, lanes = await load(gateway, job_id)
         over = row.status.is_terminal or now >= deadline
         if not row.status.is_terminal and (over or now >= look_at):

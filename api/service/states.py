@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from api.errors import CleanupRunning, JobActive, NotCancellable, NotPausable, NotResumable
+from api.errors import CleanupRunning, JobActive, NotCancellable, NotPausable, NotResumable, RetryRunning
 from ke.contracts.errors import Conflict
 from ke.contracts.jobs import Artifacts, JobStatus
 from ke.runtime.engine import Execution
@@ -26,7 +26,9 @@ _ENDED_ACTIONS: Final = {
 
 def allowed_actions(row: JobRow) -> list[str]:
     """What the gateway would do with the job now."""
-    return _ENDED_ACTIONS[row.artifacts] if row.status.is_terminal else _ACTIVE_ACTIONS[row.status]
+    if not row.status.is_terminal:
+        return _ACTIVE_ACTIONS[row.status]
+    return [*(["cancel"] if row.retry_id else []), *_ENDED_ACTIONS[row.artifacts]]
 
 
 def about(row: JobRow) -> dict[str, Any]:
@@ -105,6 +107,12 @@ def blocked(row: JobRow, by: Sequence[Any]) -> Conflict:
         **about(row),
         blocked_by=[str(job) for job in by],
     )
+
+
+def being_retried(row: JobRow) -> Conflict:
+    """Why a second retry must wait for the end of the first."""
+    what = f"{row.retry_id} is at work" if row.retry_id else "another one began at this very moment"
+    return RetryRunning(f"The job's dead letters are being retried: {what}.", **about(row), retry_id=row.retry_id)
 
 
 def being_cleaned(row: JobRow) -> Conflict:

@@ -12,6 +12,7 @@ from ke.contracts.errors import NotFound
 from ke.contracts.jobs import ACTIVE, COUNTER_NAMES
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.jobs import find_job
+from ke.storage.retries import give_up_retries
 from ke.storage.tables import (
     cleanup_batches,
     cleanups,
@@ -188,6 +189,7 @@ async def tombstone(connection: AsyncConnection, job_id: uuid.UUID) -> None:
     result: Any = sa.null()
     if row.result is not None:
         result = {name: value for name, value in row.result.items() if name in _KEPT_OF_RESULT}
+    await give_up_retries(connection, job_id)
     for table in (job_progress, extraction_tasks):
         await connection.execute(sa.delete(table).where(table.c.job_id == job_id))
     await connection.execute(

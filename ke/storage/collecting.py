@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import source_id
 from ke.contracts.jobs import Counters, Lane
-from ke.storage.dead_letters import DeadLetter, write_dead_letters
+from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
 from ke.storage.frontier import FrontierEntry, add_pages
 from ke.storage.jobs import add_progress, hold_fence, hold_lease
 from ke.storage.tables import extraction_tasks, pages, sources
@@ -98,6 +98,8 @@ async def write_pages(
     await _store_sources(connection, job_id, outcomes, extract=extract)
     await add_pages(connection, job_id, ((url, o.entry.depth + 1) for o in outcomes for url in o.links))
     await _store_pages(connection, job_id, outcomes)
+    tried = {o.entry.id: o.state is PageState.FAILED for o in outcomes if o.state is not PageState.RETRY}
+    await settle_letters(connection, job_id, "page", tried)
     letters = [_dead_letter(o) for o in outcomes if o.state is PageState.FAILED]
     await write_dead_letters(connection, job_id, letters)
     return await add_progress(connection, job_id, Lane.COLLECT, _count(outcomes))

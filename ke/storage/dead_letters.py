@@ -1,17 +1,18 @@
 """The `dead_letters` table: what failed for good, one letter for each page or source."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import dead_letter_id
-from ke.storage.tables import dead_letters
+from ke.contracts.retries import LetterFilter, Subject
+from ke.storage.tables import dead_letters, extraction_tasks, jobs, pages, retries
 
 MAX_MESSAGE: Final = 2000
 """Characters of an error message that are kept."""
@@ -21,7 +22,7 @@ MAX_MESSAGE: Final = 2000
 class DeadLetter:
     """A page or source that failed for good."""
 
-    subject: Literal["page", "source"]
+    subject: Subject
     subject_id: uuid.UUID
     url: str
     error_type: str
@@ -31,7 +32,7 @@ class DeadLetter:
 
 
 async def write_dead_letters(connection: AsyncConnection, job_id: uuid.UUID, letters: Sequence[DeadLetter]) -> None:
-    """Writes the letters; a second failure of the same subject updates its letter and keeps its first time."""
+    """Writes the letters; a second failure of the same subject adds to its letter and keeps its first time."""
     if not letters:
         return
     values = [
@@ -50,7 +51,9 @@ async def write_dead_letters(connection: AsyncConnection, job_id: uuid.UUID, let
         for letter in letters
     ]
     statement = insert(dead_letters)
-    updated = {name: statement.excluded[name] for name in ("error_type", "error_message", "attempts", "last_failed_at")}
+    latest = ("error_type", "error_message", "last_failed_at")
+    updated: dict[str, Any] = {name: statement.excluded[name] for name in latest}
+    updated["attempts"] = dead_letters.c.attempts + statement.excluded.attempts
     await connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=updated), values)
 
 
@@ -71,13 +74,32 @@ class DeadLetterRow:
     last_failed_at: datetime
 
 
+def fits(letters: LetterFilter) -> sa.ColumnElement[bool]:
+    """The condition that a dead letter fits a filter."""
+    conditions: list[sa.ColumnElement[bool]] = [sa.true()]
+    if letters.ids is not None:
+        conditions.append(dead_letters.c.id.in_([uuid.UUID(key) for key in letters.ids]))
+    if letters.subject is not None:
+        conditions.append(dead_letters.c.subject == letters.subject)
+    if letters.error_type is not None:
+        conditions.append(dead_letters.c.error_type == letters.error_type)
+    if letters.url_prefix is not None:
+        conditions.append(dead_letters.c.url.startswith(letters.url_prefix, autoescape=True))
+    return sa.and_(*conditions)
+
+
 async def list_dead_letters(
-    connection: AsyncConnection, job_id: uuid.UUID, *, limit: int, after: int | None = None
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    *,
+    limit: int,
+    after: int | None = None,
+    letters: LetterFilter = LetterFilter(),  # noqa: B008  (frozen)
 ) -> list[DeadLetterRow]:
     """A job's dead letters in the order of their arrival, at most `limit`, from after the `seq` in `after`."""
     statement = (
         sa.select(*(dead_letters.c[name] for name in DeadLetterRow.__dataclass_fields__))
-        .where(dead_letters.c.job_id == job_id)
+        .where(dead_letters.c.job_id == job_id, fits(letters))
         .order_by(dead_letters.c.seq)
         .limit(limit)
     )
@@ -86,6 +108,60 @@ async def list_dead_letters(
     return [DeadLetterRow(*record) for record in await connection.execute(statement)]
 
 
-async def purge_dead_letters(connection: AsyncConnection, job_id: uuid.UUID) -> int:
-    """Deletes all dead letters of a job; returns how many that were."""
-    return (await connection.execute(sa.delete(dead_letters).where(dead_letters.c.job_id == job_id))).rowcount
+async def purge_dead_letters(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    letters: LetterFilter = LetterFilter(),  # noqa: B008  (frozen)
+) -> int:
+    """Deletes a job's dead letters; returns how many that were.
+
+    What a retry has taken up and not tried yet stays: it is buried again, or gone, when the retry ends. Call it with
+    the job's row locked, so that no retry takes a letter up at the same time.
+    """
+    mine = sa.and_(dead_letters.c.job_id == job_id, fits(letters))
+    is_retried = sa.select(jobs.c.retry_id.is_not(None)).where(jobs.c.id == job_id)
+    if (await connection.execute(is_retried)).scalar_one_or_none():
+        mine = sa.and_(mine, ~taken_up(job_id))
+    return (await connection.execute(sa.delete(dead_letters).where(mine))).rowcount
+
+
+def taken_up(job_id: uuid.UUID) -> sa.ColumnElement[bool]:
+    """The condition that a retry has taken a letter up and not tried it yet."""
+    is_open = sa.select(pages.c.id).where(pages.c.job_id == job_id, pages.c.state.in_(("pending", "fetching")))
+    is_queued = sa.select(extraction_tasks.c.source_id).where(
+        extraction_tasks.c.job_id == job_id, extraction_tasks.c.state.in_(("pending", "claimed"))
+    )
+    return sa.or_(
+        sa.and_(dead_letters.c.subject == "page", dead_letters.c.subject_id.in_(is_open)),
+        sa.and_(dead_letters.c.subject == "source", dead_letters.c.subject_id.in_(is_queued)),
+    )
+
+
+async def settle_letters(
+    connection: AsyncConnection, job_id: uuid.UUID, subject: Subject, tried: Mapping[uuid.UUID, bool]
+) -> None:
+    """Removes the letters of what succeeded at last, and counts for the retry at work what became of its letters.
+
+    Call it before `write_dead_letters`, in the same transaction: a letter that is there by then was taken up.
+
+    Args:
+        connection: The transaction.
+        job_id: The job.
+        subject: What was tried.
+        tried: The ids of the pages or sources that were tried to the end, each with whether it failed.
+    """
+    if not tried:
+        return
+    failed_by_letter = {dead_letter_id(job_id, subject, key): failed for key, failed in tried.items()}
+    found = await connection.execute(sa.select(dead_letters.c.id).where(dead_letters.c.id.in_(failed_by_letter)))
+    retried = list(found.scalars())
+    if not retried:
+        return
+    gone = [letter for letter in retried if not failed_by_letter[letter]]
+    await connection.execute(sa.delete(dead_letters).where(dead_letters.c.id.in_(gone)))
+    sums: dict[str, Any] = {
+        "succeeded": retries.c.succeeded + len(gone),
+        "failed": retries.c.failed + len(retried) - len(gone),
+    }
+    at_work = sa.select(jobs.c.retry_id).where(jobs.c.id == job_id).scalar_subquery()
+    await connection.execute(sa.update(retries).where(retries.c.id == at_work).values(sums))

@@ -13,7 +13,7 @@ from ke.contracts.cleanup import CleanupStatus
 from ke.contracts.errors import Fenced
 from ke.contracts.ids import entity_id, extraction_id
 from ke.contracts.jobs import Artifacts, Counters, Lane
-from ke.storage.dead_letters import DeadLetter, write_dead_letters
+from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
 from ke.storage.jobs import add_progress, hold_fence, hold_lease
 from ke.storage.tables import cleanups, entities, extraction_tasks, extractions, jobs, sources
 
@@ -239,6 +239,7 @@ async def finish_tasks(
     mine = list((await connection.execute(returned)).scalars())
     ready = sa.update(extractions).where(extractions.c.job_id == job_id, extractions.c.source_id.in_(mine))
     await connection.execute(ready.values(state="ready"))
+    await settle_letters(connection, job_id, "source", dict.fromkeys(mine, False))
     return await add_progress(connection, job_id, Lane.EXTRACT, sum((made[i] for i in mine), Counters()))
 
 
@@ -256,6 +257,7 @@ async def fail_task(
     found = await connection.execute(statement.values(state="failed", claim=None, attempts=letter.attempts))
     if not found.rowcount:
         return await add_progress(connection, job_id, Lane.EXTRACT, Counters())
+    await settle_letters(connection, job_id, "source", {letter.subject_id: True})
     await write_dead_letters(connection, job_id, [letter])
     return await add_progress(connection, job_id, Lane.EXTRACT, Counters(dead_letters=1))
 

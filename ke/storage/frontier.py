@@ -16,6 +16,7 @@ from ke.contracts.ids import page_id
 from ke.storage.tables import pages
 
 _OPEN: Final = ("pending", "fetching")
+_ANY: Final[sa.ColumnElement[bool]] = sa.true()
 
 PIECE: Final = 2_000
 """URLs in one statement, at most: their ids are computed on the event loop, which nobody else has meanwhile."""
@@ -80,15 +81,21 @@ _ADD_PAGES: Final = _add_pages()
 
 
 async def claim_pages(
-    connection: AsyncConnection, job_id: uuid.UUID, claim: uuid.UUID, *, limit: int
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    claim: uuid.UUID,
+    *,
+    limit: int,
+    only: sa.ColumnElement[bool] = _ANY,
 ) -> list[FrontierEntry]:
-    """Takes due pages out of the frontier, breadth first, for the holder of `claim`."""
+    """Takes due pages out of the frontier, breadth first, for the holder of `claim`; with `only` those that fit it."""
     due = (
         sa.select(pages.c.id)
         .where(
             pages.c.job_id == job_id,
             pages.c.state == "pending",
             sa.or_(pages.c.not_before.is_(None), pages.c.not_before <= sa.func.clock_timestamp()),
+            only,
         )
         .order_by(pages.c.depth, pages.c.seq)
         .limit(limit)
@@ -124,6 +131,17 @@ async def frontier_state(connection: AsyncConnection, job_id: uuid.UUID) -> Fron
     ).where(pages.c.job_id == job_id, pages.c.state == "pending")
     due, later, next_at = (await connection.execute(statement)).one()
     return FrontierState(due, later, next_at)
+
+
+async def next_reason(connection: AsyncConnection, job_id: uuid.UUID) -> str | None:
+    """Why the page that is tried again next has failed."""
+    statement = (
+        sa.select(pages.c.reason)
+        .where(pages.c.job_id == job_id, pages.c.state == "pending", pages.c.not_before.is_not(None))
+        .order_by(pages.c.not_before)
+        .limit(1)
+    )
+    return (await connection.execute(statement)).scalar_one_or_none()
 
 
 async def skip_open_pages(

@@ -1,5 +1,6 @@
 """Bodies become the job's input, with their defaults."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ from pydantic import TypeAdapter
 
 from api.schemas import SubmitBody
 from api.service.submit import job_input
-from ke.contracts.jobs import CrawlLimits, CrawlScope, ExtractSpec, FetchRate, params_of
+from ke.contracts.jobs import CrawlLimits, CrawlScope, ExtractSpec, FetchRate
+from ke.contracts.params import params_of, specs_of
 
 SUBMIT: TypeAdapter[Any] = TypeAdapter(SubmitBody)
 URL = "https://site.example/"
@@ -34,6 +36,24 @@ def test_params_read_as_they_were_submitted() -> None:
     assert params["seeds"] == [URL]
     assert params["limits"] == {"max_pages": 9, "max_depth": 5, "max_bytes": None, "max_seconds": None}
     assert params["extract"] == {"chunk_size": 3, "chunk_tokens": 256, "embedder": "wordllama", "entities": "spacy"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"kind": "scrape", "urls": [URL]},
+        {"kind": "scrape", "urls": [URL], "extract": {"entities": None}},
+        {"kind": "crawl", "seeds": [URL], "scope": {"include": ["/a"], "exclude": ["b$"]}, "limits": {"max_bytes": 9}},
+        {"kind": "crawl", "seeds": [URL], "rate": {"delay_s": 0.5}, "extract": {"chunk_size": 3}},
+        {"kind": "extract", "source_job_id": "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11", "chunk_tokens": 99},
+        {"kind": "extract", "source_ids": ["0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11"]},
+    ],
+)
+def test_parameters_tell_what_the_lanes_were_to_do(body: dict[str, Any]) -> None:
+    """From the parameters as the database keeps them a job's lanes can be run again, exactly."""
+    job = job_input(SUBMIT.validate_python(body), None)
+    kept = json.loads(json.dumps(params_of(job)))
+    assert specs_of(job.kind, kept) == (job.collect, job.extract)
 
 
 def test_same_meaning_has_the_same_hash() -> None:

@@ -15,6 +15,8 @@ from tests.stores import Stores, open_stores
 
 IDLE = "idle"
 """A namespace in which no worker ever polls."""
+RETRIED = "retried"
+"""A namespace for the whole real worker."""
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +24,7 @@ async def api_temporal() -> AsyncIterator[WorkflowEnvironment]:
     cli = await find_temporal_cli(Settings().temporal_cli, report=lambda _: None)
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=str(cli),
-        dev_server_extra_args=["--namespace", IDLE],
+        dev_server_extra_args=["--namespace", IDLE, "--namespace", RETRIED],
         search_attributes=SEARCH_ATTRIBUTES,
     ) as environment:
         yield environment

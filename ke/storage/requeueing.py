@@ -1,0 +1,205 @@
+"""What a retry of dead letters takes up: queued again before it, first in line during it, and buried again after it.
+
+What is queued is told from what a crawl has newly found by its dead letter, which stays until it has succeeded.
+Lanes' counters go with the rows: down when something is queued again, up when it fails again or is buried untried.
+"""
+
+import uuid
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ke.contracts.jobs import Counters, Lane
+from ke.contracts.retries import LetterFilter, Subject
+from ke.storage.dead_letters import fits
+from ke.storage.frontier import FrontierEntry, claim_pages
+from ke.storage.jobs import add_progress
+from ke.storage.tables import dead_letters, extraction_tasks, pages, retries
+
+REQUEUE_BATCH: Final = 5_000
+"""Letters that one transaction takes up, or buries: a second or less, far below the statement timeout."""
+_OPEN_PAGES: Final = ("pending", "fetching")
+_OPEN_TASKS: Final = ("pending", "claimed")
+
+
+async def requeue_pages(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    retry_id: str,
+    letters: LetterFilter,
+    *,
+    after: int,
+    limit: int = REQUEUE_BATCH,
+) -> int | None:
+    """Puts the pages of the next letters that fit back into the frontier, to be tried as often as a new page.
+
+    Called until it returns None, each time in a transaction of its own that holds the job and the lane.
+
+    Args:
+        connection: The transaction.
+        job_id: The job.
+        retry_id: The retry that takes them up, and counts them.
+        letters: Which letters.
+        after: The `seq` after which to look.
+        limit: Letters at most.
+
+    Returns:
+        The `seq` of the last letter looked at, or None when there was none left.
+    """
+    picked = _pick(job_id, "page", letters, after, limit)
+    moved = (
+        sa.update(pages)
+        .where(pages.c.id.in_(sa.select(picked.c.subject_id)), pages.c.job_id == job_id, pages.c.state == "failed")
+        .values(state="pending", attempts=0, claim=None, not_before=None)
+        .returning(pages.c.id)
+        .cte("moved")
+    )
+    last, number = await _take_up(connection, retry_id, picked, moved)
+    if last is not None:
+        delta = Counters(pages_failed=-number, dead_letters=-number)
+        await add_progress(connection, job_id, Lane.COLLECT, delta, seeded=True, done=False, note="")
+    return last
+
+
+async def requeue_sources(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    retry_id: str,
+    letters: LetterFilter,
+    *,
+    after: int,
+    limit: int = REQUEUE_BATCH,
+) -> int | None:
+    """The same for the extract lane: sources go back to its tasks."""
+    picked = _pick(job_id, "source", letters, after, limit)
+    moved = (
+        sa.update(extraction_tasks)
+        .where(
+            extraction_tasks.c.job_id == job_id,
+            extraction_tasks.c.source_id.in_(sa.select(picked.c.subject_id)),
+            extraction_tasks.c.state == "failed",
+        )
+        .values(state="pending", attempts=0, claim=None)
+        .returning(extraction_tasks.c.source_id)
+        .cte("moved")
+    )
+    last, number = await _take_up(connection, retry_id, picked, moved)
+    if last is not None:
+        await add_progress(connection, job_id, Lane.EXTRACT, Counters(dead_letters=-number), seeded=True, done=False)
+    return last
+
+
+def _pick(job_id: uuid.UUID, subject: Subject, letters: LetterFilter, after: int, limit: int) -> sa.CTE:
+    return (
+        sa.select(dead_letters.c.seq, dead_letters.c.subject_id)
+        .where(
+            dead_letters.c.job_id == job_id,
+            dead_letters.c.subject == subject,
+            dead_letters.c.seq > after,
+            fits(letters),
+        )
+        .order_by(dead_letters.c.seq)
+        .limit(limit)
+        .cte("picked")
+    )
+
+
+async def _take_up(connection: AsyncConnection, retry_id: str, picked: sa.CTE, moved: sa.CTE) -> tuple[int | None, int]:
+    """The `seq` of the last letter that was picked, and how many of their subjects were moved: these are counted."""
+    last = sa.select(sa.func.max(picked.c.seq)).scalar_subquery()
+    number = sa.select(sa.func.count()).select_from(moved).scalar_subquery()
+    record = (await connection.execute(sa.select(last, number))).one()
+    if record[1]:
+        counted = sa.update(retries).where(retries.c.id == retry_id)
+        await connection.execute(counted.values(letters=retries.c.letters + record[1]))
+    return record[0], int(record[1])
+
+
+# While it runs
+
+
+def _lettered(job_id: uuid.UUID) -> sa.ColumnElement[bool]:
+    """The condition that a page has a dead letter: that it is one of those that were taken up."""
+    of_pages = sa.select(dead_letters.c.subject_id).where(
+        dead_letters.c.job_id == job_id, dead_letters.c.subject == "page"
+    )
+    return pages.c.id.in_(of_pages)
+
+
+async def claim_letters_first(
+    connection: AsyncConnection, job_id: uuid.UUID, claim: uuid.UUID, *, limit: int, pages_left: int
+) -> list[FrontierEntry]:
+    """Takes due pages that had failed, and others only as far as those that wait for their turn leave room.
+
+    Args:
+        connection: The transaction.
+        job_id: The job.
+        claim: Of the slice that fetches them.
+        limit: Pages at most.
+        pages_left: What the job's page limit allows, what is under way counted.
+    """
+    claimed = await claim_pages(connection, job_id, claim, limit=limit, only=_lettered(job_id))
+    waiting = sa.select(sa.func.count()).where(pages.c.job_id == job_id, pages.c.state == "pending", _lettered(job_id))
+    reserved = int((await connection.execute(waiting)).scalar_one())
+    room = min(limit, pages_left - reserved) - len(claimed)
+    if room > 0:
+        claimed += await claim_pages(connection, job_id, claim, limit=room, only=~_lettered(job_id))
+    return claimed
+
+
+# After it
+
+
+async def bury_pages(connection: AsyncConnection, job_id: uuid.UUID, *, limit: int = REQUEUE_BATCH) -> int:
+    """Gives pages that were taken up and not tried back to their letters, at most `limit`; returns how many.
+
+    Called until it returns 0, each time in a transaction of its own that holds the job.
+    """
+    untried = (
+        sa.select(pages.c.id, dead_letters.c.attempts)
+        .join_from(pages, dead_letters, dead_letters.c.subject_id == pages.c.id)
+        .where(
+            pages.c.job_id == job_id,
+            pages.c.state.in_(_OPEN_PAGES),
+            dead_letters.c.job_id == job_id,
+            dead_letters.c.subject == "page",
+        )
+        .limit(limit)
+        .subquery("untried")
+    )
+    statement = (
+        sa.update(pages)
+        .where(pages.c.id == untried.c.id)
+        .values(state="failed", claim=None, not_before=None, attempts=untried.c.attempts)
+    )
+    number = (await connection.execute(statement)).rowcount
+    if number:
+        await add_progress(connection, job_id, Lane.COLLECT, Counters(pages_failed=number, dead_letters=number))
+    return number
+
+
+async def bury_sources(connection: AsyncConnection, job_id: uuid.UUID, *, limit: int = REQUEUE_BATCH) -> int:
+    """The same for sources that were not extracted."""
+    tasks = extraction_tasks
+    untried = (
+        sa.select(tasks.c.source_id, dead_letters.c.attempts)
+        .join_from(tasks, dead_letters, dead_letters.c.subject_id == tasks.c.source_id)
+        .where(
+            tasks.c.job_id == job_id,
+            tasks.c.state.in_(_OPEN_TASKS),
+            dead_letters.c.job_id == job_id,
+            dead_letters.c.subject == "source",
+        )
+        .limit(limit)
+        .subquery("untried")
+    )
+    statement = (
+        sa.update(tasks)
+        .where(tasks.c.job_id == job_id, tasks.c.source_id == untried.c.source_id)
+        .values(state="failed", claim=None, attempts=untried.c.attempts)
+    )
+    number = (await connection.execute(statement)).rowcount
+    if number:
+        await add_progress(connection, job_id, Lane.EXTRACT, Counters(dead_letters=number))
+    return number
