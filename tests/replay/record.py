@@ -103,6 +103,21 @@ async def _retry(stage: Stage) -> Mapping[str, WorkflowHistory]:
     return {"retry": await handle.fetch_history()}
 
 
+async def _retry_of_letters(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    for lane in BOTH:
+        stage.twin.lanes[lane].slices = 2
+    handle = await stage.start_retry(*BOTH)
+    await stage.ended(handle)
+    return {"letters_retried": await handle.fetch_history()}
+
+
+async def _cancelled_retry_of_letters(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    handle = await stage.retrying(*BOTH)
+    await handle.cancel(reason="enough")
+    await stage.ended(handle)
+    return {"letters_retry_cancelled": await handle.fetch_history()}
+
+
 async def _failure(stage: Stage) -> Mapping[str, WorkflowHistory]:
     broken = ApplicationError("It cannot be done.", type="invalid-input", non_retryable=True)
     stage.twin.lanes[Lane.COLLECT].on_finish = broken
@@ -121,6 +136,8 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     _limits,
     _continue_as_new,
     _retry,
+    _retry_of_letters,
+    _cancelled_retry_of_letters,
     _failure,
 )
 

@@ -13,6 +13,7 @@ from tests.replay.mutated import MutatedJobWorkflow
 from tests.replay.record import FOLDER, MAX_BYTES, RECORDER
 from workflows.cleanup import CleanupWorkflow
 from workflows.job import JobWorkflow
+from workflows.retry import RetryWorkflow
 
 FILES = sorted(FOLDER.glob("*.json"))
 LAST_EVENTS = {
@@ -23,6 +24,8 @@ LAST_EVENTS = {
     "continue_as_new": "WORKFLOW_EXECUTION_CONTINUED_AS_NEW",
     "continued": "WORKFLOW_EXECUTION_COMPLETED",
     "failure": "WORKFLOW_EXECUTION_FAILED",
+    "letters_retried": "WORKFLOW_EXECUTION_COMPLETED",
+    "letters_retry_cancelled": "WORKFLOW_EXECUTION_CANCELED",
     "limits": "WORKFLOW_EXECUTION_COMPLETED",
     "pause_resume": "WORKFLOW_EXECUTION_COMPLETED",
     "retry": "WORKFLOW_EXECUTION_COMPLETED",
@@ -41,10 +44,10 @@ def _id(file: Path) -> str:
 @pytest.mark.parametrize("file", FILES, ids=_id)
 async def test_recorded_history_replays(file: Path) -> None:
     """In the sandbox, the code of today takes every step that the recorded run took."""
-    await Replayer(workflows=[JobWorkflow, CleanupWorkflow]).replay_workflow(_history(file))
+    await Replayer(workflows=[JobWorkflow, RetryWorkflow, CleanupWorkflow]).replay_workflow(_history(file))
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if not file.stem.startswith("cleanup")], ids=_id)
+@pytest.mark.parametrize("file", [file for file in FILES if not file.stem.startswith(("cleanup", "letters"))], ids=_id)
 async def test_changed_workflow_is_noticed(file: Path) -> None:
     """A job workflow that schedules one activity more does not replay any of the job histories."""
     with pytest.raises(NondeterminismError):

@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -31,17 +32,21 @@ from ke.contracts.naming import (
     JOB_STATUS,
     JOB_WORKFLOW,
     PROJECT,
+    RETRY_WORKFLOW,
     SEARCH_ATTRIBUTES,
     TaskQueue,
     cleanup_id,
     job_workflow_id,
+    retry_id,
 )
+from ke.contracts.retries import CarriedRetry, RetryInput, RetryOutcome
 from ke.runtime.embedded.temporal import DYNAMIC_CONFIG
 from ke.runtime.embedded.temporal_cli import find_temporal_cli
 from ke.runtime.settings import Settings
 from tests.workflow.twins import Twin
 from workflows.cleanup import CleanupWorkflow
 from workflows.job import JobWorkflow
+from workflows.retry import RetryWorkflow
 
 _WAITING = PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
 PATIENCE_S = 40.0
@@ -71,6 +76,7 @@ class Stage:
         self.client = client
         self.twin = twin
         self.jobs: list[str] = []
+        self.retries: list[str] = []
         self._gates: list[asyncio.Event] = []
 
     async def start(
@@ -103,6 +109,27 @@ class Stage:
         handle = await self.start(*lanes, **options)
         for lane, number in zip(lanes or (Lane.COLLECT,), before, strict=True):
             await self.until(lambda lane=lane, number=number: len(self.twin.lanes[lane].started) > number)
+        return handle
+
+    async def start_retry(self, *lanes: Lane, carried: CarriedRetry | None = None) -> WorkflowHandle[Any, RetryOutcome]:
+        """Starts a retry of a job, which has an id only, as the gateway does; it finds work for these lanes."""
+        collect = CollectSpec(("https://site.example/",), follow=True, limits=CrawlLimits(max_pages=100))
+        self.twin.retry = replace(
+            self.twin.retry,
+            collect=collect if Lane.COLLECT in lanes else None,
+            extract=ExtractSpec() if Lane.EXTRACT in lanes else None,
+        )
+        job_id = str(uuid.uuid4())
+        retry = RetryInput(retry_id(job_id, 1), job_id, 1, "2026-01-01T00:00:00+00:00", carried=carried)
+        self.retries.append(retry.id)
+        return await self.client.start_workflow(
+            RETRY_WORKFLOW, retry, id=retry.id, task_queue=TaskQueue.JOBS.value, result_type=RetryOutcome
+        )
+
+    async def retrying(self, *lanes: Lane) -> WorkflowHandle[Any, RetryOutcome]:
+        """Starts a retry and waits until each of its lanes has a slice that runs."""
+        handle = await self.start_retry(*lanes)
+        await self.until(lambda: all(self.twin.lanes[lane].running for lane in lanes))
         return handle
 
     async def until_progress(
@@ -180,21 +207,24 @@ class Stage:
         return found
 
     async def all_histories(self) -> list[WorkflowHistory]:
-        """Of all jobs and their cleanups."""
-        ids = [name for job_id in self.jobs for name in (job_workflow_id(job_id), cleanup_id(job_id))]
-        return [history for workflow_id in ids for history in await self.histories(workflow_id)]
+        """Of all jobs, their cleanups, and retries."""
+        return [history for workflow_id in self._ids for history in await self.histories(workflow_id)]
+
+    @property
+    def _ids(self) -> list[str]:
+        of_jobs = [name for job_id in self.jobs for name in (job_workflow_id(job_id), cleanup_id(job_id))]
+        return [*of_jobs, *self.retries]
 
     async def end(self) -> None:
         """Terminates what a test left open."""
         for gate in (*self._gates, *(script.finish for script in self.twin.lanes.values())):
             gate.set()
-        for job_id in self.jobs:
-            for name in (job_workflow_id(job_id), cleanup_id(job_id)):
-                try:
-                    await self.client.get_workflow_handle(name).terminate()
-                except RPCError as error:
-                    if error.status is not RPCStatusCode.NOT_FOUND:
-                        raise
+        for name in self._ids:
+            try:
+                await self.client.get_workflow_handle(name).terminate()
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
         self.twin.reset()
 
 
@@ -229,7 +259,7 @@ async def replay(histories: list[WorkflowHistory], job_workflow: type = JobWorkf
             yield history
 
     async with asyncio.timeout(PATIENCE_S):
-        await Replayer(workflows=[job_workflow, CleanupWorkflow]).replay_workflows(each())
+        await Replayer(workflows=[job_workflow, CleanupWorkflow, RetryWorkflow]).replay_workflows(each())
 
 
 def _job(lanes: tuple[Lane, ...], *, follow: bool, carried: CarriedState | None) -> JobInput:
@@ -249,8 +279,14 @@ def _job(lanes: tuple[Lane, ...], *, follow: bool, carried: CarriedState | None)
 def _workers(client: Client, twin: Twin) -> list[Worker]:
     registrations: dict[TaskQueue, dict[str, Any]] = {
         TaskQueue.JOBS: {
-            "workflows": [JobWorkflow],
-            "activities": [twin.open_job, twin.set_job_status, twin.close_job],
+            "workflows": [JobWorkflow, RetryWorkflow],
+            "activities": [
+                twin.open_job,
+                twin.set_job_status,
+                twin.close_job,
+                twin.open_retry,
+                twin.close_retry,
+            ],
         },
         TaskQueue.COLLECT: {"activities": [twin.collect_pages]},
         TaskQueue.EXTRACT: {"activities": [twin.extract_sources]},

@@ -22,6 +22,7 @@ from ke.contracts.jobs import (
     Lane,
 )
 from ke.contracts.naming import cleanup_id
+from ke.contracts.retries import CloseRetry, OpenedRetry, RetryInput, RetryOutcome
 from ke.storage import closing
 
 BEAT_S = 0.05
@@ -74,6 +75,7 @@ class Twin(
     contract.RecordActivities,
     contract.CollectActivities,
     contract.ExtractActivities,
+    contract.RetryActivities,
     contract.CleanupActivities,
 ):
     """All activities of one test."""
@@ -91,6 +93,9 @@ class Twin(
         """Activities that wait for an event, by name."""
         self.attempts: Counter[str] = Counter()
         self.cleaned: list[CleanupInput] = []
+        self.retry = OpenedRetry(epoch=2, started_at="2026-01-01T00:00:00+00:00", letters=3)
+        """What a retry finds when it opens."""
+        self.closed: list[CloseRetry] = []
         self.fenced = True
         """Whether the vector store refuses late writes itself."""
 
@@ -147,6 +152,21 @@ class Twin(
             row.counters, row.receipt, row.cleaning = counters, receipt, close.cleanup
             row.error = close.error if status is JobStatus.FAILED else None
         return JobOutcome(close.job_id, row.status, row.counters or Counters(), row.receipt, row.error)
+
+    # A retry
+
+    @activity.defn(name="open_retry")
+    async def open_retry(self, _retry: RetryInput) -> OpenedRetry:
+        """Finds what the test has laid out."""
+        await self._enter("open_retry")
+        return self.retry
+
+    @activity.defn(name="close_retry")
+    async def close_retry(self, close: CloseRetry) -> RetryOutcome:
+        """Ends it once."""
+        await self._enter("close_retry")
+        self.closed.append(close)
+        return RetryOutcome(close.id, close.job_id, close.status, letters=self.retry.letters, error=close.error)
 
     # The lanes
 
