@@ -17,6 +17,8 @@ IDLE = "idle"
 """A namespace in which no worker ever polls."""
 RETRIED = "retried"
 """A namespace for the whole real worker."""
+WATCHED = "watched"
+"""A namespace for workers to which something happens."""
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +26,7 @@ async def api_temporal() -> AsyncIterator[WorkflowEnvironment]:
     cli = await find_temporal_cli(Settings().temporal_cli, report=lambda _: None)
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=str(cli),
-        dev_server_extra_args=["--namespace", IDLE, "--namespace", RETRIED],
+        dev_server_extra_args=["--namespace", IDLE, "--namespace", RETRIED, "--namespace", WATCHED],
         search_attributes=SEARCH_ATTRIBUTES,
     ) as environment:
         yield environment
