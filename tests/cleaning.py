@@ -11,11 +11,14 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.cleanup import CleanupActivities
 from ke.contracts.cleanup import CleanupInput, CleanupReceipt
+from ke.contracts.naming import source_cleanup_id
 from ke.storage.cleanups import get_receipt
 from tests.seeding import Seeded
 from tests.stores import Stores
 
 STEPS = ("begin_cleanup", "delete_vectors", "delete_sources", "purge_dead_letters", "verify_cleanup")
+SOURCE_STEPS = ("begin_cleanup", "delete_vectors", "purge_dead_letters", "delete_sources", "verify_cleanup")
+"""Of a source: what names it in the frontier is found by its row, and goes before it."""
 
 
 class Crash(Exception):
@@ -84,12 +87,14 @@ async def run_step(
     run_id: str = "run-1",
     delete_record: bool = False,
     activities: Any = None,
+    source: uuid.UUID | None = None,
 ) -> Any:
-    """One activity of the cleanup, in a run of that name."""
+    """One activity of the cleanup of a job, or of one source of it, in a run of that name."""
     environment = ActivityEnvironment()
     environment.info = replace(environment.info, workflow_run_id=run_id)
     activities = activities or CleanupActivities(stores.database, stores.vectors)
-    return await environment.run(getattr(activities, step), CleanupInput(str(job.id), delete_record))
+    target = CleanupInput(str(job.id), delete_record, str(source) if source is not None else None)
+    return await environment.run(getattr(activities, step), target)
 
 
 async def clean(stores: Stores, job: Seeded, **options: Any) -> CleanupReceipt:
@@ -97,6 +102,19 @@ async def clean(stores: Stores, job: Seeded, **options: Any) -> CleanupReceipt:
     for step in STEPS:
         await run_step(stores, job, step, **options)
     return await receipt_of(stores, job)
+
+
+async def forget(stores: Stores, job: Seeded, source: uuid.UUID, **options: Any) -> CleanupReceipt:
+    """All steps of the cleanup of a source, once each."""
+    for step in SOURCE_STEPS:
+        await run_step(stores, job, step, source=source, **options)
+    return await source_receipt(stores, source)
+
+
+async def source_receipt(stores: Stores, source: uuid.UUID) -> CleanupReceipt:
+    """The receipt of a source's cleanup."""
+    async with stores.database.transaction() as connection:
+        return await get_receipt(connection, source_cleanup_id(str(source)))
 
 
 async def receipt_of(stores: Stores, job: Seeded) -> CleanupReceipt:

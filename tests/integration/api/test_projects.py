@@ -110,11 +110,11 @@ async def _end(api: ApiStack, job: Seeded) -> None:
 async def test_many_jobs_are_cleaned_in_several_runs(api: ApiStack) -> None:
     """The workflow continues as new; a call that comes meanwhile joins it, and there is one receipt."""
     project = _name()
-    made = [await _crawl(api, project, n_sources=1, chunks_each=1) for _ in range(7)]
+    made = [await _crawl(api, project, n_sources=1, chunks_each=1) for _ in range(2)]
     await seed_job(api.stores.database, project=project)
     handle = await api.temporal.start_workflow(
         PROJECT_CLEANUP_WORKFLOW,
-        ProjectCleanupInput(project, jobs_a_run=3),
+        ProjectCleanupInput(project, jobs_a_run=2),
         id=project_cleanup_workflow_id(project),
         task_queue=TaskQueue.CLEANUP.value,
     )
@@ -123,7 +123,7 @@ async def test_many_jobs_are_cleaned_in_several_runs(api: ApiStack) -> None:
         await handle.result()
     assert {receipt["id"] for receipt in receipts} == {f"cleanup-project-{project}-{handle.first_execution_run_id}"}
     for receipt in receipts:
-        assert (receipt["status"], receipt["jobs"]) == ("cleaned", 8)
+        assert (receipt["status"], receipt["jobs"]) == ("cleaned", 3)
         assert receipt["deleted"] == asdict(sum((job.counts for job in made), StoreCounts()))
 
 
