@@ -41,7 +41,7 @@ class Finished:
 class Stack:
     """One embedded stack on one data folder; it can be killed and started again."""
 
-    def __init__(self, data_dir: Path, *, fetch_allow: str, workers: int = 1) -> None:
+    def __init__(self, data_dir: Path, *, fetch_allow: str, workers: int = 1, queues: str | None = None) -> None:
         self.data_dir = data_dir
         self._env = {
             **os.environ,
@@ -51,6 +51,7 @@ class Stack:
             "KE_TEMPORAL_PORT": "0",
             "KE_WORKERS": str(workers),
             "KE_FETCH_ALLOW": fetch_allow,
+            **({} if queues is None else {"KE_TASK_QUEUES": queues}),
         }
         self._process: subprocess.Popen[bytes] | None = None
 
