@@ -17,8 +17,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from ke.client_http import ApiError, Calls, ClientError, GatewayUnreachable, RequestRefused, each, segment
-from ke.client_types import DeadLetter, Job, Page, Purged, Receipt, SearchHit, Source, SourceItem
+from ke.client_http import ApiError, ClientError, GatewayUnreachable, RequestRefused, each, segment
+from ke.client_letters import DeadLetterCalls
+from ke.client_types import Job, Page, Receipt, Reconciliation, SearchHit, Source, SourceItem
 
 __all__ = ["ApiError", "ClientError", "GatewayUnreachable", "KnowledgeExtractionClient", "RequestRefused"]
 
@@ -26,7 +27,7 @@ MAX_WAIT_S: Final = 60
 """The longest a call may wait in the gateway, in seconds."""
 
 
-class KnowledgeExtractionClient(Calls):
+class KnowledgeExtractionClient(DeadLetterCalls):
     """A client of one gateway; use it as an async context manager.
 
     Every method raises `ApiError` when the gateway refuses, `GatewayUnreachable` when it does not answer, and
@@ -180,11 +181,6 @@ class KnowledgeExtractionClient(Calls):
         page: Page[dict[str, Any]] = await self._list(f"/jobs/{segment(job_id)}/entities", limit, cursor)
         return page
 
-    async def list_dead_letters(self, job_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[DeadLetter]:
-        """The pages and sources of a job that failed for good."""
-        page: Page[DeadLetter] = await self._list(f"/jobs/{segment(job_id)}/dead-letters", limit, cursor)
-        return page
-
     async def iterate_jobs(self, **filters: Any) -> AsyncIterator[Job]:
         """All jobs that `list_jobs` would list, page by page."""
         async for job in each(lambda cursor: self.list_jobs(**filters, limit=200, cursor=cursor)):
@@ -203,11 +199,6 @@ class KnowledgeExtractionClient(Calls):
     async def iterate_entities(self, job_id: str) -> AsyncIterator[dict[str, Any]]:
         """All entities of a job, page by page."""
         async for item in each(lambda cursor: self.list_entities(job_id, limit=200, cursor=cursor)):
-            yield item
-
-    async def iterate_dead_letters(self, job_id: str) -> AsyncIterator[DeadLetter]:
-        """All dead letters of a job, page by page."""
-        async for item in each(lambda cursor: self.list_dead_letters(job_id, limit=200, cursor=cursor)):
             yield item
 
     async def get_source(self, source_id: str) -> Source:
@@ -330,11 +321,6 @@ class KnowledgeExtractionClient(Calls):
         """A receipt, while its cleanup runs and after what it is of is gone."""
         receipt: Receipt = await self._call("GET", f"/cleanups/{segment(cleanup_id)}")
         return receipt
-
-    async def purge_dead_letters(self, job_id: str) -> int:
-        """Deletes a job's dead letters; returns how many."""
-        purged: Purged = await self._call("DELETE", f"/jobs/{segment(job_id)}/dead-letters")
-        return purged["purged"]
 
     # Reconcile
 

@@ -68,6 +68,8 @@ class Job(TypedDict):
     progress: CountersView
     result: ResultView | None
     error: JobErrorView | None
+    retry_id: str | None
+    """The retry of dead letters that is at work, if one is."""
     waiting_for: NotRequired[str | None]
     """Why it does not move; not in lists."""
     workflow_id: str
@@ -144,6 +146,20 @@ class DeadLetter(TypedDict):
     attempts: int
     first_failed_at: str
     last_failed_at: str
+
+
+class Retry(TypedDict):
+    """A retry of dead letters."""
+
+    id: str
+    job_id: str
+    status: Literal["running", "completed", "cancelled", "failed"]
+    letters: int
+    succeeded: int
+    failed: int
+    error: JobErrorView | None
+    created_at: str
+    completed_at: str | None
 
 
 class SearchHit(TypedDict):

@@ -146,6 +146,7 @@ def job_detail(out: Console, job: Document) -> None:
             ("artifacts", _status(job.get("artifacts"))),
             ("project", job.get("project")),
             ("labels", ", ".join(f"{key}={value}" for key, value in (job.get("labels") or {}).items()) or None),
+            ("retry at work", job.get("retry_id")),
             ("waiting for", job.get("waiting_for") or None),
             ("error", f"{error.get('type')}: {error.get('message')}" if error else None),
             ("created", local_time(job.get("created_at"))),
@@ -247,9 +248,10 @@ def dead_letter_list(out: Console, page: Document) -> None:
     if not letters:
         out.print("No dead letters.")
         return
-    table = _table(("SUBJECT", "TRIES", "AGE", "ERROR", "URL", "MESSAGE"), numbers=("TRIES", "AGE"))
+    table = _table(("ID", "SUBJECT", "TRIES", "AGE", "ERROR", "URL", "MESSAGE"), numbers=("TRIES", "AGE"))
     for letter in letters:
         table.add_row(
+            _cell(letter.get("id")),
             _cell(letter.get("subject")),
             count(letter.get("attempts")),
             age(letter.get("last_failed_at")),
@@ -259,6 +261,23 @@ def dead_letter_list(out: Console, page: Document) -> None:
         )
     out.print(table)
     next_page(page)
+
+
+def retry_detail(out: Console, retry: Document) -> None:
+    """How a retry of dead letters stands."""
+    error = retry.get("error") or {}
+    _facts(
+        out,
+        (
+            ("retry", retry.get("id")),
+            ("job", retry.get("job_id")),
+            ("status", _status(retry.get("status"))),
+            ("error", f"{error.get('type')}: {error.get('message')}" if error else None),
+            ("dead letters", count(retry.get("letters"))),
+            ("succeeded", count(retry.get("succeeded"))),
+            ("failed again", count(retry.get("failed"))),
+        ),
+    )
 
 
 def source_text(out: Console, source: Document) -> None:

@@ -1,4 +1,4 @@
-"""`ke receipts`, `ke sources`, `ke projects`, `ke dead-letters`: what jobs leave behind."""
+"""`ke receipts`, `ke sources`, `ke projects`: what jobs leave behind."""
 
 from typing import Annotated
 
@@ -13,7 +13,6 @@ from ke.cli.session import call
 receipts = typer.Typer(no_args_is_help=True, help="The receipts of cleanups; they outlive what they are of.")
 projects = typer.Typer(no_args_is_help=True, help="What the jobs of a project made, together.")
 sources = typer.Typer(no_args_is_help=True, help="The documents that jobs have stored.")
-dead_letters = typer.Typer(no_args_is_help=True, help="Pages and sources that failed for good.")
 
 
 @receipts.command("get")
@@ -83,22 +82,4 @@ def clean_up_project(
         timeout_s=timeout,
         as_json=as_json,
         api_url=api_url,
-    )
-
-
-@dead_letters.command("list")
-def list_dead_letters(
-    job: JobId, *, limit: Limit = 50, cursor: Cursor = None, as_json: Json = False, api_url: ApiUrl = None
-) -> None:
-    """List what of a job failed for good, and why."""
-    page = call(api_url, lambda ke: ke.list_dead_letters(job, limit=limit, cursor=cursor))
-    output.emit(page, output.dead_letter_list, as_json=as_json)
-
-
-@dead_letters.command("purge")
-def purge_dead_letters(job: JobId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
-    """Delete a job's dead letters."""
-    purged = call(api_url, lambda ke: ke.purge_dead_letters(job))
-    output.emit(
-        {"purged": purged}, lambda out, _: out.print(f"Purged {output.letters(purged)} of job {job}."), as_json=as_json
     )

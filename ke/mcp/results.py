@@ -38,6 +38,17 @@ class JobsAnswer(_Answer):
     next_cursor: str | None = Field(None, description="For the next call, when there is more")
 
 
+class RetryAnswer(_Answer):
+    """A retry of dead letters as it is now."""
+
+    id: str
+    job_id: str
+    status: str = Field(description="running; completed, cancelled and failed are final")
+    letters: int = Field(0, description="Dead letters that it took up")
+    succeeded: int = Field(0, description="Those that are gone since")
+    failed: int = Field(0, description="Those that failed again")
+
+
 class Counts(_Answer):
     """A number for each store."""
 

@@ -32,6 +32,7 @@ def create_server() -> MCPServer:
     server.add_tool(tools.list_jobs, title="List jobs", annotations=tools.READS)
     server.add_tool(tools.search, title="Search", annotations=tools.READS)
     server.add_tool(tools.cancel_job, title="Cancel a job", annotations=tools.STOPS)
+    server.add_tool(tools.retry_dead_letters, title="Retry what failed", annotations=tools.FETCHES)
     server.add_tool(tools.cleanup_job, title="Clean up after a job", annotations=tools.CLEANS)
     server.add_tool(tools.forget_source, title="Forget a page", annotations=tools.CLEANS)
     server.add_tool(tools.cleanup_project, title="Clean up after a project", annotations=tools.CLEANS)

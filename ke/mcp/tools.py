@@ -9,7 +9,7 @@ from pydantic import Field
 from ke.client import KnowledgeExtractionClient
 from ke.gateway import job_id_of, source_id_of
 from ke.mcp.calls import answer
-from ke.mcp.results import DeletionAnswer, JobAnswer, JobsAnswer, ReceiptAnswer, SearchAnswer
+from ke.mcp.results import DeletionAnswer, JobAnswer, JobsAnswer, ReceiptAnswer, RetryAnswer, SearchAnswer
 
 CLEANUP_WAIT_S: Final = 30.0
 """Seconds a tool waits for a cleanup: most are done by then, and clients give up at 60 s."""
@@ -139,6 +139,22 @@ async def cancel_job(
     cannot be cancelled: the error (409) says which of these it is.
     """
     return await answer(lambda ke: ke.cancel_job(job_id_of(job_id), reason=reason, cleanup=cleanup))
+
+
+async def retry_dead_letters(
+    job_id: JobId,
+    ids: Annotated[list[str] | None, Field(description="Only these dead letters; all by default")] = None,
+    subject: Annotated[Literal["page", "source"] | None, Field(description="Only pages, or only sources")] = None,
+    error_type: Annotated[str | None, Field(description="Only with this error code, such as `http-500`")] = None,
+) -> Annotated[CallToolResult, RetryAnswer]:
+    """Try once more what failed for good in a job that has ended: pages, with the links on them, and extraction.
+
+    Returns at once; while it is at work the job's `retry_id` names it, and `cancel_job` stops it. The job's status
+    stays what it is; its counters grow, and dead letters that succeed are gone.
+    """
+    return await answer(
+        lambda ke: ke.retry_dead_letters(job_id_of(job_id), ids=ids or None, subject=subject, error_type=error_type)
+    )
 
 
 async def cleanup_job(

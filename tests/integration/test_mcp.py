@@ -53,6 +53,7 @@ async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
         "delete_job_record",
         "get_job",
         "list_jobs",
+        "retry_dead_letters",
         "crawl",
         "scrape",
         "search",

@@ -1,0 +1,123 @@
+"""`ke dead-letters`: what failed for good, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ke.cli import output
+from ke.cli.errors import CommandFailed, ExitCode
+from ke.cli.options import ApiUrl, Cursor, JobId, Json, Limit, Timeout, Wait
+from ke.cli.session import call
+from ke.cli.text import duration
+from ke.cli.watch import POLL_S
+from ke.contracts.retries import RetryStatus
+
+if TYPE_CHECKING:
+    from ke.client import KnowledgeExtractionClient
+
+app = typer.Typer(no_args_is_help=True, help="Pages and sources that failed for good.")
+
+
+class Subject(StrEnum):
+    """What a dead letter is of."""
+
+    PAGE = "page"
+    SOURCE = "source"
+
+
+OfSubject = Annotated[Subject | None, typer.Option("--subject", help="Only pages, or only sources.")]
+OfType = Annotated[
+    str | None, typer.Option("--error-type", metavar="CODE", help="Only with this error, such as http-500.")
+]
+OfUrls = Annotated[str | None, typer.Option("--url-prefix", metavar="URL", help="Only of URLs that begin so.")]
+
+
+@app.command("list")
+def list_dead_letters(
+    job: JobId,
+    *,
+    subject: OfSubject = None,
+    error_type: OfType = None,
+    url_prefix: OfUrls = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """List what of a job failed for good, and why."""
+    page = call(
+        api_url,
+        lambda ke: ke.list_dead_letters(
+            job, subject=subject, error_type=error_type, url_prefix=url_prefix, limit=limit, cursor=cursor
+        ),
+    )
+    output.emit(page, output.dead_letter_list, as_json=as_json)
+
+
+@app.command("retry")
+def retry_dead_letters(
+    job: JobId,
+    *,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", metavar="ID", help="Only this dead letter; may be repeated.")
+    ] = None,
+    subject: OfSubject = None,
+    error_type: OfType = None,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Try what failed for good once more: all of it, or what fits. `ke jobs cancel` stops it."""
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        started = await ke.retry_dead_letters(job, ids=ids or None, subject=subject, error_type=error_type)
+        return await _follow(ke, started["id"], timeout_s=timeout) if wait else started
+
+    retry = call(api_url, work)
+    output.emit(retry, output.retry_detail, as_json=as_json)
+    if retry["status"] in {RetryStatus.CANCELLED, RetryStatus.FAILED}:
+        error = retry.get("error") or {}
+        raise CommandFailed(f"{retry['id']} {retry['status']}: {error.get('message') or ''}", ExitCode.NOT_DONE)
+
+
+@app.command("purge")
+def purge_dead_letters(
+    job: JobId,
+    *,
+    subject: OfSubject = None,
+    error_type: OfType = None,
+    url_prefix: OfUrls = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Delete a job's dead letters: all of them, or what fits."""
+    purged = call(
+        api_url,
+        lambda ke: ke.purge_dead_letters(job, subject=subject, error_type=error_type, url_prefix=url_prefix),
+    )
+    output.emit(
+        {"purged": purged}, lambda out, _: out.print(f"Purged {output.letters(purged)} of job {job}."), as_json=as_json
+    )
+
+
+async def _follow(ke: KnowledgeExtractionClient, retry_id: str, *, timeout_s: float | None) -> Mapping[str, Any]:
+    """Look at a retry until it has ended.
+
+    Raises:
+        CommandFailed: The time was up.
+    """
+    started_s = time.monotonic()
+    while True:
+        retry = await ke.get_retry(retry_id)
+        if retry["status"] != "running":
+            return retry
+        if timeout_s is not None and time.monotonic() - started_s > timeout_s:
+            raise CommandFailed(f"{retry_id} has not ended within {duration(timeout_s)}", ExitCode.NOT_DONE)
+        await asyncio.sleep(POLL_S)
