@@ -97,9 +97,13 @@ PROJECT_JOBS_AT_ONCE: Final = 4
 """Jobs of a project that are cleaned up side by side."""
 PROJECT_JOB_TRIES: Final = 3
 """How often a job's cleanup that left something is started by that of its project."""
-PROJECT_JOB_WAIT: Final = timedelta(seconds=5)
-PROJECT_JOB_WAITS: Final = 120
-"""How often, and how long each time, a cleanup of the job that is at work already is waited for: ten minutes."""
+PROJECT_JOB_WAITS: Final = 25
+"""How often a cleanup of the job that is at work already is waited for: about ten minutes in all."""
+
+
+def project_job_wait(number: int) -> timedelta:
+    """How long to wait for the n-th time for another cleanup of a job."""
+    return timedelta(seconds=min(2.0**number, 30.0))
 
 
 def _cleanup(summary: str, *, start_to_close: timedelta) -> ActivityConfig:

@@ -110,7 +110,7 @@ class ProjectCleanupWorkflow:
         """
         reason = "another cleanup of it is at work"
         tries = 0
-        for _ in range(policies.PROJECT_JOB_WAITS):
+        for number in range(policies.PROJECT_JOB_WAITS):
             try:
                 await workflow.execute_child_workflow(
                     CLEANUP_WORKFLOW,
@@ -123,7 +123,7 @@ class ProjectCleanupWorkflow:
                     static_summary=f"clean up job {job.job_id}",
                 )
             except WorkflowAlreadyStartedError:
-                await workflow.sleep(policies.PROJECT_JOB_WAIT, summary="wait for another cleanup of the job")
+                await workflow.sleep(policies.project_job_wait(number), summary="wait for another cleanup of the job")
             except ChildWorkflowError as error:
                 reason = str(error.cause or error)
                 tries += 1

@@ -16,7 +16,7 @@ from temporalio.exceptions import ApplicationError
 
 from ke.contracts.cleanup import CleanupInput
 from ke.contracts.jobs import CancelRequest, JobStatus, Lane, LimitsChange
-from ke.contracts.naming import CLEANUP_WORKFLOW, TaskQueue, cleanup_id
+from ke.contracts.naming import CLEANUP_WORKFLOW, TaskQueue, cleanup_id, source_cleanup_id
 from tests.workflow.stage import Stage, open_temporal, working
 from workflows.job import JobWorkflow
 
@@ -62,6 +62,25 @@ async def _cleanup_second_sweep(stage: Stage) -> Mapping[str, WorkflowHistory]:
     )
     await stage.ended(handle)
     return {"cleanup_second_sweep": await handle.fetch_history()}
+
+
+async def _cleanup_source(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    job_id, source_id = "00000000-0000-4000-8000-000000000000", "00000000-0000-4000-8000-000000000001"
+    handle = await stage.client.start_workflow(
+        CLEANUP_WORKFLOW,
+        CleanupInput(job_id, source_id=source_id),
+        id=source_cleanup_id(source_id),
+        task_queue=TaskQueue.CLEANUP.value,
+    )
+    await stage.ended(handle)
+    return {"cleanup_source": await handle.fetch_history()}
+
+
+async def _project_cleanup(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    handle = await stage.clean_project(n_jobs=3, jobs_a_run=2)
+    await stage.ended(handle)
+    runs = await stage.histories(handle.id)
+    return {"project_cleanup": runs[0], "project_cleanup_continued": runs[-1]}
 
 
 async def _pause_resume(stage: Stage) -> Mapping[str, WorkflowHistory]:
@@ -132,6 +151,8 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     _cancel,
     _cancel_with_cleanup,
     _cleanup_second_sweep,
+    _cleanup_source,
+    _project_cleanup,
     _pause_resume,
     _limits,
     _continue_as_new,

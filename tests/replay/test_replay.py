@@ -13,14 +13,17 @@ from tests.replay.mutated import MutatedJobWorkflow
 from tests.replay.record import FOLDER, MAX_BYTES, RECORDER
 from workflows.cleanup import CleanupWorkflow
 from workflows.job import JobWorkflow
+from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.retry import RetryWorkflow
 
 FILES = sorted(FOLDER.glob("*.json"))
+OF_JOBS = [file for file in FILES if not file.stem.startswith(("cleanup", "letters", "project"))]
 LAST_EVENTS = {
     "cancel": "WORKFLOW_EXECUTION_CANCELED",
     "cancel_with_cleanup": "WORKFLOW_EXECUTION_CANCELED",
     "cleanup": "WORKFLOW_EXECUTION_COMPLETED",
     "cleanup_second_sweep": "WORKFLOW_EXECUTION_COMPLETED",
+    "cleanup_source": "WORKFLOW_EXECUTION_COMPLETED",
     "continue_as_new": "WORKFLOW_EXECUTION_CONTINUED_AS_NEW",
     "continued": "WORKFLOW_EXECUTION_COMPLETED",
     "failure": "WORKFLOW_EXECUTION_FAILED",
@@ -28,6 +31,8 @@ LAST_EVENTS = {
     "letters_retry_cancelled": "WORKFLOW_EXECUTION_CANCELED",
     "limits": "WORKFLOW_EXECUTION_COMPLETED",
     "pause_resume": "WORKFLOW_EXECUTION_COMPLETED",
+    "project_cleanup": "WORKFLOW_EXECUTION_CONTINUED_AS_NEW",
+    "project_cleanup_continued": "WORKFLOW_EXECUTION_COMPLETED",
     "retry": "WORKFLOW_EXECUTION_COMPLETED",
     "success": "WORKFLOW_EXECUTION_COMPLETED",
 }
@@ -44,10 +49,13 @@ def _id(file: Path) -> str:
 @pytest.mark.parametrize("file", FILES, ids=_id)
 async def test_recorded_history_replays(file: Path) -> None:
     """In the sandbox, the code of today takes every step that the recorded run took."""
-    await Replayer(workflows=[JobWorkflow, RetryWorkflow, CleanupWorkflow]).replay_workflow(_history(file))
+    workflows = [JobWorkflow, RetryWorkflow, CleanupWorkflow, ProjectCleanupWorkflow]
+    await Replayer(workflows=workflows).replay_workflow(_history(file))
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if not file.stem.startswith(("cleanup", "letters"))], ids=_id)
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if not file.stem.startswith(("cleanup", "letters", "project"))], ids=_id
+)
 async def test_changed_workflow_is_noticed(file: Path) -> None:
     """A job workflow that schedules one activity more does not replay any of the job histories."""
     with pytest.raises(NondeterminismError):

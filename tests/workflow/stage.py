@@ -15,6 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer, Worker
 
+from ke.contracts.cleanup import CleanupReceipt, ProjectCleanupInput
 from ke.contracts.jobs import (
     CarriedState,
     CollectSpec,
@@ -32,11 +33,13 @@ from ke.contracts.naming import (
     JOB_STATUS,
     JOB_WORKFLOW,
     PROJECT,
+    PROJECT_CLEANUP_WORKFLOW,
     RETRY_WORKFLOW,
     SEARCH_ATTRIBUTES,
     TaskQueue,
     cleanup_id,
     job_workflow_id,
+    project_cleanup_workflow_id,
     retry_id,
 )
 from ke.contracts.retries import CarriedRetry, RetryInput, RetryOutcome
@@ -46,6 +49,7 @@ from ke.runtime.settings import Settings
 from tests.workflow.twins import Twin
 from workflows.cleanup import CleanupWorkflow
 from workflows.job import JobWorkflow
+from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.retry import RetryWorkflow
 
 _WAITING = PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
@@ -77,6 +81,7 @@ class Stage:
         self.twin = twin
         self.jobs: list[str] = []
         self.retries: list[str] = []
+        self.projects: list[str] = []
         self._gates: list[asyncio.Event] = []
 
     async def start(
@@ -101,6 +106,20 @@ class Stage:
             task_queue=task_queue,
             result_type=JobOutcome,
             search_attributes=TypedSearchAttributes(attributes),
+        )
+
+    async def clean_project(self, *, n_jobs: int = 2, **options: Any) -> WorkflowHandle[Any, CleanupReceipt]:
+        """Starts the cleanup of a project that has so many ended jobs."""
+        name = f"twins-{uuid.uuid4()}"
+        self.projects.append(name)
+        self.twin.project_jobs = [str(uuid.uuid4()) for _ in range(n_jobs)]
+        self.jobs.extend(self.twin.project_jobs)
+        return await self.client.start_workflow(
+            PROJECT_CLEANUP_WORKFLOW,
+            ProjectCleanupInput(name, **options),
+            id=project_cleanup_workflow_id(name),
+            task_queue=TaskQueue.CLEANUP.value,
+            result_type=CleanupReceipt,
         )
 
     async def running(self, *lanes: Lane, **options: Any) -> WorkflowHandle[Any, JobOutcome]:
@@ -151,6 +170,14 @@ class Stage:
                 if any(a.activity_type.name == name and a.state == _WAITING and a.attempt > 1 for a in found):
                     return
                 await asyncio.sleep(0.02)
+
+    async def until_timer(self, handle: WorkflowHandle[Any, Any]) -> None:
+        """Waits until a workflow has started a timer."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if count_events(await handle.fetch_history(), EventType.EVENT_TYPE_TIMER_STARTED):
+                    return
+                await asyncio.sleep(0.05)
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Waits until something holds in the twin."""
@@ -207,13 +234,13 @@ class Stage:
         return found
 
     async def all_histories(self) -> list[WorkflowHistory]:
-        """Of all jobs, their cleanups, and retries."""
+        """Of all jobs, their cleanups and retries, and of the cleanups of projects."""
         return [history for workflow_id in self._ids for history in await self.histories(workflow_id)]
 
     @property
     def _ids(self) -> list[str]:
         of_jobs = [name for job_id in self.jobs for name in (job_workflow_id(job_id), cleanup_id(job_id))]
-        return [*of_jobs, *self.retries]
+        return [*map(project_cleanup_workflow_id, self.projects), *of_jobs, *self.retries]
 
     async def end(self) -> None:
         """Terminates what a test left open."""
@@ -259,7 +286,9 @@ async def replay(histories: list[WorkflowHistory], job_workflow: type = JobWorkf
             yield history
 
     async with asyncio.timeout(PATIENCE_S):
-        await Replayer(workflows=[job_workflow, CleanupWorkflow, RetryWorkflow]).replay_workflows(each())
+        await Replayer(
+            workflows=[job_workflow, CleanupWorkflow, ProjectCleanupWorkflow, RetryWorkflow]
+        ).replay_workflows(each())
 
 
 def _job(lanes: tuple[Lane, ...], *, follow: bool, carried: CarriedState | None) -> JobInput:
@@ -291,7 +320,7 @@ def _workers(client: Client, twin: Twin) -> list[Worker]:
         TaskQueue.COLLECT: {"activities": [twin.collect_pages]},
         TaskQueue.EXTRACT: {"activities": [twin.extract_sources]},
         TaskQueue.CLEANUP: {
-            "workflows": [CleanupWorkflow],
+            "workflows": [CleanupWorkflow, ProjectCleanupWorkflow],
             "activities": [
                 twin.begin_cleanup,
                 twin.delete_vectors,
@@ -300,6 +329,9 @@ def _workers(client: Client, twin: Twin) -> list[Worker]:
                 twin.verify_cleanup,
                 twin.erase_history,
                 twin.fail_cleanup,
+                twin.begin_project_cleanup,
+                twin.list_project_jobs,
+                twin.close_project_cleanup,
             ],
         },
     }

@@ -10,7 +10,17 @@ from temporalio.exceptions import ApplicationError
 
 from ke.contracts import activities as contract
 from ke.contracts.activities import CloseJob, CollectSlice, ExtractSlice, OpenedJob, SliceReport, StatusChange
-from ke.contracts.cleanup import CleanupFailure, CleanupInput, CleanupReceipt, CleanupStatus, StoreCounts
+from ke.contracts.cleanup import (
+    CleanupFailure,
+    CleanupInput,
+    CleanupReceipt,
+    CleanupStatus,
+    ProjectCleanup,
+    ProjectEnd,
+    ProjectJobs,
+    ProjectPage,
+    StoreCounts,
+)
 from ke.contracts.jobs import (
     TRANSITIONS,
     CancellationReceipt,
@@ -77,6 +87,7 @@ class Twin(
     contract.ExtractActivities,
     contract.RetryActivities,
     contract.CleanupActivities,
+    contract.ProjectCleanupActivities,
 ):
     """All activities of one test."""
 
@@ -96,6 +107,9 @@ class Twin(
         self.retry = OpenedRetry(epoch=2, started_at="2026-01-01T00:00:00+00:00", letters=3)
         """What a retry finds when it opens."""
         self.closed: list[CloseRetry] = []
+        self.project_jobs: list[str] = []
+        """The ended jobs of the only project, in order."""
+        self.project_ends: list[ProjectEnd] = []
         self.fenced = True
         """Whether the vector store refuses late writes itself."""
 
@@ -273,3 +287,30 @@ class Twin(
             delete_record=cleanup.delete_record,
             fenced=self.fenced,
         )
+
+    # The cleanup of a project
+
+    @activity.defn(name="begin_project_cleanup")
+    async def begin_project_cleanup(self, cleanup: ProjectCleanup) -> CleanupReceipt:
+        """Opens the receipt."""
+        await self._enter("begin_project_cleanup")
+        return self._project_receipt(cleanup.receipt_id, CleanupStatus.RUNNING)
+
+    @activity.defn(name="list_project_jobs")
+    async def list_project_jobs(self, page: ProjectPage) -> ProjectJobs:
+        """The next ones; a job's number in the list is its `seq`."""
+        await self._enter("list_project_jobs")
+        found = self.project_jobs[page.after : page.after + page.limit]
+        return ProjectJobs(tuple(found), page.after + len(found))
+
+    @activity.defn(name="close_project_cleanup")
+    async def close_project_cleanup(self, end: ProjectEnd) -> CleanupReceipt:
+        """Closes the receipt."""
+        await self._enter("close_project_cleanup")
+        self.project_ends.append(end)
+        status = CleanupStatus.FAILED if end.error else CleanupStatus.CLEANED
+        return replace(self._project_receipt(end.receipt_id, status), jobs=end.jobs, error=end.error)
+
+    def _project_receipt(self, receipt_id: str, status: CleanupStatus) -> CleanupReceipt:
+        counts = StoreCounts(sources=2)
+        return CleanupReceipt(receipt_id, None, status, counts, counts, StoreCounts(), "2026-01-01T00:00:00+00:00")
