@@ -52,6 +52,8 @@ CPU_QUEUES = frozenset({TaskQueue.COLLECT, TaskQueue.EXTRACT})
 SWITCH_INTERVAL_S = 0.001
 """How long a thread may keep the interpreter from the event loop, which must ask for it after each write to a socket.
 Workflow tasks and the pool's results are CPU work in threads; Python's 5 ms add up to a slow cancel."""
+TASK_POLLS = 2
+"""Requests for tasks that a worker keeps open for each queue and type; one is answered within milliseconds."""
 START_TIMEOUT_S = 60.0
 """How long a worker waits for Temporal when it starts."""
 
@@ -168,6 +170,9 @@ def _worker(client: Client, queue: TaskQueue, settings: Settings, registration: 
         # Without a name the SDK makes one by reading every module that is loaded: a second of each start.
         build_id=version("ke"),
         graceful_shutdown_timeout=timedelta(seconds=settings.graceful_shutdown_s),
+        # A worker that freezes swallows as many tasks as it has asked for, and each is missed only at its timeout.
+        max_concurrent_activity_task_polls=TASK_POLLS,
+        max_concurrent_workflow_task_polls=TASK_POLLS,
         # A cancel comes with the answer to a heartbeat, so this is how soon it is seen.
         max_heartbeat_throttle_interval=throttle,
         default_heartbeat_throttle_interval=throttle,

@@ -68,7 +68,7 @@ class CollectRun:
         self._limits = spec.limits if spec.follow else CrawlLimits(max_pages=len(spec.urls), max_depth=0)
         self._robots = Robots(fetcher)
         self._reach = Reach.of(spec, pool)
-        self._reader = PageReader(fetcher, pool, self._robots, gate, self._reach)
+        self._reader = PageReader(fetcher, pool, self._robots, gate, self._reach, lambda: beat.stopping)
         self._tasks: dict[asyncio.Task[PageOutcome], tuple[FrontierEntry, int]] = {}
         self._buffer: list[PageOutcome] = []
         self._buffered_at = 0.0

@@ -17,6 +17,10 @@ the longest single wait of a body: one fetch, one transaction, one batch of poin
 STOP_S: Final = 8.0
 """Seconds a body has to commit what it has after it was asked to stop; below the heartbeat timeout."""
 
+LATE_S: Final = 8.0
+"""Seconds without a beat, less than the heartbeat timeout, after which this process was frozen and its work may be
+another's."""
+
 T = TypeVar("T")
 
 
@@ -26,11 +30,17 @@ class Beat:
     def __init__(self) -> None:
         self.stop = asyncio.Event()
         self._details: Any = None
-        self._last = time.monotonic()
+        self._last = self._beaten = time.monotonic()
 
     @property
     def stopping(self) -> bool:
-        """Whether the body must commit what it has and return."""
+        """Whether the body must commit what it has and return.
+
+        A process that wakes up after it was frozen stops before it hears from Temporal: whatever it would begin now
+        could come after the job stood still.
+        """
+        if time.monotonic() - self._beaten > LATE_S:
+            self.stop.set()
         return self.stop.is_set()
 
     def progress(self, details: Any = None) -> None:
@@ -49,6 +59,9 @@ class Beat:
     async def run(self) -> None:
         """Beats until the body stalls."""
         while time.monotonic() - self._last < STALL_S:
+            # Looked at before this beat hides it.
+            _ = self.stopping
+            self._beaten = time.monotonic()
             activity.heartbeat(*([] if self._details is None else [self._details]))
             await asyncio.sleep(BEAT_S)
 

@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS: Final = 4
 """Failed attempts after which a page is a dead letter."""
+STOPPING_S: Final = 0.1
+"""Seconds between two looks of a page that must not begin any more."""
 PARSE_TIMEOUT_S: Final = 60.0
 """Seconds for reading one page, waiting for a free process included."""
 INLINE_LINKS: Final = 500
@@ -81,7 +83,17 @@ class Reach:
 class PageReader:
     """Fetches and reads the pages of one slice, within robots.txt, scope and the host's patience."""
 
-    def __init__(self, fetcher: Fetcher, pool: CpuPool, robots: Robots, gate: HostGate, reach: Reach) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        pool: CpuPool,
+        robots: Robots,
+        gate: HostGate,
+        reach: Reach,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Fetches nothing yet; once `stopping` says so it begins no request any more."""
+        self._stopping = stopping
         self._fetcher = fetcher
         self._pool = pool
         self._robots = robots
@@ -129,6 +141,8 @@ class PageReader:
         if rules is not None and not rules.allowed(entry.url):
             return self._skip(entry, "disallowed by robots.txt")
         async with self._gate.slot(host_key(entry.url), rules.crawl_delay_s if rules else None):
+            while self._stopping():  # noqa: ASYNC110 - until the slice breaks it off, which it does within a moment
+                await asyncio.sleep(STOPPING_S)
             self.started.add(entry.id)
             response = await self._fetcher.fetch(
                 entry.url, types=READABLE_TYPES, follow=self._follow(entry), max_bytes=max_bytes

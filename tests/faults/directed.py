@@ -41,8 +41,16 @@ async def twice(stack: FaultStack, ledger: Ledger) -> None:
     scene.job = await scene.submit(Pages(number=60, delay_s=0.6))
     await scene._until_moved("collect")
     with frozen(await victims(stack, scene, "worker")):
-        await asyncio.sleep(15.0)
+        before = await _fetched(scene)
+        await scene._until(f"SELECT 1 FROM job_progress WHERE job_id = $1 AND pages_fetched >= {before + 8}")
     await scene._until("SELECT 1 FROM jobs WHERE id = $1 AND completed_at IS NOT NULL")
+
+
+async def _fetched(scene: Scene) -> int:
+    rows = await scene.stack.sql(
+        "SELECT sum(pages_fetched)::int AS n FROM job_progress WHERE job_id::text = $1", scene.job_id
+    )
+    return int(rows[0]["n"])
 
 
 async def _nothing() -> None:

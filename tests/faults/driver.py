@@ -54,7 +54,7 @@ async def run(options: argparse.Namespace) -> int:
             print(f"{step.number:>4}  {step.fault!s:<48} {step.where:<28} {step.action}, then {step.then}")
         return 0
     report = Report(seed, options.faults, options.broken)
-    stack = FaultStack(worker=command_of(options.broken), disk_mb=DISK_MB)
+    stack = stack_for(options.broken)
     began = time.monotonic()
     try:
         async with stack:
@@ -73,6 +73,13 @@ async def run(options: argparse.Namespace) -> int:
         if options.json:
             options.json.write_text(json.dumps(report.document(), indent=1) + "\n")
     return 1 if report.broken else 0
+
+
+def stack_for(broken: str = "") -> FaultStack:
+    """The stack of a run, or that of the scenario that catches a broken build."""
+    if broken:
+        return FaultStack(worker=command_of(broken), split=True, workers=3 if broken == "claim" else 2)
+    return FaultStack(disk_mb=DISK_MB)
 
 
 @dataclass

@@ -59,6 +59,7 @@ class FaultStack:
 
     Attributes:
         workers: How many worker processes.
+        split: The first one has the workflows and cleanups, the others the slices; else all have all.
         worker: The command of a worker, after the interpreter; empty: the real one.
         disk_mb: Size of a tmpfs for Postgres's data; 0: an ordinary folder. Needs root.
         env: More settings.
@@ -68,6 +69,7 @@ class FaultStack:
     """
 
     workers: int = 2
+    split: bool = False
     worker: Sequence[str] = ()
     disk_mb: int = 0
     env: dict[str, str] = field(default_factory=dict)
@@ -214,7 +216,7 @@ class FaultStack:
             }
             for name, s in self.sides.items()
         }
-        given = {"routes": routes, "worker": list(self.worker), "upstreams": str(self._upstreams)}
+        given = {"routes": routes, "worker": list(self.worker), "split": self.split, "upstreams": str(self._upstreams)}
         return {
             **os.environ,
             "PYTHONPATH": str(REPOSITORY),

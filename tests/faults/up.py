@@ -1,7 +1,7 @@
 """`ke up`, whose gateway and workers reach their dependencies through the proxies of a run.
 
 All else is the real thing: the same supervisor, services and commands. `FAULTS_UP` is a JSON object:
-`{"routes": {"gateway": {...}, "worker": {...}}, "worker": [...], "upstreams": PATH}`, where a route names the ports of
+`{"routes": {"gateway": {...}, "worker": {...}}, "worker": [...], "split": BOOL, "upstreams": PATH}`, where a route names the ports of
 the proxies (`postgres`, `temporal`) and the socket of one (`vectors`), and `worker` the command of a worker.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ke.cli.up import serve
+from ke.contracts.naming import TaskQueue
 from ke.runtime.embedded.consumers import Services, gateway_and_workers
 from ke.runtime.embedded.files import write_atomically
 from ke.runtime.embedded.processes import ChildSpec
@@ -34,10 +35,10 @@ def through_proxies(settings: Settings, services: Services) -> list[ChildSpec]:
         "vectors": env["KE_VECTORS_SOCKET"],
     }
     write_atomically(Path(given["upstreams"]), json.dumps(upstreams))
-    return [_led(spec, given) for spec in gateway_and_workers(settings, services)]
+    return [_led(spec, given, services) for spec in gateway_and_workers(settings, services)]
 
 
-def _led(spec: ChildSpec, given: Mapping[str, Any]) -> ChildSpec:
+def _led(spec: ChildSpec, given: Mapping[str, Any], services: Services) -> ChildSpec:
     role = "gateway" if spec.name == "gateway" else "worker"
     route = given["routes"].get(role, {})
     env = dict(spec.env)
@@ -51,7 +52,19 @@ def _led(spec: ChildSpec, given: Mapping[str, Any]) -> ChildSpec:
     if "vectors" in route:
         env["KE_VECTORS_SOCKET"] = route["vectors"]
     command = (sys.executable, *given["worker"]) if role == "worker" and given.get("worker") else spec.command
-    return replace(spec, env=env, command=command)
+    led = replace(spec, env=env, command=command)
+    return _of_one_trade(led, services) if role == "worker" and given.get("split") else led
+
+
+def _of_one_trade(spec: ChildSpec, services: Services) -> ChildSpec:
+    """The first worker has the workflows and the cleanups, the others the slices: one can freeze without the other."""
+    first = spec.name == "worker-1"
+    queues = (TaskQueue.JOBS, TaskQueue.CLEANUP) if first else (TaskQueue.COLLECT, TaskQueue.EXTRACT)
+
+    async def ready(pid: int) -> bool:
+        return await services.temporal.has_poller(pid, queues[0], workflows=first)
+
+    return replace(spec, env={**spec.env, "KE_TASK_QUEUES": ",".join(queues)}, ready=ready)
 
 
 def _end_with_parent() -> None:
