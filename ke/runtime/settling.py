@@ -35,7 +35,7 @@ _ENDS: Final[Mapping[WorkflowExecutionStatus, str]] = {
 }
 """The ends after which the same cleanup can be started again."""
 
-PATIENCE_S: Final = 0.3
+PATIENCE_S: Final = 0.5
 """Seconds for which someone who only reads a job waits for its row."""
 
 log = structlog.get_logger(__name__)
@@ -106,7 +106,7 @@ async def look(backends: Backends, row: JobRow) -> Sighting:
             return Sighting(row, trouble=_unknown(row))
         if execution is not None and execution.is_open:
             return Sighting(await _as_asked(backends, row, execution), execution)
-        return Sighting(await repair(backends, row, execution), execution)
+        return Sighting(await repair(backends, row, execution, lock_timeout_s=PATIENCE_S), execution)
     except TemporalUnavailable as error:
         return Sighting(row, trouble=f"Temporal cannot be asked at the moment: {error.message}")
     except RowLocked:
@@ -144,7 +144,9 @@ async def _as_asked(backends: Backends, row: JobRow, execution: Execution) -> Jo
     return row if row.status.is_terminal else replace(row, run_id=execution.run_id)
 
 
-async def repair(backends: Backends, row: JobRow, execution: Execution | None) -> JobRow:
+async def repair(
+    backends: Backends, row: JobRow, execution: Execution | None, *, lock_timeout_s: float | None = None
+) -> JobRow:
     """Ends the row of a job whose workflow is closed, or lost, as that ended.
 
     Raises:
@@ -153,7 +155,8 @@ async def repair(backends: Backends, row: JobRow, execution: Execution | None) -
         NotFound: The job was deleted meanwhile.
     """
     close = await _how_it_ended(backends, row, execution)
-    await end_job(backends.database, close, run_id=execution.run_id if execution is not None else None)
+    run_id = execution.run_id if execution is not None else None
+    await end_job(backends.database, close, run_id=run_id, lock_timeout_s=lock_timeout_s)
     async with backends.database.transaction() as connection:
         repaired = await get_job(connection, row.id)
     log.warning("repaired an open job whose workflow is closed", job_id=str(row.id), status=repaired.status.value)

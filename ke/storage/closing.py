@@ -41,6 +41,7 @@ async def end_job(
     *,
     limit: int = SKIP_BATCH,
     run_id: str | None = None,
+    lock_timeout_s: float | None = None,
 ) -> JobOutcome:
     """Ends a job, once: a job that has ended already keeps its end, which is returned.
 
@@ -53,12 +54,14 @@ async def end_job(
         progress: Called after each step.
         limit: Rows that one transaction skips.
         run_id: The Temporal run that ended it, which a reset may have put in the place of the one that is recorded.
+        lock_timeout_s: Seconds to wait for the job's row, where that is less than usual.
 
     Raises:
+        RowLocked: Another transaction holds the row.
         NotFound: There is no such job.
     """
     while True:
-        async with database.transaction() as connection:
+        async with database.transaction(lock_timeout_s=lock_timeout_s) as connection:
             outcome = await _close_or_skip(connection, close, progress, limit, run_id)
         if outcome is not None:
             return outcome

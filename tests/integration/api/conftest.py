@@ -70,3 +70,10 @@ async def idle_api(
     settings = api_settings.model_copy(update={"temporal_namespace": IDLE})
     async with open_gateway(settings, api_stores, api_temporal.client) as stack:
         yield stack
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives Temporal time where the gateway would answer without it: a busy machine must not change an outcome."""
+    for module in ("ke.runtime.settling", "ke.runtime.engine", "api.service.lists"):
+        monkeypatch.setattr(f"{module}.GLANCE_S", 20.0)

@@ -21,14 +21,9 @@ from ke.storage.jobs import insert_job
 from tests.integration.api.stack import QUICK, SLOW, ApiStack
 from tests.temporal_tools import cancel, reset, terminate
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 TO = pytest.mark.parametrize("to", ["FirstWorkflowTask", "LastWorkflowTask"])
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is no reason to answer without Temporal."""
-    for module in ("ke.runtime.settling", "api.service.lists"):
-        monkeypatch.setattr(f"{module}.GLANCE_S", 20.0)
 
 
 async def read(api: ApiStack, job_id: str) -> dict[str, Any]:

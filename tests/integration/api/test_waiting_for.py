@@ -30,6 +30,8 @@ from tests.temporal_tools import temporal, terminate
 from worker import running_workers
 from workflows.job import JobWorkflow
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 
 @pytest.fixture(scope="module")
 async def watched(
@@ -40,13 +42,6 @@ async def watched(
     client = await connect(str(api_settings.temporal_address), settings)
     async with open_gateway(settings, api_stores, client) as stack:
         yield stack
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is no reason to answer without Temporal."""
-    for module in ("ke.runtime.settling", "ke.runtime.engine"):
-        monkeypatch.setattr(f"{module}.GLANCE_S", 20.0)
 
 
 async def until_waiting_for(stack: ApiStack, job_id: str, words: str) -> str:
