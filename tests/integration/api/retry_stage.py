@@ -15,6 +15,8 @@ from tests.integration.web_site import Site
 from tests.stores import Stores
 from worker import running_workers
 
+PATIENCE_S = 120.0
+"""Seconds a test waits for anything: the pool's models are loaded meanwhile, on however busy a machine."""
 ENDS = ("completed", "completed_with_errors", "cancelled", "failed")
 
 
@@ -50,7 +52,7 @@ class RetryStage:
 
     async def until_asked(self, path: str, times: int) -> None:
         """Waits until a page was asked for so often."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while self.site.asked[path] < times:  # noqa: ASYNC110  the site counts
                 await asyncio.sleep(0.02)
 
@@ -59,7 +61,12 @@ class RetryStage:
         body = {"kind": "crawl", "seeds": [self.site.url + path], "scope": {"sitemaps": False}, **members}
         answer = await self.api.http.post("/jobs", json=body)
         assert answer.status_code == 202, answer.text
-        return await self.api.until(answer.json()["id"], *ENDS)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                job = await self.job(answer.json()["id"])
+                if job["status"] in ENDS:
+                    return job
+                await asyncio.sleep(0.05)
 
     async def retry(self, job_id: str, **body: Any) -> dict[str, Any]:
         """A retry that was accepted."""
@@ -70,7 +77,7 @@ class RetryStage:
 
     async def until_over(self, retry_id: str) -> dict[str, Any]:
         """The retry as soon as it has ended."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 retry = (await self.api.http.get(f"/retries/{retry_id}")).json()
                 if retry["status"] != "running":

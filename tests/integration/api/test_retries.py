@@ -1,5 +1,6 @@
 """Retries of dead letters, on real stores, a real Temporal, the whole worker and a real site."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
