@@ -4,16 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ke.contracts.errors import DatabaseUnavailable, InvalidInput, RowLocked
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 CONNECT_TIMEOUT_S: Final = 5.0
 POOL_TIMEOUT_S: Final = 10.0
@@ -150,15 +151,19 @@ class Database:
         await self._engine.dispose()
 
 
-def alembic_config(url: str) -> Config:
+def alembic_config(url: str) -> "Config":
     """Alembic's configuration for the migrations inside this package."""
+    from alembic.config import Config  # noqa: PLC0415  a tenth of a worker's start, and no worker migrates
+
     config = Config()
     config.set_main_option("script_location", str(files("ke.storage").joinpath("migrations")))
     config.attributes["url"] = _async_url(url)
     return config
 
 
-def _upgrade(connection: sa.Connection, config: Config) -> None:
+def _upgrade(connection: sa.Connection, config: "Config") -> None:
+    from alembic import command  # noqa: PLC0415  as above
+
     connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
