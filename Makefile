@@ -1,6 +1,6 @@
 # Needs make, Python 3.11 or newer, and internet. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test faults lint openapi lock clean
+.PHONY: help setup demo up test faults cancels recovery bigclean lint openapi lock clean
 MAKEFLAGS += --no-print-directory
 PY := .venv/bin/python
 
@@ -21,6 +21,15 @@ test: setup temporal ## Run the tests; ARGS='-k cancel' and the like
 
 faults: setup temporal ## Break a stack FAULTS=20 times and look at what is left; SEED=1 repeats a run
 	@$(PY) -m tests.faults run --faults $(or $(FAULTS),20) $(if $(SEED),--seed $(SEED)) $(if $(BROKEN),--broken $(BROKEN)) $(if $(JSON),--json '$(JSON)')
+
+cancels: setup temporal ## Cancel COUNT=200 jobs at random moments, and show how soon each stood still; SEED=1
+	@$(PY) -m tests.faults cancels $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+
+recovery: setup temporal ## Kill a worker KILLS=20 times, and show how soon its jobs went on; SEED=1
+	@$(PY) -m tests.faults recovery $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+
+bigclean: setup temporal ## Clean up SOURCES=10000 sources with 100,000 chunks: exact? how long? what memory?
+	@$(PY) -m tests.faults cleanup $(if $(SOURCES),--sources $(SOURCES))
 
 lint: setup ## Check style, types and layers
 	@$(PY) -m ruff check .
