@@ -14,6 +14,8 @@ from typing import Any, Final
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from temporalio.workflow import ActivityCancellationType
 
+import activities.collect_slice
+import activities.extract
 import worker
 from ke.storage import collect_batches, collecting, extracting
 from ke.storage import jobs as job_rows
@@ -27,9 +29,6 @@ async def _allowed(*_: Any, **__: Any) -> None:
 
 def leave_out_the_fence() -> None:
     """Whoever comes late may write: neither Postgres nor the vector store refuses an old epoch."""
-    import activities.collect_slice
-    import activities.extract
-
     for module in (job_rows, collecting, collect_batches, extracting, activities.collect_slice, activities.extract):
         module.hold_fence = _allowed  # type: ignore[attr-defined]
     extracting.hold_fences = _allowed  # type: ignore[assignment]
@@ -54,7 +53,6 @@ def leave_out_the_wait() -> None:
 
 def leave_out_the_claim() -> None:
     """What an attempt has fetched is written and counted, whoever else has done it meanwhile."""
-    import activities.collect_slice
 
     async def all_mine(_: Any, __: uuid.UUID, batch: Sequence[collecting.PageOutcome]) -> frozenset[uuid.UUID]:
         return frozenset(outcome.entry.id for outcome in batch)

@@ -8,7 +8,6 @@ at from outside. Jobs of earlier faults go on meanwhile, and are cleaned up when
 import argparse
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -55,24 +54,47 @@ async def run(options: argparse.Namespace) -> int:
         return 0
     report = Report(seed, options.faults, options.broken)
     stack = stack_for(options.broken)
-    began = time.monotonic()
     try:
-        async with stack:
-            driver = Driver(stack, report)
-            if options.broken:
-                await driver.directed(options.broken)
-            else:
-                await driver.all(draw(seed, options.faults, disk=stack.disk is not None))
-            await driver.end()
-            stack.keep = bool(report.broken) and not options.broken
+        if options.broken:
+            await play_directed(stack, report, options.broken)
+        else:
+            await play(stack, report, lambda disk: draw(seed, options.faults, disk=disk))
     finally:
-        report.elapsed_s = time.monotonic() - began
         print(report.table(), flush=True)
         if stack.keep:
             print(f"logs: {stack.data_dir}/logs", flush=True)
         if options.json:
             options.json.write_text(json.dumps(report.document(), indent=1) + "\n")
     return 1 if report.broken else 0
+
+
+async def play(stack: FaultStack, report: Report, plan: Callable[[bool], Sequence[Step]]) -> None:
+    """Starts the stack, goes through a plan, and ends all of it.
+
+    Args:
+        stack: Not yet started.
+        report: Takes the figures and what was broken.
+        plan: Gives the faults; it is told whether the disk can be filled.
+    """
+    began = time.monotonic()
+    try:
+        async with stack:
+            driver = Driver(stack, report)
+            await driver.all(plan(stack.disk is not None))
+            await driver.end()
+            stack.keep = bool(report.broken)
+    finally:
+        report.elapsed_s = time.monotonic() - began
+
+
+async def play_directed(stack: FaultStack, report: Report, name: str) -> None:
+    """Starts the stack, plays the one scenario that catches a broken build, and ends all of it."""
+    began = time.monotonic()
+    try:
+        async with stack:
+            await Driver(stack, report).directed(name)
+    finally:
+        report.elapsed_s = time.monotonic() - began
 
 
 def stack_for(broken: str = "") -> FaultStack:
@@ -103,15 +125,19 @@ class Driver:
         if self.stack.disk is None:
             self.report.not_run.append("fill the disk of postgres (it needs root, to mount a small tmpfs)")
         self._library = await self._stock()
-        for step in steps:
-            await self._step(step, len(steps))
+        scenes = [Scene(self.stack, self.ledger, s.kind, s.phase, s.moment, self._library) for s in steps]
+        for step, scene, following in zip(steps, scenes, [*scenes[1:], None], strict=True):
+            if following is not None:
+                await following.prepare()
+            await self._step(step, scene, len(steps))
 
     async def directed(self, name: str) -> None:
         """The one scenario that shows what a broken build does wrong."""
         with self.ledger.disturbed():
             await directed(name, self.stack, self.ledger)
         self.report.faults[f"directed at {name}"] += 1
-        await self._look("")
+        await self._look("the scenario")
+        self.report.jobs = len(self.ledger.jobs)
 
     async def end(self) -> None:
         """Lets everything end, cleans up, reconciles, and looks at all of it once more."""
@@ -119,7 +145,7 @@ class Driver:
         self._live.clear()
         await self._settled(END_TIMEOUT_S)
         await self._reconcile()
-        await self._try_look(self.invariants.at_end)
+        self._note(await self.invariants.at_end(), "all of it")
         rows = await self.stack.sql("SELECT status, (result->'cancellation'->>'latency_s')::float AS latency FROM jobs")
         self.report.jobs = len(self.ledger.jobs)
         for row in rows:
@@ -137,10 +163,10 @@ class Driver:
 
     # One fault
 
-    async def _step(self, step: Step, total: int) -> None:
+    async def _step(self, step: Step, scene: Scene, total: int) -> None:
         began = time.monotonic()
-        scene = Scene(self.stack, self.ledger, step.kind, step.phase, step.moment, self._library)
-        broken, state, recovery = [], "", 0.0
+        broken: list[str] = []
+        state, recovery = "", 0.0
         try:
             with self.ledger.disturbed():
                 state = await scene.reach()
@@ -156,9 +182,10 @@ class Driver:
             self.stack.heal()
         self.report.faults[step.fault.name] += 1
         self.report.recovery_s.append(recovery)
-        if isinstance(scene.job, object) and scene.job is not None:
+        if scene.job is not None:
             self._live.append(scene)
             self._then[scene.job.id] = step.then
+        self._note(broken, str(step.fault))
         broken += await self._look(f"fault {step.number}, {step.fault}")
         await self._retire()
         self.say(
@@ -240,18 +267,20 @@ class Driver:
             await asyncio.sleep(0.3)
 
     async def _reconcile(self) -> None:
-        """Lets the stores be compared, where the gateway can."""
+        """Lets `ke` compare its stores: what a fault left half made is gone after it."""
+        async with self.stack.client() as client:
+            await patiently(lambda: client.reconcile(max_share=1.0, wait_s=60))
 
     async def _look(self, when: str) -> list[str]:
-        return await self._try_look(self.invariants.after_fault, when)
+        return self._note(await self.invariants.after_fault(), when)
 
-    async def _try_look(self, look: Callable[[], Awaitable[list[str]]], when: str = "at the end") -> list[str]:
-        known = set(self.report.broken)
-        lines = [line for line in await look() if line not in known]
-        for line in lines:
-            self.say(f"      BROKEN after {when or 'the scenario'}: {line}")
-        self.report.broken += lines
-        return lines
+    def _note(self, lines: Sequence[str], when: str) -> list[str]:
+        """Writes down, and says, what is newly broken."""
+        new = [line for line in lines if line not in set(self.report.broken)]
+        for line in new:
+            self.say(f"      BROKEN after {when}: {line}")
+        self.report.broken += new
+        return new
 
 
 _OPEN: Final = (
@@ -259,9 +288,7 @@ _OPEN: Final = (
     " LEFT JOIN LATERAL (SELECT sum(pages_fetched + pages_failed + pages_duplicate) AS pages,"
     "   sum(sources_extracted) AS sources, count(*) FILTER (WHERE done) AS done"
     "   FROM job_progress WHERE job_id = j.id) p ON true"
-    " LEFT JOIN LATERAL (SELECT count(*) AS batches FROM cleanup_batches WHERE cleanup_id = 'cleanup-' || j.id) b ON true"
+    " LEFT JOIN LATERAL (SELECT count(*) AS batches FROM cleanup_batches"
+    "   WHERE cleanup_id = 'cleanup-' || j.id) b ON true"
     " WHERE j.deleted_at IS NULL AND (j.completed_at IS NULL OR j.artifacts IN ('cleaning', 'cleanup_failed'))"
 )
-
-if __name__ == "__main__":
-    sys.exit("python -m tests.faults run")

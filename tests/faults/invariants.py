@@ -1,5 +1,7 @@
-"""What must be true whatever was broken, looked at from outside: by SQL, by a client of the vector process and one of
-Temporal, by the site's own log, and by the table of processes. Nothing here asks the code that is under test.
+"""What must be true whatever was broken, looked at from outside.
+
+By SQL, by a client of the vector process and one of Temporal, by the site's own log, and by the table of processes;
+nothing here asks the code that is under test.
 
 Each broken invariant is one line, `name: what, and the ids`.
 """

@@ -32,7 +32,14 @@ ACTIONS: Final = {
 CLEANUP_ACTIONS: Final = ("nothing", "clean", "delete")
 _WITH_SLICES: Final = ("collecting", "extracting")
 DEPENDENCIES: Final = ("postgres", "temporal", "vectors")
-MANNERS: Final = ("delay", "hold", "refuse", "reset", "drop replies of")
+HELD_S: Final = {
+    "delay": (2, 6),
+    "hold": (1.5, 8),
+    "refuse": (1.5, 8),
+    "reset": (0.5, 1.5),
+    "drop replies of": (1.5, 3),
+}
+"""The ways in which a connection misbehaves, and for how long."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +120,15 @@ def _deck(source: random.Random, rounds: int) -> list[Fault]:
         # One of the two: each takes most of a minute.
         FreezePastCleanup() if rounds % 2 else LateWrite(),
         *(
-            Network(dependency, source.choice(("worker", "worker", "gateway")), how, seconds(1.5, 8), seconds(0.1, 0.8))
+            Network(
+                dependency,
+                source.choice(("worker", "worker", "gateway")),
+                how,
+                seconds(*HELD_S[how]),
+                seconds(0.1, 0.8),
+            )
             for dependency in DEPENDENCIES
-            for how in MANNERS
+            for how in HELD_S
         ),
         *(FailBatch(source.randint(1, 6)) for _ in range(2)),
         # A whole minute only now and then: it is a minute.

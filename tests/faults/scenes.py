@@ -104,8 +104,15 @@ class Scene:
             idempotency_key=key,
         )
 
+    async def prepare(self) -> None:
+        """Submits early what must have ended before its phase: it runs while another fault is injected."""
+        if self.phase in CLEANUP_PHASES:
+            self.job = await self.submit(SMALL)
+
     async def _reach_cleanup(self) -> None:
-        self.job = await self.submit(SMALL)
+        if self.job is None:
+            await self.prepare()
+        assert self.job is not None
         await self._until(
             "SELECT 1 FROM jobs WHERE id = $1"
             " AND status IN ('cancelled', 'completed', 'completed_with_errors', 'failed')"

@@ -1,8 +1,9 @@
 """`ke up`, whose gateway and workers reach their dependencies through the proxies of a run.
 
 All else is the real thing: the same supervisor, services and commands. `FAULTS_UP` is a JSON object:
-`{"routes": {"gateway": {...}, "worker": {...}}, "worker": [...], "split": BOOL, "upstreams": PATH}`, where a route names the ports of
-the proxies (`postgres`, `temporal`) and the socket of one (`vectors`), and `worker` the command of a worker.
+`{"routes": {"gateway": {...}, "worker": {...}}, "worker": [...], "split": BOOL, "upstreams": PATH}`, where a route
+names the ports of the proxies (`postgres`, `temporal`) and the socket of one (`vectors`), `worker` is the command of a
+worker, and `upstreams` the file that tells the proxies where to forward to.
 """
 
 import json
