@@ -20,12 +20,16 @@ from activities.walking import Walk
 from ke.contracts import activities as contract
 from ke.contracts.cleanup import CleanupScope, ProjectCleanupInput
 from ke.contracts.errors import NotFound
+from ke.contracts.jobs import JobError
 from ke.contracts.reconciling import Finding, FindingKind, ReconcileStep
-from ke.runtime.settling import WorkerBackends, is_lost, repair, settle_cleanup
+from ke.contracts.retries import CloseRetry, RetryStatus
+from ke.runtime.settling import WorkerBackends, is_lost, repair, settle_cleanup, settle_project_cleanup
 from ke.storage import reconcile_runs as runs
 from ke.storage.cleanup_targets import CleanupTarget
-from ke.storage.jobs import JobRow
-from ke.storage.reconcile_runs import UnfinishedCleanup
+from ke.storage.cleanups import find_receipt
+from ke.storage.jobs import JobRow, find_job
+from ke.storage.reconcile_runs import RunningRetry, UnfinishedCleanup
+from ke.storage.retries import end_retry
 
 AT_ONCE: Final = 8
 """Rows about which Temporal is asked at the same time."""
@@ -131,6 +135,10 @@ class SettleActivities(contract.SettleActivities):
         """Starts a cleanup again, which joins one that somebody else has started meanwhile."""
         request = cleanup.request
         if request is None:
+            async with self._database.transaction() as connection:
+                receipt = await find_receipt(connection, cleanup.id)
+            if receipt is not None:
+                await settle_project_cleanup(self._backends, receipt)
             await self._engine.start_project_cleanup(
                 ProjectCleanupInput(cleanup.project or "", delete_record=cleanup.delete_record)
             )
@@ -150,23 +158,47 @@ class SettleActivities(contract.SettleActivities):
             walk = Walk.begin(beat, FindingKind.RETRIES)
             while not beat.stopping:
                 async with self._database.transaction() as connection:
-                    page = await runs.retried_jobs(connection, uuid.UUID(walk.cursor) if walk.cursor else None)
+                    page = await runs.running_retries(connection, walk.cursor)
                 if not page:
                     break
-                for row in page:
-                    walk.add(await self._settle_retry(row, repair=step.repair))
-                    walk.reach(str(row.id))
+                for retry in page:
+                    walk.add(await self._settle_retry(retry, step))
+                    walk.reach(retry.id)
             return walk.result
 
         return await run_with_heartbeat(body)
 
-    async def _settle_retry(self, row: JobRow, *, repair: bool) -> Finding:
-        return Finding(FindingKind.RETRIES, checked=1)
+    async def _settle_retry(self, retry: RunningRetry, step: ReconcileStep) -> Finding:
+        looked_at = Finding(FindingKind.RETRIES, checked=1)
+        execution = await self._engine.retries.find(retry.id)
+        if execution is not None and execution.is_open:
+            return looked_at
+        async with self._database.transaction() as connection:
+            row = await find_job(connection, retry.job_id)
+            if row is None or not await runs.still_running(connection, retry):
+                return looked_at
+        found = replace(looked_at, found=1, examples=(retry.id,))
+        if row.retry_id != retry.id:
+            close = _failed(retry, "fenced", "A cleanup took the job over.")
+        elif execution is not None:
+            close = await self._engine.retries.end_of(retry.id, str(retry.job_id), execution)
+        elif await is_lost(self._backends, row) or step.anything_goes:
+            close = _failed(retry, "workflow-lost", "Temporal does not know the retry's workflow any more.")
+        else:
+            return replace(found, note=_FOREIGN)
+        if not step.repair:
+            return found
+        await end_retry(self._database, close)
+        return replace(found, repaired=1)
 
 
 _FOREIGN: Final = (
     "Some were started in another Temporal, or it is not known in which; they are left alone unless max_share is 1."
 )
+
+
+def _failed(retry: RunningRetry, kind: str, message: str) -> CloseRetry:
+    return CloseRetry(retry.id, str(retry.job_id), RetryStatus.FAILED, JobError(kind, message))
 
 
 def _named(jobs: Sequence[uuid.UUID]) -> str:

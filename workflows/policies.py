@@ -117,10 +117,20 @@ def _cleanup(summary: str, *, start_to_close: timedelta) -> ActivityConfig:
     )
 
 
+RECONCILE_RETRY: Final = RetryPolicy(
+    initial_interval=timedelta(seconds=1),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=10),
+    maximum_attempts=30,
+)
+"""About five minutes of an outage: then the run fails, and the next one on the schedule begins from the start."""
+
+
 def reconcile_record(summary: str) -> ActivityConfig:
     """Writing the record of a reconciliation; bounded, so that a run without a database ends and another one starts."""
     config = _cleanup(summary, start_to_close=timedelta(seconds=30))
     config["schedule_to_close_timeout"] = timedelta(minutes=10)
+    config["retry_policy"] = RECONCILE_RETRY
     del config["heartbeat_timeout"]
     return config
 
@@ -131,5 +141,6 @@ def reconcile_step(queue: TaskQueue, summary: str) -> ActivityConfig:
     config["schedule_to_close_timeout"] = timedelta(hours=24)
     # Where no worker serves the queue the run must end, or no other would ever start.
     config["schedule_to_start_timeout"] = timedelta(hours=1)
+    config["retry_policy"] = RECONCILE_RETRY
     config["task_queue"] = queue
     return config

@@ -102,8 +102,8 @@ class ReconcileWorkflow:
             return ReconcileStatus.STOPPED, brake
         step = ReconcileStep(self._record, repair=True, anything_goes=request.max_share >= 1)
         await self._repair(_ENDINGS, step)
-        if self._findings[FindingKind.OPEN_JOBS].repaired:
-            # What these jobs had not finished is nobody's now, and counts against the share like the rest.
+        if self._findings[FindingKind.OPEN_JOBS].repaired or self._findings[FindingKind.RETRIES].repaired:
+            # What these had not finished is nobody's now, and counts against the share like the rest.
             await self._look(_LOOKS[-1:])
             brake = self._brake(request)
             if brake:

@@ -10,10 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ke.contracts.cleanup import CleanupInput, CleanupScope, CleanupStatus
 from ke.contracts.jobs import ACTIVE, Artifacts, JobStatus
 from ke.contracts.naming import cleanup_id
+from ke.contracts.retries import RetryStatus
 from ke.storage.cleanup_projects import active_jobs
 from ke.storage.cleanups import active_dependents
-from ke.storage.jobs import JobRow, get_job, list_jobs
-from ke.storage.tables import cleanups, extractions, jobs
+from ke.storage.jobs import JobRow, list_jobs
+from ke.storage.tables import cleanups, extractions, jobs, retries
 
 PAGE: Final = 200
 """Rows that are read at once; each costs a call to Temporal."""
@@ -60,12 +61,35 @@ async def is_open(connection: AsyncConnection, job_id: uuid.UUID) -> bool:
     return status is not None and JobStatus(status) in ACTIVE
 
 
-async def retried_jobs(connection: AsyncConnection, after: uuid.UUID | None) -> list[JobRow]:
-    """The next jobs whose dead letters are being retried, in order of id."""
-    statement = sa.select(jobs.c.id).where(jobs.c.retry_id.is_not(None)).order_by(jobs.c.id).limit(PAGE)
+@dataclass(frozen=True, slots=True)
+class RunningRetry:
+    """A retry of dead letters that reads as being at work."""
+
+    id: str
+    job_id: uuid.UUID
+
+
+async def running_retries(connection: AsyncConnection, after: str | None) -> list[RunningRetry]:
+    """The next retries that read as running, in order of id: those that write for their job, and those that lost it."""
+    running = _running_retries()
+    key = sa.collate(running.c.id, "C")
+    statement = sa.select(running.c.id, running.c.job_id).order_by(key).limit(PAGE)
     if after is not None:
-        statement = statement.where(jobs.c.id > after)
-    return [await get_job(connection, job_id) for job_id in (await connection.execute(statement)).scalars().all()]
+        statement = statement.where(key > after)
+    return [RunningRetry(*record) for record in await connection.execute(statement)]
+
+
+async def still_running(connection: AsyncConnection, retry: RunningRetry) -> bool:
+    """Whether a retry still reads as running, as of now."""
+    running = _running_retries()
+    statement = sa.select(running.c.id).where(running.c.id == retry.id).limit(1)
+    return (await connection.execute(statement)).first() is not None
+
+
+def _running_retries() -> sa.Subquery:
+    writing = sa.select(jobs.c.retry_id.label("id"), jobs.c.id.label("job_id")).where(jobs.c.retry_id.is_not(None))
+    told = sa.select(retries.c.id, retries.c.job_id).where(retries.c.status == RetryStatus.RUNNING.value)
+    return sa.union(writing, told).subquery()
 
 
 async def unfinished_cleanups(connection: AsyncConnection, after: str | None) -> list[UnfinishedCleanup]:

@@ -1,42 +1,28 @@
 """What a reconciliation finds in real stores and a real Temporal, what it repairs, and what stops it."""
 
 import uuid
-from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from temporalio.client import Client
-from temporalio.testing import WorkflowEnvironment
+from temporalio.testing import ActivityEnvironment
 
+from activities.reconcile import RestoreActivities
 from ke.contracts.jobs import JobStatus
-from ke.contracts.naming import job_workflow_id
-from ke.contracts.reconciling import FindingKind, ReconcileStatus
+from ke.contracts.naming import job_workflow_id, retry_id, source_cleanup_id
+from ke.contracts.reconciling import FindingKind, ReconcileStatus, ReconcileStep
 from ke.extraction.embed import embed
-from ke.runtime.embedded.temporal_cli import find_temporal_cli
 from ke.runtime.engine import Engine
-from ke.runtime.settings import Settings
+from ke.runtime.pool import CpuPool
+from ke.storage.vectors.edge import EdgeVectors
 from tests.cleaning import job_column
 from tests.closed_workflows import closed_workflow
-from tests.reconciling import execute, reconcile, reconcile_worker, scalar, until_artifacts
-from tests.seeding import COLLECTION, Seeded, a_point, seed_crawl, seed_job, store_counts
-from tests.stores import Stores, open_stores
+from tests.integration.vectors_process import VectorsProcess
+from tests.reconciling import execute, reconcile, scalar, until_artifacts
+from tests.seeding import COLLECTION, Seeded, a_point, seed_crawl, seed_extract, seed_job, store_counts
+from tests.stores import Stores
 
 REAL = "wordllama-256"
-
-
-@pytest.fixture(scope="module")
-async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stores]:
-    async with open_stores(tmp_path_factory.mktemp("vectors")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-async def client(stores: Stores) -> AsyncIterator[Client]:
-    cli = await find_temporal_cli(Settings().temporal_cli, report=print)
-    async with (
-        await WorkflowEnvironment.start_local(dev_server_existing_path=str(cli)) as environment,
-        reconcile_worker(stores, environment.client),
-    ):
-        yield environment.client
 
 
 async def seed_orphans(stores: Stores, job: Seeded, number: int) -> list[uuid.UUID]:
@@ -64,7 +50,7 @@ async def test_points_without_rows_are_found_and_deleted(stores: Stores, client:
 
 
 async def test_rows_without_points_get_them_back(stores: Stores, client: Client) -> None:
-    """A collection that is gone is made again from the rows' texts, with the vectors that extraction makes."""
+    """Points that are gone are made again from the rows' texts, with the vectors that extraction makes."""
     job = await seed_crawl(stores.database, stores.vectors, collection="scratch")
     await stores.vectors.delete("scratch", list(job.extractions))
     await execute(
@@ -73,7 +59,6 @@ async def test_rows_without_points_get_them_back(stores: Stores, client: Client)
         real=REAL,
         job=job.id,
     )
-    assert REAL not in await stores.vectors.collections()
     _, found = await reconcile(client, repair=False)
     finding = found[FindingKind.ROWS_WITHOUT_POINTS]
     assert (finding.found, finding.repaired) == (len(job.extractions), 0)
@@ -85,6 +70,33 @@ async def test_rows_without_points_get_them_back(stores: Stores, client: Client)
     assert best[0].score == pytest.approx(1.0, abs=1e-5)
     _, found = await reconcile(client)
     assert found[FindingKind.ROWS_WITHOUT_POINTS].found == 0
+
+
+async def test_lost_vector_folder_is_built_anew(stores: Stores, tmp_path: Path) -> None:
+    """With an empty vector store in place of the one that was, collection and points are made again from the rows."""
+    job = await seed_crawl(stores.database, stores.vectors, collection="scratch")
+    await execute(
+        stores,
+        "UPDATE extractions SET embedder = 'wordllama', collection = :real WHERE job_id = :job",
+        real=REAL,
+        job=job.id,
+    )
+    process = VectorsProcess(tmp_path / "data", tmp_path / "s")
+    await process.start()
+    empty, pool = EdgeVectors(process.socket), CpuPool(1)
+    try:
+        restore = RestoreActivities(stores.database, empty, pool)
+        [finding] = await ActivityEnvironment().run(
+            restore.restore_points, ReconcileStep("reconcile-test", repair=True)
+        )
+        assert finding.repaired >= len(job.extractions)
+        assert await empty.count_ids(REAL, list(job.extractions)) == len(job.extractions)
+    finally:
+        await pool.close()
+        await empty.close()
+        await process.stop()
+        await execute(stores, "DELETE FROM extractions WHERE job_id = :id", id=job.id)
+        await stores.vectors.delete("scratch", list(job.extractions))
 
 
 async def test_point_of_a_job_that_is_cleaned_is_not_made_again(stores: Stores, client: Client) -> None:
@@ -174,6 +186,68 @@ async def test_cleanup_that_nobody_works_on_is_started_again(stores: Stores, cli
     await until_artifacts(stores, job.id, "cleaned")
     _, found = await reconcile(client)
     assert found[FindingKind.CLEANUPS].found == 0
+
+
+async def test_cleanup_that_active_jobs_block_is_only_reported(stores: Stores, client: Client) -> None:
+    """A cleanup that would be refused is a finding that says for whom it waits, and is started when they have ended."""
+    owner = await seed_crawl(stores.database, stores.vectors)
+    reader = await seed_extract(stores.database, stores.vectors, owner, status=JobStatus.RUNNING)
+    await client.start_workflow("nothing", id=job_workflow_id(str(reader.id)), task_queue="nobody-polls")
+    await execute(stores, "UPDATE jobs SET artifacts = 'cleanup_failed' WHERE id = :id", id=owner.id)
+    _, found = await reconcile(client)
+    finding = found[FindingKind.CLEANUPS]
+    assert (finding.found, finding.repaired) == (1, 0)
+    assert str(reader.id) in finding.note
+    await client.get_workflow_handle(job_workflow_id(str(reader.id))).terminate()
+    _, found = await reconcile(client)
+    assert found[FindingKind.CLEANUPS].repaired == 1
+    await until_artifacts(stores, owner.id, "cleaned")
+
+
+async def test_forgetting_a_source_that_was_left_is_started_again(stores: Stores, client: Client) -> None:
+    """The receipt of a source that nobody works on is a finding; its cleanup goes on, and nothing is restored to it."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    source = job.sources[0]
+    receipt = source_cleanup_id(str(source))
+    await execute(
+        stores,
+        "INSERT INTO cleanups (id, scope, job_id, source_id, status, planned, run_id, started_at)"
+        " VALUES (:id, 'source', :job, :source, 'running', '{}', 'gone', now())",
+        id=receipt,
+        job=job.id,
+        source=source,
+    )
+    await stores.vectors.delete(COLLECTION, list(job.extractions[:4]))
+    _, found = await reconcile(client, repair=False)
+    assert (found[FindingKind.CLEANUPS].found, found[FindingKind.CLEANUPS].examples) == (1, (receipt,))
+    assert found[FindingKind.ROWS_WITHOUT_POINTS].found == 0
+    await reconcile(client)
+    await client.get_workflow_handle(receipt).result()
+    assert await scalar(stores, "SELECT status FROM cleanups WHERE id = :id", id=receipt) == "cleaned"
+    assert await scalar(stores, "SELECT count(*) FROM sources WHERE id = :id", id=source) == 0
+
+
+async def test_retry_whose_workflow_is_closed_is_ended(stores: Stores, client: Client) -> None:
+    """A retry that was terminated no longer holds its job."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    retry = retry_id(str(job.id), 1)
+    await execute(
+        stores,
+        "INSERT INTO retries (id, job_id, number, status, created_at) VALUES (:id, :job, 1, 'running', now())",
+        id=retry,
+        job=job.id,
+    )
+    taken = "UPDATE jobs SET retry_id = :retry, retries = 1, result = result - 'cancellation' WHERE id = :id"
+    await execute(stores, taken, retry=retry, id=job.id)
+    await closed_workflow(client, retry)
+    _, found = await reconcile(client, repair=False)
+    assert (found[FindingKind.RETRIES].found, found[FindingKind.RETRIES].examples) == (1, (retry,))
+    _, found = await reconcile(client)
+    assert found[FindingKind.RETRIES].repaired == 1
+    assert await job_column(stores, job.id, "retry_id") is None
+    assert await scalar(stores, "SELECT status FROM retries WHERE id = :id", id=retry) == "failed"
+    _, found = await reconcile(client)
+    assert found[FindingKind.RETRIES].found == 0
 
 
 async def test_too_much_to_delete_stops_it(stores: Stores, client: Client) -> None:
