@@ -30,8 +30,9 @@ GROUP_SOURCES: Final = 16
 """Sources in one commit, at most: what a killed worker's successor extracts again."""
 AT_ONCE: Final = 4
 """Sources under way in the pool."""
-COMMIT_CHUNKS: Final = 512
-"""Chunks that are committed before their group is finished: long sources are not lost with short ones."""
+COMMIT_CHUNKS: Final = 128
+"""Chunks that are committed before their group is finished: a cancel waits for the commit of no more than these, and
+long sources are not lost with short ones. The pool works on meanwhile."""
 POLL_S: Final = 0.3
 """Seconds between two looks for new sources while the collect lane is still at work."""
 MAX_ATTEMPTS: Final = 3
