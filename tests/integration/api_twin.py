@@ -110,6 +110,8 @@ class ApiTwin:
                 web.get("/jobs/{id}/sources", self._sources),
                 web.get("/jobs/{id}/dead-letters", self._letters),
                 web.delete("/jobs/{id}/dead-letters", self._purge),
+                web.delete("/sources/{id}", self._forget),
+                web.post("/projects/{name}/cleanup", self._clean_project),
                 web.get("/cleanups/{id}", self._receipt),
                 web.post("/search", self._search),
             ]
@@ -211,6 +213,28 @@ class ApiTwin:
             "error": None,
         }
         return self.receipts.setdefault(receipt["id"], receipt)
+
+    def _accepted(self, receipt: dict[str, Any], *, dry_run: bool) -> web.Response:
+        """A dry run's answer; or that of a cleanup which has ended before anybody asks for its receipt."""
+        counts = {"planned": COUNTS, "deleted": ZEROS, "remaining": COUNTS, "started_at": now(), "completed_at": None}
+        if dry_run:
+            return web.json_response({**receipt, **counts, "status": "planned"})
+        done = {**receipt, **counts, "status": "cleaned", "deleted": COUNTS, "remaining": ZEROS, "error": None}
+        self.receipts.setdefault(receipt["id"], done)
+        return web.json_response({**receipt, **counts, "status": "running", "error": None}, status=202)
+
+    async def _forget(self, request: web.Request) -> web.Response:
+        source = request.match_info["id"]
+        about = {"id": f"cleanup-source-{source}", "scope": "source", "source_id": source, "job_id": str(uuid.uuid4())}
+        return self._accepted(about, dry_run=request.query.get("dry_run") == "true")
+
+    async def _clean_project(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name == "busy":
+            return problem(409, "job-active", "The project has active jobs: 1.", blocked_by=["1"])
+        body = await request.json()
+        about = {"id": f"cleanup-project-{name}-1", "scope": "project", "project": name, "job_id": None, "jobs": 2}
+        return self._accepted({**about, "delete_record": body["delete_record"]}, dry_run=body["dry_run"])
 
     async def _cleanup(self, request: web.Request) -> web.Response:
         job = self._job(request)

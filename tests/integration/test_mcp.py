@@ -50,7 +50,9 @@ async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
     assert {
         "cancel_job",
         "cleanup_job",
+        "cleanup_project",
         "delete_job_record",
+        "forget_source",
         "get_job",
         "list_jobs",
         "retry_dead_letters",
@@ -64,7 +66,7 @@ async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
         assert tool.annotations
         assert all(field.get("description") for field in tool.input_schema["properties"].values())
     destructive = {name for name, tool in tools.items() if tool.annotations and tool.annotations.destructive_hint}
-    assert destructive == {"cancel_job", "cleanup_job", "delete_job_record"}
+    assert destructive == {"cancel_job", "cleanup_job", "cleanup_project", "delete_job_record", "forget_source"}
     reading = {name for name, tool in tools.items() if tool.annotations and tool.annotations.read_only_hint}
     assert reading == {"get_job", "list_jobs", "search"}
 

@@ -139,6 +139,17 @@ async def test_search_shows_nothing_that_is_cleaned(api: ApiStack) -> None:
     assert await _search(api, "cats", job_ids=[str(orphan.id)]) == []
 
 
+async def test_search_does_not_find_a_forgotten_source(api: ApiStack) -> None:
+    """Its chunks are gone from the answers, and those of the other sources of the same job are not."""
+    job = await _searchable(api)
+    query = "how does a loaf of bread get its bubbles"
+    assert (await _search(api, query, job_ids=[str(job.id)]))[0]["text"] == TEXTS[2]
+    answer = await api.http.delete(f"/sources/{job.sources[2]}", headers={"Prefer": "wait=30"})
+    assert answer.json()["status"] == "cleaned"
+    hits = await _search(api, query, job_ids=[str(job.id)])
+    assert {hit["text"] for hit in hits} == {*TEXTS} - {TEXTS[2]}
+
+
 async def test_search_refuses_what_it_cannot_do(api: ApiStack) -> None:
     """Empty queries, unknown modes and embedders, and limits out of range are refused with a pointer."""
     for members, pointer in (

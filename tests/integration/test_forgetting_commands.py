@@ -1,0 +1,71 @@
+"""Forgetting a part from the command line and by MCP tools, against a small real HTTP server."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from mcp import Client
+
+from ke.cli.main import run
+from ke.mcp.server import create_server
+from tests.integration.api_twin import COUNTS, ZEROS, ApiTwin, serving
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiTwin]:
+    with serving(ApiTwin()) as twin:
+        monkeypatch.setenv("KE_API_URL", twin.url)
+        yield twin
+
+
+def _shown(output: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(output.readouterr().out)
+    return found
+
+
+def test_sources_forget_waits_and_shows_the_receipt(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --wait it is the receipt of what was deleted; --dry-run counts only; the receipt can be had again."""
+    source = str(uuid.uuid4())
+    assert run(["sources", "forget", source, "--dry-run", "--json"]) == 0
+    assert (_shown(capsys)["status"], api.receipts) == ("planned", {})
+    assert run(["sources", "forget", source, "--wait", "--json"]) == 0
+    receipt = _shown(capsys)
+    assert (receipt["source_id"], receipt["deleted"], receipt["remaining"]) == (source, COUNTS, ZEROS)
+    assert run(["receipts", "get", receipt["id"], "--json"]) == 0
+    assert _shown(capsys) == receipt
+    assert run(["sources", "forget", source]) == 0
+    shown = capsys.readouterr()
+    assert source in shown.out
+    assert f"ke receipts get cleanup-source-{source}" in shown.err
+    assert run(["sources", "forget", "nonsense"]) == 2
+
+
+def test_projects_cleanup_sends_what_was_asked_for(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its options reach the gateway; the receipt names the project and its jobs; a busy project is exit code 3."""
+    assert run(["projects", "cleanup", "lights", "--delete-record", "--wait"]) == 0
+    assert next(call.body for call in api.calls if call.method == "POST") == {"dry_run": False, "delete_record": True}
+    words = capsys.readouterr().out.split()
+    assert words[words.index("project") + 1] == "lights"
+    assert words[words.index("jobs") + 1] == "2"
+    assert run(["projects", "cleanup", "busy"]) == 3
+    assert "active jobs" in capsys.readouterr().err
+    assert run(["projects", "cleanup", "lights", "--dry-run", "--json"]) == 0
+    assert _shown(capsys)["planned"] == COUNTS
+
+
+async def test_agents_forget_a_page_and_clean_up_a_project(api: ApiTwin) -> None:
+    """The tools pass on what they are told, and give receipts; what is no source id is refused before it is sent."""
+    source = str(uuid.uuid4())
+    async with Client(create_server()) as client:
+        plan = await client.call_tool("forget_source", {"source_id": source, "dry_run": True})
+        started = await client.call_tool("forget_source", {"source_id": source})
+        project = await client.call_tool("cleanup_project", {"project": "lights", "delete_record": True})
+        refused = await client.call_tool("forget_source", {"source_id": "../jobs"})
+    assert plan.structured_content["status"] == "planned"
+    assert (started.structured_content["scope"], started.structured_content["source_id"]) == ("source", source)
+    assert (project.structured_content["project"], project.structured_content["jobs"]) == ("lights", 2)
+    assert refused.structured_content["error"]["type"] == "urn:ke:problem:invalid-input"
+    waits = [call.headers.get("Prefer") for call in api.calls]
+    assert waits == [None, "wait=30", "wait=30"]
