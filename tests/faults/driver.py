@@ -152,6 +152,9 @@ class Driver:
             self.report.ended[row["status"]] += 1
             if row["latency"] is not None:
                 self.report.cancel_s.append(row["latency"])
+        for side in self.stack.sides.values():
+            self.report.answers_lost += side.postgres.dropped + side.temporal.dropped + side.vectors.dropped
+            self.report.calls_failed += side.vectors.failed
         self.report.grown_mb = dict(self.invariants.grown)
 
     async def _stock(self) -> str:
@@ -245,7 +248,7 @@ class Driver:
         """Gives jobs that have ended to a cleanup, and waits while too many are open."""
         deadline = time.monotonic() + RECOVERY_TIMEOUT_S
         while True:
-            rows = await self.stack.sql("SELECT id, completed_at, artifacts FROM jobs")
+            rows = await self.stack.sql("SELECT id, completed_at, artifacts FROM jobs WHERE retry_id IS NULL")
             ended = {str(row["id"]): row["artifacts"] for row in rows if row["completed_at"] is not None}
             for scene in [scene for scene in self._live if scene.job_id in ended]:
                 self._live.remove(scene)
@@ -284,11 +287,12 @@ class Driver:
 
 
 _OPEN: Final = (
-    "SELECT j.id, j.status, j.artifacts, p.pages, p.sources, p.done, b.batches FROM jobs j"
+    "SELECT j.id, j.status, j.artifacts, j.retry_id, p.pages, p.sources, p.done, b.batches FROM jobs j"
     " LEFT JOIN LATERAL (SELECT sum(pages_fetched + pages_failed + pages_duplicate) AS pages,"
     "   sum(sources_extracted) AS sources, count(*) FILTER (WHERE done) AS done"
     "   FROM job_progress WHERE job_id = j.id) p ON true"
     " LEFT JOIN LATERAL (SELECT count(*) AS batches FROM cleanup_batches"
     "   WHERE cleanup_id = 'cleanup-' || j.id) b ON true"
-    " WHERE j.deleted_at IS NULL AND (j.completed_at IS NULL OR j.artifacts IN ('cleaning', 'cleanup_failed'))"
+    " WHERE j.deleted_at IS NULL AND (j.completed_at IS NULL OR j.retry_id IS NOT NULL"
+    "  OR j.artifacts IN ('cleaning', 'cleanup_failed'))"
 )

@@ -189,7 +189,9 @@ class FailBatch(Fault):
         proxy.heal()
         proxy.fail_upserts = {self.k, self.k + 1}
         await during()
-        await asyncio.sleep(3.0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(20):
+                await proxy.failing.wait()
         proxy.heal()
 
 

@@ -20,6 +20,7 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from tests.faults.ledger import Ledger, Watched
+from tests.faults.site import Pages
 from tests.faults.stack import FaultStack
 
 CANCEL_LIMIT_S: Final = 2.0
@@ -119,7 +120,7 @@ class Invariants:
         rows = await self.stack.sql(_ENDED)
         lines: list[str] = []
         for row in rows:
-            job_id = str(row["id"])
+            job_id = f"{row['id']} {row['retries']}"
             if job_id in self._done:
                 continue
             found = [*_counters(row), *_open_rows(row), *self._complete(row)]
@@ -135,6 +136,9 @@ class Invariants:
         if row["status"] == "failed":
             yield f"no-job-fails: job {job.id} ended as failed: {row['error']}"
         if not str(row["status"]).startswith("completed") or job.pages is None:
+            return
+        if job.retried:
+            yield from _retried(row, job.pages)
             return
         broken = int(job.kind == "crawl")
         want = {
@@ -327,7 +331,8 @@ _OPEN_ROWS: Final = {
     "open_tasks": "extraction_tasks x WHERE x.job_id = j.id AND state IN ('pending', 'claimed')",
 }
 _ENDED: Final = (
-    "SELECT j.id, j.status, j.result, j.error, j.kind, "
+    "SELECT j.id, j.retries, (SELECT r.status FROM retries r WHERE r.job_id = j.id AND r.number = j.retries) AS"
+    " retry_status, j.status, j.result, j.error, j.kind, "
     + ", ".join(f"(SELECT count(*) FROM {rows}) AS {name}" for name, rows in {**_ROWS, **_OPEN_ROWS}.items())
     + ", "
     + ", ".join(
@@ -350,6 +355,15 @@ _DUPLICATES: Final = {
     " GROUP BY job_id, source_id, chunk_number HAVING count(*) > 1",
     "a dead letter": "SELECT job_id, url AS what FROM dead_letters GROUP BY job_id, subject, url HAVING count(*) > 1",
 }
+
+
+def _retried(row: Any, pages: Pages) -> Iterable[str]:
+    """A retry that came to its end has fetched the mended page and all behind it; one that was stopped, some."""
+    least, most = pages.number, pages.number + 1 + pages.behind
+    if row["retry_status"] == "completed":
+        least = most
+    if not least <= row["pages_fetched"] <= most:
+        yield f"nothing-lost: {row['id']} was retried with pages_fetched {row['pages_fetched']} and not {most}"
 
 
 def _counters(row: Any) -> Iterable[str]:

@@ -18,6 +18,8 @@ class Watched:
     """Its pages at the site; empty for an extraction of another job's sources."""
     pages: Pages | None = None
     extracts: bool = True
+    retried: bool = False
+    """Whether its dead letters were retried, with a link that has been mended."""
     cancelled_at: float | None = None
     """Seconds since 1970 when its cancel had been accepted; None: it was not cancelled from here."""
     counted: dict[str, int] = field(default_factory=dict)

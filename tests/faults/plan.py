@@ -19,7 +19,7 @@ from tests.faults.injections import (
     Network,
     SubmitStorm,
 )
-from tests.faults.scenes import CLEANUP_PHASES, PHASES
+from tests.faults.scenes import CLEANUP_PHASES, PHASES, RETRYING
 
 ACTIONS: Final = {
     "queued": ("nothing", "cancel", "cancel and clean", "pause and resume"),
@@ -27,10 +27,10 @@ ACTIONS: Final = {
     "extracting": ("nothing", "nothing", "cancel", "cancel and clean", "pause and resume"),
     "paused": ("resume", "cancel", "cancel and clean"),
     "cancelling": ("nothing", "cancel", "clean"),
+    RETRYING: ("nothing", "nothing", "cancel", "clean", "delete"),
 }
 """What may be asked of a job while it is broken, by its phase."""
 CLEANUP_ACTIONS: Final = ("nothing", "clean", "delete")
-_WITH_SLICES: Final = ("collecting", "extracting")
 DEPENDENCIES: Final = ("postgres", "temporal", "vectors")
 HELD_S: Final = {
     "delay": (2, 6),
@@ -79,9 +79,12 @@ def draw(seed: int, number: int, *, disk: bool = True) -> list[Step]:
         moment, then = source.randint(1, 9), source.choice(("clean", "clean", "delete", "keep"))
         if isinstance(fault, FreezePastCleanup | LateWrite):
             kind, phase = source.choice(("crawl", "scrape")), "extracting"
-        elif isinstance(fault, FailBatch) and phase in CLEANUP_PHASES:
+        elif isinstance(fault, FailBatch):
             phase = "queued"
         action = source.choice(CLEANUP_ACTIONS if phase in CLEANUP_PHASES else ACTIONS[phase])
+        if isinstance(fault, FailBatch):
+            # It must get as far as a batch.
+            action = "nothing"
         if disk or not isinstance(fault, FillDisk):
             steps.append(Step(len(steps) + 1, fault, kind, phase, action, moment, then))
     return steps

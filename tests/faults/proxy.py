@@ -160,6 +160,8 @@ class VectorsProxy:
         fail_upserts: The numbers, counted from the next one as 1, of upserts that fail so.
         drop_replies: So many of the next upserts and deletes are executed, and cut off before the answer.
         calls: How many calls there have been.
+        failed: How many of them were failed.
+        dropped: How many answers were lost.
     """
 
     def __init__(self, path: Path, upstream: Callable[[], Path | None]) -> None:
@@ -171,7 +173,9 @@ class VectorsProxy:
         self._flowing.set()
         self._hold_upserts = False
         self.holding = asyncio.Event()
+        self.failing = asyncio.Event()
         self.calls = 0
+        self.failed = 0
         self.dropped = 0
         self.heal()
 
@@ -185,6 +189,7 @@ class VectorsProxy:
         self.drop_replies = 0
         self._hold_upserts = False
         self.holding.clear()
+        self.failing.clear()
         self._flowing.set()
 
     def hold(self, *, upserts_only: bool = False) -> None:
@@ -222,6 +227,8 @@ class VectorsProxy:
         if self.refuse:
             return self._cut(request)
         if fails:
+            self.failed += 1
+            self.failing.set()
             return web.json_response({"code": "internal", "detail": "failing as told"}, status=500)
         drops = (upsert or request.path.endswith("/delete")) and self.drop_replies > 0
         self.drop_replies -= drops

@@ -25,6 +25,10 @@ class Report:
     recovery_s: list[float] = field(default_factory=list)
     cancel_s: list[float] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    answers_lost: int = 0
+    """Requests that were executed and whose answer was dropped."""
+    calls_failed: int = 0
+    """Calls of the vector store that were failed."""
     grown_mb: dict[str, float] = field(default_factory=dict)
     elapsed_s: float = 0.0
 
@@ -53,6 +57,7 @@ class Report:
         growth = ", ".join(f"{role} {grown:.0f}" for role, grown in sorted(self.grown_mb.items()))
         lines += [
             f"faults            {sum(self.faults.values())} in {self.elapsed_s:.0f} s",
+            f"                  {self.answers_lost} answers lost, {self.calls_failed} calls of the vector store failed",
             f"jobs              {self.jobs} ({ended})",
             f"lost              {self.count(LOST)}",
             f"duplicated        {self.count(DUPLICATED)}",

@@ -14,8 +14,10 @@ from tests.faults.ledger import Ledger, Watched
 from tests.faults.site import Pages
 from tests.faults.stack import UNREACHABLE, FaultStack, patiently
 
+RETRYING: Final = "retrying"
+"""The phase of a crawl that has ended and whose dead letters are being retried."""
 PHASES: Final = {
-    "crawl": ("queued", "collecting", "extracting", "paused", "cancelling"),
+    "crawl": ("queued", "collecting", "extracting", "paused", "cancelling", RETRYING),
     "scrape": ("queued", "collecting", "extracting", "paused", "cancelling"),
     "extract": ("queued", "extracting", "paused", "cancelling"),
 }
@@ -64,6 +66,8 @@ class Scene:
         """
         if self.phase in CLEANUP_PHASES:
             await self._reach_cleanup()
+        elif self.phase == RETRYING:
+            await self._reach_retry()
         elif self.phase == "queued":
             self.job = await self.submit()
         else:
@@ -106,8 +110,21 @@ class Scene:
 
     async def prepare(self) -> None:
         """Submits early what must have ended before its phase: it runs while another fault is injected."""
-        if self.phase in CLEANUP_PHASES:
+        if self.phase in (*CLEANUP_PHASES, RETRYING):
             self.job = await self.submit(SMALL)
+
+    async def _reach_retry(self) -> None:
+        if self.job is None:
+            await self.prepare()
+        assert self.job is not None
+        await self._until("SELECT 1 FROM jobs WHERE id = $1 AND completed_at IS NOT NULL")
+        self.stack.site.mend(self.job.mark)
+        self.job.retried = True
+        await self._ask(lambda client: client.retry_dead_letters(self.job_id))
+        await self._until(
+            "SELECT 1 FROM jobs j WHERE id = $1 AND (retry_id IS NULL OR"
+            f" (SELECT sum(pages_fetched) FROM job_progress WHERE job_id = j.id) >= {SMALL.number + self.moment % 4})"
+        )
 
     async def _reach_cleanup(self) -> None:
         if self.job is None:

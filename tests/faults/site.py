@@ -38,6 +38,8 @@ class Pages:
     """Pause before each answer, seconds."""
     sections: int = 3
     """Sections of a page, each about a chunk."""
+    behind: int = 6
+    """Pages that only the broken link leads to, once it is mended."""
 
 
 @dataclass
@@ -49,6 +51,7 @@ class FaultSite:
 
     def __post_init__(self) -> None:
         self._marks: dict[str, Pages] = {}
+        self._mended: set[str] = set()
         self._runner: web.AppRunner | None = None
         self._port = 0
         self._stopping = asyncio.Event()
@@ -88,9 +91,9 @@ class FaultSite:
         """The addresses of all pages under a mark, the broken link aside."""
         return [self.url(mark, number) for number in range(self._marks[mark].number)]
 
-    def broken_url(self, mark: str) -> str:
-        """The link that leads nowhere."""
-        return f"http://{self.host_port}/{mark}/gone"
+    def mend(self, mark: str) -> None:
+        """From now on the broken link leads to a page, and on to the pages behind it."""
+        self._mended.add(mark)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         mark, _, name = request.path.lstrip("/").partition("/")
@@ -101,7 +104,7 @@ class FaultSite:
         number = int(name[1:]) if name[:1] == "p" and name[1:].isdigit() else pages.number
         slow = SLOW_TIMES if number % SLOW_EVERY == SLOW_EVERY - 1 else 1
         await self._pause(pages.delay_s * slow)
-        if number >= pages.number:
+        if number >= pages.number and mark not in self._mended:
             raise web.HTTPNotFound
         return web.Response(text=_page(mark, number, pages), content_type="text/html")
 
@@ -116,6 +119,8 @@ class FaultSite:
 def _page(mark: str, number: int, pages: Pages) -> str:
     first = BRANCHES * number + 1
     links = "".join(f'<li><a href="p{n}">Page {n}</a></li>' for n in range(first, min(first + BRANCHES, pages.number)))
+    if number == pages.number:
+        links = "".join(f'<li><a href="p{n}">Page {n}</a></li>' for n in range(number + 1, number + 1 + pages.behind))
     broken = '<p><a href="gone">A link to nowhere</a></p>' if number == BROKEN_ON else ""
     body = "".join(_section(mark, number, section) for section in range(pages.sections))
     title = f"Page {number} of {mark}"
