@@ -5,18 +5,30 @@ beside this says when to do that, and when not to.
 """
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from temporalio.client import WorkflowHistory
+from temporalio.client import WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import ApplicationError
 
 from ke.contracts.cleanup import CleanupInput
 from ke.contracts.jobs import CancelRequest, JobStatus, Lane, LimitsChange
-from ke.contracts.naming import CLEANUP_WORKFLOW, TaskQueue, cleanup_id, source_cleanup_id
+from ke.contracts.naming import (
+    CLEANUP_WORKFLOW,
+    RECONCILE_ID,
+    RECONCILE_SCHEDULE,
+    RECONCILE_WORKFLOW,
+    SCHEDULED_RECONCILE_WORKFLOW,
+    TaskQueue,
+    cleanup_id,
+    source_cleanup_id,
+)
+from ke.contracts.reconciling import Finding, FindingKind, ReconcileInput
+from tests.workflow.reconcile_twin import reconciling
 from tests.workflow.stage import Stage, open_temporal, working
 from workflows.job import JobWorkflow
 
@@ -186,9 +198,37 @@ def _write(name: str, history: WorkflowHistory) -> None:
     print(f"{name}: {len(history.events)} events, {len(text)} bytes")  # noqa: T201
 
 
+async def record_reconciliations() -> None:
+    """Records reconciliations on their own twin: one of the schedule that repairs, one too much, one cancelled."""
+    wrong = {kind: Finding(kind, checked=100, found=5, at_stake=5) for kind in FindingKind}
+    async with open_temporal(identity=RECORDER) as client, reconciling(client) as twin:
+        twin.wrong = dict(wrong)
+        queue = TaskQueue.CLEANUP.value
+        scheduled = await client.start_workflow(
+            SCHEDULED_RECONCILE_WORKFLOW, ReconcileInput(), id=RECONCILE_SCHEDULE, task_queue=queue
+        )
+        await scheduled.result()
+        _write("reconcile_scheduled", await scheduled.fetch_history())
+        _write("reconcile", await client.get_workflow_handle(RECONCILE_ID).fetch_history())
+        twin.wrong = dict(wrong)
+        stopped = await client.start_workflow(
+            RECONCILE_WORKFLOW, ReconcileInput(max_share=0.01), id=RECONCILE_ID, task_queue=queue
+        )
+        await stopped.result()
+        _write("reconcile_stopped", await stopped.fetch_history())
+        twin.hanging = "compare_points"
+        cancelled = await client.start_workflow(RECONCILE_WORKFLOW, ReconcileInput(), id=RECONCILE_ID, task_queue=queue)
+        await asyncio.sleep(1)
+        await cancelled.cancel(reason="not now")
+        with contextlib.suppress(WorkflowFailureError):
+            await cancelled.result()
+        _write("reconcile_cancelled", await cancelled.fetch_history())
+
+
 async def main() -> None:
     """Records all."""
     FOLDER.mkdir(exist_ok=True)
+    await record_reconciliations()
     few = "limit.historyCount.suggestContinueAsNew=40"
     for config, names in (((), SCENARIOS), ((few,), (_continue_as_new,))):
         async with open_temporal(*config, identity=RECORDER) as client, working(client) as twin:

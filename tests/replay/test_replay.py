@@ -14,10 +14,11 @@ from tests.replay.record import FOLDER, MAX_BYTES, RECORDER
 from workflows.cleanup import CleanupWorkflow
 from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
+from workflows.reconcile import ReconcileWorkflow, ScheduledReconcileWorkflow
 from workflows.retry import RetryWorkflow
 
 FILES = sorted(FOLDER.glob("*.json"))
-OF_JOBS = [file for file in FILES if not file.stem.startswith(("cleanup", "letters", "project"))]
+OF_JOBS = [file for file in FILES if not file.stem.startswith(("cleanup", "letters", "project", "reconcile"))]
 LAST_EVENTS = {
     "cancel": "WORKFLOW_EXECUTION_CANCELED",
     "cancel_with_cleanup": "WORKFLOW_EXECUTION_CANCELED",
@@ -33,6 +34,10 @@ LAST_EVENTS = {
     "pause_resume": "WORKFLOW_EXECUTION_COMPLETED",
     "project_cleanup": "WORKFLOW_EXECUTION_CONTINUED_AS_NEW",
     "project_cleanup_continued": "WORKFLOW_EXECUTION_COMPLETED",
+    "reconcile": "WORKFLOW_EXECUTION_COMPLETED",
+    "reconcile_cancelled": "WORKFLOW_EXECUTION_CANCELED",
+    "reconcile_scheduled": "WORKFLOW_EXECUTION_COMPLETED",
+    "reconcile_stopped": "WORKFLOW_EXECUTION_COMPLETED",
     "retry": "WORKFLOW_EXECUTION_COMPLETED",
     "success": "WORKFLOW_EXECUTION_COMPLETED",
 }
@@ -49,13 +54,12 @@ def _id(file: Path) -> str:
 @pytest.mark.parametrize("file", FILES, ids=_id)
 async def test_recorded_history_replays(file: Path) -> None:
     """In the sandbox, the code of today takes every step that the recorded run took."""
-    workflows = [JobWorkflow, RetryWorkflow, CleanupWorkflow, ProjectCleanupWorkflow]
+    cleanups = [CleanupWorkflow, ProjectCleanupWorkflow]
+    workflows = [JobWorkflow, RetryWorkflow, *cleanups, ReconcileWorkflow, ScheduledReconcileWorkflow]
     await Replayer(workflows=workflows).replay_workflow(_history(file))
 
 
-@pytest.mark.parametrize(
-    "file", [file for file in FILES if not file.stem.startswith(("cleanup", "letters", "project"))], ids=_id
-)
+@pytest.mark.parametrize("file", OF_JOBS, ids=_id)
 async def test_changed_workflow_is_noticed(file: Path) -> None:
     """A job workflow that schedules one activity more does not replay any of the job histories."""
     with pytest.raises(NondeterminismError):
