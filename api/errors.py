@@ -20,7 +20,7 @@
         ├── NotPausable             it is not running
         ├── NotResumable            it is not paused
         ├── JobActive               it must end first
-        ├── CleanupRunning          its cleanup must end first
+        ├── CleanupRunning          a cleanup must end first
         ├── RetryRunning            a retry of its dead letters is at work
         ├── NothingToRetry          none of its dead letters fits
         ├── ArtifactsGone           what it made is deleted, or partly
@@ -129,7 +129,7 @@ class JobActive(Conflict):
 
 
 class CleanupRunning(Conflict):
-    """The cleanup of this job must end first."""
+    """A cleanup that runs must end first."""
 
     code = "cleanup-running"
 

@@ -105,7 +105,7 @@ async def count_project(
     ours = sa.select(jobs.c.id).where(ended)
     async with database.transaction() as connection:
         number = await _number(connection, jobs, ended)
-        counts = await _row_counts(connection, ours)
+        counts = await _row_counts(connection, ours, progress)
     points = 0
     collections = await vectors.collections()
     async for some in _pages_of_jobs(database, ended):
@@ -113,18 +113,23 @@ async def count_project(
             each = [(name, job) for job in some[first : first + _COUNTED_AT_ONCE] for name in collections]
             points += sum(await asyncio.gather(*(vectors.count_job(name, job) for name, job in each)))
             progress()
-    points -= await _counted_twice(database, vectors, ours, frozenset(collections))
+    points -= await _counted_twice(database, vectors, ours, progress)
     return ProjectCounts(number, replace(counts, vectors=points))
 
 
-async def _row_counts(connection: AsyncConnection, ours: sa.Select[Any]) -> StoreCounts:
+async def _row_counts(connection: AsyncConnection, ours: sa.Select[Any], progress: Callable[[], None]) -> StoreCounts:
+    async def count(table: sa.FromClause, these: sa.ColumnElement[bool]) -> int:
+        number = await _number(connection, table, these)
+        progress()
+        return number
+
     made = extractions.c.job_id.in_(ours) | extractions.c.owner_job_id.in_(ours)
     return StoreCounts(
-        sources=await _number(connection, sources, sources.c.job_id.in_(ours)),
-        extractions=await _number(connection, extractions, made),
-        entities=await _number(connection, entities.join(extractions), made),
-        dead_letters=await _number(connection, dead_letters, dead_letters.c.job_id.in_(ours)),
-        pages=await _number(connection, pages, pages.c.job_id.in_(ours)),
+        sources=await count(sources, sources.c.job_id.in_(ours)),
+        extractions=await count(extractions, made),
+        entities=await count(entities.join(extractions), made),
+        dead_letters=await count(dead_letters, dead_letters.c.job_id.in_(ours)),
+        pages=await count(pages, pages.c.job_id.in_(ours)),
     )
 
 
@@ -146,9 +151,10 @@ async def _pages_of_jobs(database: Database, ended: sa.ColumnElement[bool]) -> A
 
 
 async def _counted_twice(
-    database: Database, vectors: VectorStore, ours: sa.Select[Any], collections: frozenset[str]
+    database: Database, vectors: VectorStore, ours: sa.Select[Any], progress: Callable[[], None]
 ) -> int:
     """Points that one of the jobs made of another one's source: they were counted for both."""
+    collections = set(await vectors.collections())
     shared = (
         extractions.c.job_id.in_(ours)
         & extractions.c.owner_job_id.in_(ours)
@@ -169,6 +175,7 @@ async def _counted_twice(
             return points
         for name in {record.collection for record in found} & collections:
             points += await vectors.count_ids(name, [record.id for record in found if record.collection == name])
+        progress()
         after = found[-1].id
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from ke.contracts.cleanup import StoreCounts
 from ke.contracts.jobs import JobStatus
 from ke.storage.tables import jobs
+from tests.cleaning import run_step
 from tests.integration.api.stack import ApiStack
 from tests.seeding import Seeded, seed_crawl, seed_extract, store_counts
 
@@ -74,6 +75,22 @@ async def test_source_of_a_busy_job_is_not_forgotten(api: ApiStack) -> None:
             assert (answer.status_code, problem["type"]) == (409, "urn:ke:problem:job-active")
             assert problem["blocked_by"] == [str(blocker.id)]
             assert str(blocker.id) in problem["detail"]
+
+
+async def test_receipt_of_a_terminated_run_is_closed_when_it_is_read(idle_api: ApiStack) -> None:
+    """A run that was ended from Temporal's own tools leaves no receipt that runs for ever; what is left is counted."""
+    owner = await _crawl(idle_api)
+    source = owner.sources[0]
+    started = await idle_api.http.delete(f"/sources/{source}")
+    assert (started.status_code, started.json()["status"], started.json()["planned"]) == (202, "running", OF_A_SOURCE)
+    for step in ("begin_cleanup", "delete_vectors"):
+        await run_step(idle_api.stores, owner, step, source=source)
+    temporal = await idle_api.app.state.gateway.engine._connection.client()
+    await temporal.get_workflow_handle(f"cleanup-source-{source}").terminate("by a test")
+    receipt = (await idle_api.http.get(f"/cleanups/cleanup-source-{source}")).json()
+    assert (receipt["status"], receipt["planned"]) == ("failed", OF_A_SOURCE)
+    assert (receipt["deleted"], receipt["remaining"]) == ({**ZEROS, "vectors": 4}, {**OF_A_SOURCE, "vectors": 0})
+    assert "terminated" in receipt["error"]
 
 
 async def test_client_forgets_a_source(api: ApiStack) -> None:
