@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
     from ke.client_types import Finding, Reconciliation
 
+WAIT_S: Final = 20.0
+"""Seconds that the gateway waits for the end, before this asks again and again."""
 POLL_S: Final = 1.0
 RUNS: Final = 3
 """Reconciliations that are waited for: the one that is joined may have been asked to do something else."""
@@ -60,7 +62,7 @@ async def _examine(
     # What is down is said in one line, by the gateway, and not by a reconciliation that waits for it.
     await ke.check_ready()
     for _ in range(RUNS):
-        record = await ke.reconcile(repair=repair, max_share=max_share)
+        record = await ke.reconcile(repair=repair, max_share=max_share, wait_s=min(WAIT_S, timeout_s))
         while record["status"] == "running":
             if time.monotonic() >= deadline:
                 raise CommandFailed(

@@ -1,0 +1,128 @@
+"""What `ke doctor` prints and exits with, for what a gateway answers."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tests.integration.api_twin import ApiTwin, now, problem, serving
+from tests.integration.test_cli import TIME_LIMIT_S, environment
+
+KINDS = ("points-without-rows", "rows-without-points", "pending-rows", "open-jobs", "cleanups", "retries")
+
+
+class DoctorTwin(ApiTwin):
+    """A gateway with a reconciliation that is at work when it is asked for, and over when it is read."""
+
+    down: str = ""
+    findings: dict[str, dict[str, Any]]
+    end: str = "completed"
+
+    def app(self) -> web.Application:
+        app = super().app()
+        app.add_routes(
+            [
+                web.get("/readyz", self._ready),
+                web.post("/reconciliations", self._begin),
+                web.get("/reconciliations/{id}", self._read),
+            ]
+        )
+        return app
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        if self.down:
+            return problem(503, "not-ready", f"Down: {self.down}.", retry_after=1)
+        return web.json_response({"status": "ready", "checks": {}})
+
+    async def _begin(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        self.asked = {"repair": asked["repair"], "max_share": asked.get("max_share", 0.1)}
+        return web.json_response(self._record("running", []), status=202)
+
+    async def _read(self, _: web.Request) -> web.Response:
+        plain = {"checked": 40, "found": 0, "repaired": 0, "examples": [], "note": ""}
+        return web.json_response(
+            self._record(self.end, [{"kind": kind} | plain | self.findings.get(kind, {}) for kind in KINDS])
+        )
+
+    def _record(self, status: str, findings: list[dict[str, Any]]) -> dict[str, Any]:
+        error = "Stopped: 9 of 40 would be deleted." if status == "stopped" else None
+        return {
+            "id": "reconcile-1",
+            "status": status,
+            **self.asked,
+            "findings": findings,
+            "error": error,
+            "started_at": now(),
+            "completed_at": None if status == "running" else now(),
+        }
+
+
+@pytest.fixture
+def gateway() -> Iterator[DoctorTwin]:
+    twin = DoctorTwin()
+    twin.findings = {}
+    with serving(twin):
+        yield twin
+
+
+def doctor(gateway: DoctorTwin, *options: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "ke", "doctor", *options],
+        env=environment(KE_API_URL=gateway.url),
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT_S,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_healthy_system_says_so(gateway: DoctorTwin) -> None:
+    """Each kind is told with what was checked; the exit code is 0, and nothing was asked to be repaired."""
+    done = doctor(gateway)
+    assert done.returncode == 0, done.stderr
+    assert all(kind in done.stdout for kind in KINDS)
+    assert done.stdout.count(" ok") == len(KINDS)
+    assert "All consistent." in done.stdout
+    assert gateway.asked == {"repair": False, "max_share": 0.1}
+
+
+def test_what_is_wrong_is_named_and_fails(gateway: DoctorTwin) -> None:
+    """A finding that is not repaired: exit code 1, its numbers, ids and note, and how to go on."""
+    wrong = {"found": 3, "examples": ["7a", "7b"], "note": "They are \x1b[31mlost."}
+    gateway.findings = {"rows-without-points": wrong}
+    done = doctor(gateway)
+    assert done.returncode == 1
+    assert "rows-without-points: 7a, 7b. They are" in done.stdout
+    assert "\x1b[31m" not in done.stdout
+    assert "ke doctor --repair" in done.stdout
+
+
+def test_repair_passes_the_share_on(gateway: DoctorTwin) -> None:
+    """What is all repaired is exit code 0; as JSON the record is printed as it came."""
+    gateway.findings = {"points-without-rows": {"found": 3, "repaired": 3}}
+    done = doctor(gateway, "--repair", "--max-share", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert gateway.asked == {"repair": True, "max_share": 1.0}
+    assert json.loads(done.stdout)["findings"][0]["repaired"] == 3
+
+
+def test_stop_fails_and_says_why(gateway: DoctorTwin) -> None:
+    """A reconciliation that stopped is exit code 1, with the gateway's reason."""
+    gateway.findings, gateway.end = {"points-without-rows": {"found": 9}}, "stopped"
+    done = doctor(gateway, "--repair")
+    assert done.returncode == 1
+    assert "9 of 40 would be deleted" in done.stdout
+
+
+def test_dependency_that_is_down_is_said_in_one_line(gateway: DoctorTwin) -> None:
+    """Without the database there is nothing to compare: one line, exit code 5, and no reconciliation."""
+    gateway.down = "database"
+    done = doctor(gateway)
+    assert (done.returncode, done.stderr, done.stdout) == (5, "error: Down: database.\n", "")
+    assert not any(call.path == "/reconciliations" for call in gateway.calls)
