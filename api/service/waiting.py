@@ -50,14 +50,11 @@ async def _workflow(gateway: Gateway, row: JobRow, execution: Execution) -> str 
     """Why the workflow itself does not decide what is next."""
     if execution.task_due_at is None and execution.task_attempt <= 1 and row.status is not JobStatus.QUEUED:
         return None
-    if not execution.activities and await _is_unserved(gateway, TaskQueue.JOBS):
+    if await _is_unserved(gateway, TaskQueue.JOBS):
         return f"no worker polls the task queue {TaskQueue.JOBS}"
     if execution.task_attempt > 1:
         return f"the workflow's own code fails (attempt {execution.task_attempt}); see Temporal's web UI"
-    waited_s = _age_s(execution.task_due_at)
-    return (
-        f"a free worker of the task queue {TaskQueue.JOBS}, for {waited_s:.0f} s" if waited_s > WAITS_LONG_S else None
-    )
+    return _busy(TaskQueue.JOBS, _age_s(execution.task_due_at))
 
 
 async def _activity(gateway: Gateway, row: JobRow, activity: PendingActivity, lanes: LaneMap) -> str | None:
@@ -79,9 +76,11 @@ async def _unstarted(gateway: Gateway, activity: PendingActivity) -> str | None:
     waited_s = _age_s(activity.due_at)
     if waited_s > 0 and activity.queue and await _is_unserved(gateway, activity.queue):
         return f"no worker polls the task queue {activity.queue}"
-    if waited_s > WAITS_LONG_S:
-        return f"a free worker of the task queue {activity.queue}, for {waited_s:.0f} s"
-    return _failing(activity) if activity.failure else None
+    return _busy(activity.queue, waited_s) or (_failing(activity) if activity.failure else None)
+
+
+def _busy(queue: str, waited_s: float) -> str | None:
+    return f"a free worker of the task queue {queue}, for {waited_s:.0f} s" if waited_s > WAITS_LONG_S else None
 
 
 def _failing(activity: PendingActivity) -> str:

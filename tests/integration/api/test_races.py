@@ -17,9 +17,10 @@ from pydantic import SecretStr
 
 from ke.contracts.errors import DatabaseUnavailable, Stopping
 from ke.contracts.jobs import JobStatus, Lane
+from ke.runtime.engine import Engine
 from ke.storage import closing
 from ke.storage.database import WORKER_IDLE_TIMEOUT_S, Database
-from ke.storage.jobs import take_lease
+from ke.storage.jobs import find_job, take_lease
 from tests.cleaning import run_step
 from tests.faults.proxy import TcpProxy
 from tests.integration.api.stack import QUICK, SLOW, ApiStack, open_gateway
@@ -210,6 +211,31 @@ async def test_cancel_that_was_never_committed_is_a_cancel(api: ApiStack) -> Non
             answer = await stack.http.post(f"/jobs/{job_id}/cancel", json={"reason": "lost"})
         assert answer.status_code == 503
     assert (await api.until(job_id, "cancelled"))["result"]["cancellation"]["reason"] == "lost"
+
+
+async def test_submit_that_was_never_committed_is_a_job(api: ApiStack) -> None:
+    """When Postgres goes after the start and before the commit, the workflow writes the row, its namespace included."""
+    key = uuid.uuid4().hex
+    body = {"kind": "scrape", "urls": [QUICK]}
+    async with proxied(api, "postgres") as (stack, proxy):
+        engine = stack.app.state.gateway.engine
+        start = engine.start_job
+
+        async def start_job(*args: Any) -> str:
+            run_id: str = await start(*args)
+            proxy.reset()
+            return run_id
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "start_job", start_job)
+            answer = await stack.http.post("/jobs", json=body, headers={"Idempotency-Key": key})
+        assert answer.status_code == 503
+    again = await api.http.post("/jobs", json=body, headers={"Idempotency-Key": key})
+    assert again.status_code == 202
+    job = await api.until(again.json()["id"], "completed")
+    async with api.stores.database.transaction() as connection:
+        kept = (await find_job(connection, uuid.UUID(job["id"]))).namespace_id
+    assert kept == await Engine.of(api.temporal).namespace_id()
 
 
 # Resume, and delete
