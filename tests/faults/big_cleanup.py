@@ -18,7 +18,7 @@ from ke.client import KnowledgeExtractionClient
 from ke.storage.vectors.edge import EdgeVectors
 from tests.e2e.stack import Stack, eventually
 from tests.faults.bulk import Size, seed
-from tests.faults.measures import MB, open_folder, roles, say, watching
+from tests.faults.measures import MB, machine, open_folder, roles, say, watching
 
 MOST_GROWTH_MB = 50
 CLEANUP_TIMEOUT_S = 300.0
@@ -121,6 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(options: argparse.Namespace) -> int:
     """Runs all shapes on one stack; returns the exit status."""
+    say(machine())
     folder = open_folder("ke-big-cleanup-")
     stack = Stack(folder / "data", fetch_allow="127.0.0.1:1")
     try:

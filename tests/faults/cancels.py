@@ -25,7 +25,7 @@ from ke.client import ApiError, KnowledgeExtractionClient
 from ke.client_types import Job
 from ke.contracts.jobs import CancelRequest
 from tests.e2e.stack import Stack, eventually
-from tests.faults.measures import open_folder, percentile, say, summary
+from tests.faults.measures import machine, open_folder, percentile, say, summary
 from tests.faults.prose import page_name, write_site
 
 Kind = Literal["crawl", "crawl and extract", "extract", "extract long"]
@@ -267,7 +267,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(options: argparse.Namespace) -> int:
     """Runs it all on a stack of its own; returns the exit status."""
-    say(f"count {options.count}, seed {options.seed}, {options.at_once} jobs at once")
+    say(f"count {options.count}, seed {options.seed}, {options.at_once} jobs at once; {machine()}")
     folder = open_folder("ke-cancels-")
     for name in ("site", "long"):
         (folder / name).mkdir()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,12 @@ def say(line: str) -> None:
     """Prints a line at once, also into a file."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
+
+
+def machine() -> str:
+    """The cores, and how much else they do: figures of a machine that is busy with other things say little."""
+    minute, *_ = os.getloadavg()
+    return f"{os.cpu_count()} cores, load {minute:.1f} before the start"
 
 
 def open_folder(prefix: str) -> Path:

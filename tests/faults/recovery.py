@@ -23,7 +23,7 @@ from examples.serve import SiteServer
 from ke.client import KnowledgeExtractionClient
 from ke.contracts.jobs import COUNTER_NAMES
 from tests.e2e.stack import Stack, eventually
-from tests.faults.measures import open_folder, percentile, say, summary
+from tests.faults.measures import machine, open_folder, percentile, say, summary
 from tests.faults.prose import write_site
 
 Kind = Literal["crawl", "crawl and extract", "extract"]
@@ -176,7 +176,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(options: argparse.Namespace) -> int:
     """Runs it all on a stack of its own; returns the exit status."""
-    say(f"{options.kills} kills, seed {options.seed}")
+    say(f"{options.kills} kills, seed {options.seed}; {machine()}")
     folder = open_folder("ke-recovery-")
     write_site(folder, pages=PAGES, characters=PAGE_CHARACTERS, seed=options.seed)
     async with AsyncExitStack() as opened:
