@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from activities.budget import Budget
 from activities.heartbeat import Beat
 from activities.pages import PageReader, Reach
 from activities.sitemaps import sitemap_urls
@@ -65,7 +67,8 @@ class CollectRun:
         self._job_id = uuid.UUID(piece.job_id)
         self._claim = uuid.uuid4()
         # A scrape fetches the URLs it was given, all of them and no others.
-        self._limits = spec.limits if spec.follow else CrawlLimits(max_pages=len(spec.urls), max_depth=0)
+        limits = spec.limits if spec.follow else CrawlLimits(max_pages=len(spec.urls), max_depth=0)
+        self._budget = Budget(limits, datetime.fromisoformat(piece.started_at))
         self._robots = Robots(fetcher)
         self._reach = Reach.of(spec, pool)
         self._reader = PageReader(fetcher, pool, self._robots, gate, self._reach, lambda: beat.stopping)
@@ -74,12 +77,10 @@ class CollectRun:
         self._buffered_at = 0.0
         self._known_links: set[str] = set()
         self._dry = False
-        self._out_of_bytes = False
         self._started = 0
         self._totals = Counters()
         self._note = WaitingNote(self._write_note)
         self._ends_at = time.monotonic() + piece.max_seconds
-        self._began_at = datetime.fromisoformat(piece.started_at)
 
     async def run(self) -> SliceReport:
         """Fetches until the slice or the frontier ends, or the activity must stop.
@@ -121,7 +122,7 @@ class CollectRun:
             await self._read_sitemaps()
 
     async def _read_sitemaps(self) -> None:
-        if self._spec.follow and self._spec.scope.sitemaps and self._limits.max_depth > 0:
+        if self._spec.follow and self._spec.scope.sitemaps and self._budget.limits.max_depth > 0:
             async for urls in sitemap_urls(self._fetcher, self._robots, self._pool, self._reach, self._beat):
                 for first in range(0, len(urls), SITEMAP_BATCH):
                     async with self._writing() as connection:
@@ -174,55 +175,38 @@ class CollectRun:
         return time.monotonic() >= self._ends_at or self._started >= self._piece.max_pages
 
     def _limit_reached(self) -> str | None:
-        """The limit that forbids another fetch, what is under way counted as if it succeeded."""
-        limits = self._limits
-        if self._pages_left() <= 0:
-            return "max_pages"
-        if limits.max_bytes is not None and (self._out_of_bytes or self._bytes_left() == 0):
-            return "max_bytes"
-        if limits.max_seconds is not None and self._elapsed_s() >= limits.max_seconds:
-            return "max_seconds"
-        return None
+        """The limit that forbids another fetch."""
+        return self._budget.reached(self._totals, self._under_way, self._reserved)
 
-    def _elapsed_s(self) -> float:
-        return (datetime.now(UTC) - self._began_at).total_seconds()
+    @property
+    def _under_way(self) -> int:
+        return len(self._tasks) + len(self._buffer)
 
-    def _pages_left(self) -> int:
-        used = self._totals.pages_fetched + self._totals.pages_duplicate + len(self._tasks) + len(self._buffer)
-        return self._limits.max_pages - used
-
-    def _bytes_left(self) -> int | None:
-        """Bytes that no fetch under way has reserved."""
-        if self._limits.max_bytes is None:
-            return None
-        reserved = sum(most for _, most in self._tasks.values()) + sum(o.bytes for o in self._buffer)
-        return max(0, self._limits.max_bytes - self._totals.bytes - reserved)
+    @property
+    def _reserved(self) -> int:
+        return sum(most for _, most in self._tasks.values()) + sum(o.bytes for o in self._buffer)
 
     async def _fill(self) -> None:
         """Claims pages and starts them, up to twice the host's concurrency: one half waits or is being read."""
         concurrency = self._spec.rate.concurrency
         if self._dry or len(self._tasks) > concurrency:
             return
-        room = min(2 * concurrency - len(self._tasks), self._pages_left(), self._piece.max_pages - self._started)
-        left = self._bytes_left()
+        pages_left = self._budget.pages_left(self._totals, self._under_way)
+        room = min(2 * concurrency - len(self._tasks), pages_left, self._piece.max_pages - self._started)
+        left = self._budget.bytes_left(self._totals, self._reserved)
         if left is not None:
             # Each fetch reserves its share, so that together they cannot go over.
             room = min(room, max(1, left // self._fetcher.max_bytes))
         async with self._writing() as connection:
-            claimed = await self._claim_pages(connection, room)
+            retrying = self._piece.retrying
+            claim = partial(claim_letters_first, pages_left=pages_left) if retrying else partial(frontier.claim_pages)
+            claimed = await claim(connection, self._job_id, self._claim, limit=room)
         self._dry = len(claimed) < room
         self._started += len(claimed)
         for entry in claimed:
             most = self._fetcher.max_bytes if left is None else min(left, self._fetcher.max_bytes)
             read = self._reader.read(entry, max_bytes=None if left is None else most)
             self._tasks[asyncio.create_task(read)] = (entry, most)
-
-    async def _claim_pages(self, connection: AsyncConnection, room: int) -> list[FrontierEntry]:
-        if not self._piece.retrying:
-            return await frontier.claim_pages(connection, self._job_id, self._claim, limit=room)
-        return await claim_letters_first(
-            connection, self._job_id, self._claim, limit=room, pages_left=self._pages_left()
-        )
 
     async def _take(self) -> None:
         """Waits for finished pages and commits them when there are enough, or no more are to be expected soon."""
@@ -235,8 +219,7 @@ class CollectRun:
             del self._tasks[task]
             if not self._buffer:
                 self._buffered_at = time.monotonic()
-            # The first page that did not fit into what was left of the bytes ends the crawl.
-            self._out_of_bytes |= outcome.reason == "max_bytes"
+            self._budget.out_of_bytes |= outcome.reason == "max_bytes"
             self._buffer.append(self._without_known_links(outcome))
         waited = time.monotonic() - self._buffered_at
         if self._buffer and (len(self._buffer) >= BATCH_PAGES or waited >= BATCH_SECONDS or self._dry):
