@@ -78,7 +78,7 @@ async def test_source_of_a_busy_job_is_not_forgotten(api: ApiStack) -> None:
 
 
 async def test_receipt_of_a_terminated_run_is_closed_when_it_is_read(idle_api: ApiStack) -> None:
-    """A run that was ended from Temporal's own tools leaves no receipt that runs for ever; what is left is counted."""
+    """A run that was ended from Temporal's own tools leaves no receipt that runs for ever, and another can begin."""
     owner = await _crawl(idle_api)
     source = owner.sources[0]
     started = await idle_api.http.delete(f"/sources/{source}")
@@ -91,6 +91,8 @@ async def test_receipt_of_a_terminated_run_is_closed_when_it_is_read(idle_api: A
     assert (receipt["status"], receipt["planned"]) == ("failed", OF_A_SOURCE)
     assert (receipt["deleted"], receipt["remaining"]) == ({**ZEROS, "vectors": 4}, {**OF_A_SOURCE, "vectors": 0})
     assert "terminated" in receipt["error"]
+    again = await idle_api.http.delete(f"/sources/{source}")
+    assert (again.status_code, again.json()["status"]) == (202, "running")
 
 
 async def test_client_forgets_a_source(api: ApiStack) -> None:
