@@ -1,13 +1,15 @@
 """Reconciliations of real stores by a real workflow, and the worker that runs them."""
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from activities.cleanup import CleanupActivities
@@ -81,10 +83,17 @@ async def reconcile(
 ) -> tuple[Reconciliation, Mapping[FindingKind, Finding]]:
     """One reconciliation from start to end: its record, and what it found by kind."""
     async with asyncio.timeout(DEADLINE_S):
+        await _until_none_runs(client)
         await Engine.of(client).start_reconciliation(ReconcileInput(repair=repair, max_share=max_share))
         handle = client.get_workflow_handle(RECONCILE_ID, result_type=Reconciliation)
         record = await handle.result()
     return record, {finding.kind: finding for finding in record.findings}
+
+
+async def _until_none_runs(client: Client) -> None:
+    """One that was asked for over HTTP answers a moment before its workflow is closed."""
+    with contextlib.suppress(RPCError, WorkflowFailureError):
+        await client.get_workflow_handle(RECONCILE_ID).result()
 
 
 async def execute(stores: Stores, statement: str, **values: Any) -> None:

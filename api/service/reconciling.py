@@ -19,6 +19,8 @@ from ke.storage.reconciling import (
     open_reconciliation,
 )
 
+CLOSING_S: Final = 5.0
+"""Seconds for which a run whose record is closed may take to close its workflow."""
 POLL_FIRST_S: Final = 0.05
 POLL_MAX_S: Final = 0.5
 
@@ -39,7 +41,7 @@ async def reconcile(gateway: Gateway, body: ReconcileBody, *, wait_s: float) -> 
     """
     share = gateway.max_share if body.max_share is None else body.max_share
     request = ReconcileInput(repair=body.repair, max_share=share)
-    record_id = await gateway.engine.start_reconciliation(request)
+    record_id = await _start(gateway, request)
     deadline, pause = time.monotonic() + wait_s, POLL_FIRST_S
     async with gateway.database.transaction() as connection:
         # So that it can be read from now on; the run writes it too, with what it was asked to do.
@@ -51,6 +53,23 @@ async def reconcile(gateway: Gateway, body: ReconcileBody, *, wait_s: float) -> 
             return ReconciliationView.of(record), record.status is not ReconcileStatus.RUNNING
         await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
         pause = min(pause * 1.5, POLL_MAX_S)
+
+
+async def _start(gateway: Gateway, request: ReconcileInput) -> str:
+    """Starts or joins a run; one that has written its end, and whose workflow is about to close, is none to join.
+
+    Raises:
+        TemporalUnavailable: It did not close in time.
+    """
+    async with gateway.database.transaction() as connection:
+        newest = await list_reconciliations(connection, limit=1)
+    ended = {row.record.id for row in newest if row.record.status is not ReconcileStatus.RUNNING}
+    give_up_at = time.monotonic() + CLOSING_S
+    while (record_id := await gateway.engine.start_reconciliation(request)) in ended:
+        if time.monotonic() >= give_up_at:
+            raise TemporalUnavailable(f"The workflow of {record_id} is still closing.")
+        await asyncio.sleep(POLL_FIRST_S)
+    return record_id
 
 
 async def read_reconciliation(gateway: Gateway, record_id: str) -> ReconciliationView:

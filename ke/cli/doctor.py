@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 WAIT_S: Final = 20.0
 """Seconds that the gateway waits for the end, before this asks again and again."""
-POLL_S: Final = 1.0
+POLL_S: Final = 0.5
 RUNS: Final = 3
 """Reconciliations that are waited for: the one that is joined may have been asked to do something else."""
 DEFAULT_TIMEOUT_S: Final = 600.0

@@ -63,7 +63,7 @@ def temporal(context: typer.Context) -> None:
 
 
 def init(*, as_json: Json = False) -> None:
-    """Prepare a Postgres and a Temporal of your own: tables and search attributes. `ke up` does it by itself."""
+    """Prepare a Postgres and a Temporal of your own: tables, search attributes, schedule. `ke up` does it by itself."""
     from pydantic import ValidationError  # noqa: PLC0415
 
     from ke.runtime.init import initialise  # noqa: PLC0415
@@ -76,7 +76,11 @@ def init(*, as_json: Json = False) -> None:
     except KeError as error:
         raise failure_of(error) from error
     added = ", ".join(done.search_attributes_added) or "nothing to add"
-    lines = f"Postgres: at the newest schema.\nTemporal {done.temporal_address}: search attributes: {added}."
+    every = f"every {done.reconcile_every_s} s" if done.reconcile_every_s else "never"
+    lines = (
+        f"Postgres: at the newest schema.\nTemporal {done.temporal_address}: search attributes: {added}; "
+        f"reconciles {every}."
+    )
     output.emit(asdict(done), lambda out, _: out.print(lines), as_json=as_json)
 
 

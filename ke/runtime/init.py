@@ -34,6 +34,8 @@ class Initialised:
     temporal_namespace: str
     search_attributes_added: tuple[str, ...]
     """Those that were not there before."""
+    reconcile_every_s: int
+    """Seconds between two runs of the schedule that reconciles; 0: there is none."""
 
 
 async def initialise(settings: Settings) -> Initialised:
@@ -50,7 +52,7 @@ async def initialise(settings: Settings) -> Initialised:
     client = await connect(where.temporal_address, settings)
     added = await register_search_attributes(client, where.temporal_namespace)
     await set_reconcile_schedule(client, settings)
-    return Initialised(where.temporal_address, where.temporal_namespace, added)
+    return Initialised(where.temporal_address, where.temporal_namespace, added, settings.reconcile_every_s)
 
 
 async def register_search_attributes(client: Client, namespace: str) -> tuple[str, ...]:

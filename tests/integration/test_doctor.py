@@ -1,16 +1,15 @@
 """What `ke doctor` prints and exits with, for what a gateway answers."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from ke.cli.main import run
 from tests.integration.api_twin import ApiTwin, now, problem, serving
-from tests.integration.test_cli import TIME_LIMIT_S, environment
 
 KINDS = ("points-without-rows", "rows-without-points", "pending-rows", "open-jobs", "cleanups", "retries")
 
@@ -70,21 +69,35 @@ def gateway() -> Iterator[DoctorTwin]:
         yield twin
 
 
-def doctor(gateway: DoctorTwin, *options: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "ke", "doctor", *options],
-        env=environment(KE_API_URL=gateway.url),
-        capture_output=True,
-        text=True,
-        timeout=TIME_LIMIT_S,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def test_healthy_system_says_so(gateway: DoctorTwin) -> None:
+Doctor = Callable[..., Done]
+
+
+@pytest.fixture
+def doctor(gateway: DoctorTwin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
+    """Runs the command in this process, as the console script does."""
+    monkeypatch.setenv("KE_API_URL", gateway.url)
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def run_doctor(*options: str) -> Done:
+        code = run(["doctor", *options])
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    return run_doctor
+
+
+def test_healthy_system_says_so(gateway: DoctorTwin, doctor: Doctor) -> None:
     """Each kind is told with what was checked; the exit code is 0, and nothing was asked to be repaired."""
-    done = doctor(gateway)
+    done = doctor()
     assert done.returncode == 0, done.stderr
     assert all(kind in done.stdout for kind in KINDS)
     assert done.stdout.count(" ok") == len(KINDS)
@@ -92,37 +105,37 @@ def test_healthy_system_says_so(gateway: DoctorTwin) -> None:
     assert gateway.asked == {"repair": False, "max_share": 0.1}
 
 
-def test_what_is_wrong_is_named_and_fails(gateway: DoctorTwin) -> None:
+def test_what_is_wrong_is_named_and_fails(gateway: DoctorTwin, doctor: Doctor) -> None:
     """A finding that is not repaired: exit code 1, its numbers, ids and note, and how to go on."""
     wrong = {"found": 3, "examples": ["7a", "7b"], "note": "They are \x1b[31mlost."}
     gateway.findings = {"rows-without-points": wrong}
-    done = doctor(gateway)
+    done = doctor()
     assert done.returncode == 1
     assert "rows-without-points: 7a, 7b. They are" in done.stdout
     assert "\x1b[31m" not in done.stdout
     assert "ke doctor --repair" in done.stdout
 
 
-def test_repair_passes_the_share_on(gateway: DoctorTwin) -> None:
+def test_repair_passes_the_share_on(gateway: DoctorTwin, doctor: Doctor) -> None:
     """What is all repaired is exit code 0; as JSON the record is printed as it came."""
     gateway.findings = {"points-without-rows": {"found": 3, "repaired": 3}}
-    done = doctor(gateway, "--repair", "--max-share", "1", "--json")
+    done = doctor("--repair", "--max-share", "1", "--json")
     assert done.returncode == 0, done.stderr
     assert gateway.asked == {"repair": True, "max_share": 1.0}
     assert json.loads(done.stdout)["findings"][0]["repaired"] == 3
 
 
-def test_stop_fails_and_says_why(gateway: DoctorTwin) -> None:
+def test_stop_fails_and_says_why(gateway: DoctorTwin, doctor: Doctor) -> None:
     """A reconciliation that stopped is exit code 1, with the gateway's reason."""
     gateway.findings, gateway.end = {"points-without-rows": {"found": 9}}, "stopped"
-    done = doctor(gateway, "--repair")
+    done = doctor("--repair")
     assert done.returncode == 1
     assert "9 of 40 would be deleted" in done.stdout
 
 
-def test_dependency_that_is_down_is_said_in_one_line(gateway: DoctorTwin) -> None:
+def test_dependency_that_is_down_is_said_in_one_line(gateway: DoctorTwin, doctor: Doctor) -> None:
     """Without the database there is nothing to compare: one line, exit code 5, and no reconciliation."""
     gateway.down = "database"
-    done = doctor(gateway)
+    done = doctor()
     assert (done.returncode, done.stderr, done.stdout) == (5, "error: Down: database.\n", "")
     assert not any(call.path == "/reconciliations" for call in gateway.calls)

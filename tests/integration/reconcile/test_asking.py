@@ -13,6 +13,7 @@ from temporalio.service import RPCError
 
 from ke.contracts.naming import RECONCILE_ID, RECONCILE_SCHEDULE
 from ke.contracts.reconciling import CloseReconciliation, OpenReconciliation, ReconcileInput, ReconcileStatus
+from ke.runtime.init import initialise
 from ke.runtime.schedule import set_reconcile_schedule
 from ke.runtime.settings import Settings
 from ke.storage.reconciling import KEPT, close_reconciliation, list_reconciliations, open_reconciliation
@@ -117,6 +118,16 @@ async def test_schedule_is_as_the_settings_say(client: Client) -> None:
         await set_reconcile_schedule(client, Settings(reconcile_every_s=0))
     with pytest.raises(RPCError, match="not found"):
         await handle.describe()
+
+
+async def test_init_sets_the_schedule_up(api: ApiStack, client: Client) -> None:
+    """What `ke init` does includes the schedule, and may be repeated."""
+    settings = api.settings.model_copy(update={"reconcile_every_s": 1800})
+    for _ in range(2):
+        assert (await initialise(settings)).reconcile_every_s == 1800
+    schedule = (await client.get_schedule_handle(RECONCILE_SCHEDULE).describe()).schedule
+    assert [interval.every for interval in schedule.spec.intervals] == [timedelta(seconds=1800)]
+    await set_reconcile_schedule(client, Settings(reconcile_every_s=0))
 
 
 async def test_scheduled_run_is_recorded(stores: Stores, client: Client) -> None:
