@@ -4,18 +4,22 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
 
+import sqlalchemy as sa
 from temporalio.testing import ActivityEnvironment
 
 from activities.extract import ExtractActivities
 from activities.reconcile import ReconcileActivities, RestoreActivities
 from ke.contracts.cleanup import CleanupStatus
-from ke.contracts.reconciling import Finding, ReconcileStep
+from ke.contracts.reconciling import Finding, FindingKind, ReconcileStep
 from ke.runtime.pool import CpuPool
-from tests.cleaning import clean
+from ke.storage.cleanup_batches import claim_points
+from ke.storage.reconcile_rows import hold_orphans
+from tests.cleaning import clean, run_step
 from tests.integration.test_extract_lane import SENTENCE, a_crawl, an_extract
-from tests.reconciling import scalar
-from tests.seeding import seed_crawl, seed_extract, store_counts
+from tests.reconciling import execute, scalar
+from tests.seeding import COLLECTION, seed_crawl, seed_extract, store_counts
 from tests.stores import Stores
 
 
@@ -76,3 +80,58 @@ async def test_cleanup_is_left_alone_and_its_receipt_is_exact(stores: Stores) ->
     assert receipt.deleted.vectors == job.counts.vectors + reader.counts.vectors
     assert receipt.deleted.extractions == job.counts.extractions + reader.counts.extractions
     assert (await store_counts(stores.database, stores.vectors, job.id)).total == 0
+
+
+async def test_point_that_is_to_be_deleted_gets_no_row_meanwhile(stores: Stores) -> None:
+    """A row for a point that is being deleted is written before, and the point stays, or after it is gone."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    lone = [uuid.uuid4() for _ in range(2)]
+    change = "UPDATE extractions SET id = :new WHERE id = :old"
+    async with stores.database.transaction() as connection:
+        await connection.execute(sa.text("DELETE FROM entities WHERE job_id = :id"), {"id": job.id})
+        await connection.execute(sa.text(change), {"new": lone[0], "old": job.extractions[0]})
+    async with stores.database.transaction() as connection:
+        assert await hold_orphans(connection, COLLECTION, lone) == lone[1:]
+        writer = asyncio.create_task(execute(stores, change, new=lone[1], old=job.extractions[1]))
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'extractions'::regclass"
+        async with asyncio.timeout(30):
+            while not await scalar(stores, waits):  # noqa: ASYNC110  (Postgres's state: it can only be asked)
+                await asyncio.sleep(0.02)
+        assert not writer.done()
+    await writer
+    await execute(stores, "DELETE FROM extractions WHERE job_id = :id", id=job.id)
+    await stores.vectors.delete(COLLECTION, list(job.extractions))
+
+
+async def test_points_that_a_cleanup_has_counted_are_left_to_it(stores: Stores) -> None:
+    """A lone point in an open batch is its cleanup's to delete, so that the receipt stays exact."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    left = list(job.extractions[:3])
+    await run_step(stores, job, "begin_cleanup")
+    async with stores.database.transaction() as connection:
+        await claim_points(connection, job.cleanup_id, COLLECTION, left)
+        await connection.execute(sa.text("DELETE FROM extractions WHERE job_id = :id"), {"id": job.id})
+    compare = ReconcileActivities(stores.database, stores.vectors)
+    [finding] = await ActivityEnvironment().run(compare.compare_points, ReconcileStep("reconcile-test", repair=True))
+    assert (finding.found, finding.repaired) == (len(job.extractions), len(job.extractions) - len(left))
+    assert await stores.vectors.count_ids(COLLECTION, left) == len(left)
+    receipt = await clean(stores, job)
+    assert receipt.status is CleanupStatus.CLEANED
+    assert receipt.deleted.vectors == len(left)
+
+
+async def test_next_attempt_goes_on_at_the_last_heartbeat(stores: Stores) -> None:
+    """What an attempt that died had walked over is not walked over again, and its counts are kept."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    ids = sorted(job.extractions)
+    before = asdict(Finding(FindingKind.ROWS_WITHOUT_POINTS, checked=1000, found=7, examples=("x",)))
+    environment = ActivityEnvironment()
+    details = {"cursor": str(ids[5]), "findings": [before]}
+    environment.info = replace(environment.info, heartbeat_details=[details])
+    compare = ReconcileActivities(stores.database, stores.vectors)
+    found = {f.kind: f for f in await environment.run(compare.compare_rows, ReconcileStep("reconcile-test"))}
+    rest = await scalar(stores, "SELECT count(*) FROM extractions WHERE id > :id", id=ids[5])
+    assert found[FindingKind.PENDING_ROWS].checked == rest
+    assert found[FindingKind.ROWS_WITHOUT_POINTS].found == 7
+    assert found[FindingKind.ROWS_WITHOUT_POINTS].checked >= 1000
+    assert found[FindingKind.ROWS_WITHOUT_POINTS].examples == ("x",)
