@@ -8,26 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from activities.extract import ExtractActivities
+from activities.failures import FailureInterceptor
 from activities.record import RecordActivities
 from ke.contracts.activities import CollectSlice, SliceReport
 from ke.contracts.jobs import Counters, JobInput, Lane
 from ke.contracts.naming import JOB_WORKFLOW, TaskQueue
+from ke.runtime.pool import CpuPool
 from ke.runtime.settings import Settings
 from ke.runtime.temporal_client import connect
+from ke.storage.database import Database
 from ke.storage.jobs import add_progress
+from ke.storage.vectors.base import VectorStore
+from ke.storage.vectors.edge import EdgeVectors
 from tests.integration.api.conftest import WATCHED
 from tests.integration.api.stack import SLOW, ApiStack, open_gateway
 from tests.integration.api.test_outages import NOWHERE
 from tests.seeding import seed_crawl
 from tests.stores import Stores
 from tests.temporal_tools import temporal, terminate
-from worker import running_workers
 from workflows.job import JobWorkflow
 
 pytestmark = pytest.mark.usefixtures("patience")
@@ -59,12 +63,33 @@ async def until_waiting_for(stack: ApiStack, job_id: str, words: str) -> str:
 
 
 @asynccontextmanager
-async def real_worker(stack: ApiStack, **changes: Any) -> AsyncIterator[None]:
-    """The whole worker, with settings of its own."""
-    queues = (TaskQueue.JOBS, TaskQueue.EXTRACT)
-    settings = stack.settings.model_copy(update={"cpu_processes": 1, "task_queues": queues, **changes})
-    async with running_workers(settings, stack.temporal):
-        yield
+async def real_worker(
+    stack: ApiStack, *, database: Database | None = None, vectors: VectorStore | None = None
+) -> AsyncIterator[None]:
+    """The real worker of an extract job, with a store of its own in the place of one of the stack's."""
+    pool = CpuPool(1)
+    record = RecordActivities(database or stack.stores.database)
+    extract = ExtractActivities(stack.stores.database, vectors or stack.stores.vectors, pool)
+    client, interceptors = stack.temporal, [FailureInterceptor()]
+    try:
+        async with (
+            Worker(
+                client,
+                task_queue=TaskQueue.JOBS,
+                workflows=[JobWorkflow],
+                activities=[record.open_job, record.set_job_status, record.close_job],
+                interceptors=interceptors,
+            ),
+            Worker(
+                client,
+                task_queue=TaskQueue.EXTRACT,
+                activities=[extract.extract_sources],
+                interceptors=interceptors,
+            ),
+        ):
+            yield
+    finally:
+        await pool.close()
 
 
 async def submit_extract(stack: ApiStack) -> str:
@@ -78,10 +103,12 @@ async def test_vector_store_that_is_down_and_then_no_worker(
     watched: ApiStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job tells which store its worker cannot reach; when the worker goes, that nobody polls, though it had begun."""
-    async with real_worker(watched, vectors_socket=tmp_path / "none.sock"):
+    vectors = EdgeVectors(tmp_path / "none.sock")
+    async with real_worker(watched, vectors=vectors):
         job_id = await submit_extract(watched)
         told = await until_waiting_for(watched, job_id, "the vector store does not answer: extract_sources failed")
         assert "is tried again (attempt " in told
+    await vectors.close()
     monkeypatch.setattr("ke.runtime.engine.POLLER_FRESH_S", 0.0)
     assert await until_waiting_for(watched, job_id, "no worker") == "no worker polls the task queue ke-extract"
     await terminate(watched.settings, f"job-{job_id}")
@@ -89,10 +116,12 @@ async def test_vector_store_that_is_down_and_then_no_worker(
 
 async def test_database_that_a_worker_cannot_reach(watched: ApiStack) -> None:
     """A job whose row its worker cannot open tells that the database does not answer."""
-    async with real_worker(watched, database_url=SecretStr(f"postgresql://ke@{NOWHERE}/ke")):
+    database = Database(f"postgresql://ke@{NOWHERE}/ke")
+    async with real_worker(watched, database=database):
         job_id = (await watched.submit(SLOW))["id"]
         await until_waiting_for(watched, job_id, "the database does not answer: open_job failed")
         await terminate(watched.settings, f"job-{job_id}")
+    await database.close()
 
 
 @workflow.defn(name=JOB_WORKFLOW)
