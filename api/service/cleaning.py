@@ -17,12 +17,13 @@ from ke.contracts.cleanup import CleanupInput, CleanupStatus, StoreCounts
 from ke.contracts.errors import NotFound
 from ke.contracts.jobs import Artifacts
 from ke.contracts.naming import cleanup_id
+from ke.contracts.retries import CloseRetry, RetryStatus
 from ke.runtime.settling import count_all, settle, settle_cleanup
 from ke.storage.cleanup_runs import ask_record_deletion
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import active_dependents, find_receipt, tombstone
 from ke.storage.jobs import JobRow, find_job, get_job
-from ke.storage.retries import give_up_retries
+from ke.storage.retries import end_retry
 
 SETTLED_AT_ONCE: Final = 10
 """Jobs in the way of a cleanup that one call looks up in Temporal."""
@@ -133,10 +134,8 @@ async def _delete_record_too(gateway: Gateway, row: JobRow) -> None:
 async def _erase_histories(gateway: Gateway, row: JobRow) -> None:
     """Deletes the job's workflow and those of its retries; one that is at work is ended: what it writes is fenced."""
     if row.retry_id is not None:
-        async with gateway.database.transaction() as connection:
-            await find_job(connection, row.id, lock=True)
-            await give_up_retries(connection, row.id)
         await gateway.engine.retries.terminate(row.retry_id, "The job's record is deleted.")
+        await end_retry(gateway.database, CloseRetry(row.retry_id, str(row.id), RetryStatus.CANCELLED))
     await gateway.engine.retries.erase(str(row.id), row.retries)
     await gateway.engine.erase_job(str(row.id))
 
@@ -156,6 +155,7 @@ async def delete_job(gateway: Gateway, job_id: uuid.UUID, *, cleanup: bool | Non
         NotFound: There is no such job, or it was deleted.
         JobActive: It has not ended.
         CleanupRunning: Its cleanup has not ended.
+        RetryRunning: A retry of its dead letters began at this very moment.
         ArtifactsPresent: Something is left, and the caller has not said what becomes of it.
     """
     async with gateway.database.transaction() as connection:
@@ -179,6 +179,8 @@ async def delete_job(gateway: Gateway, job_id: uuid.UUID, *, cleanup: bool | Non
         row = await get_job(connection, job_id, lock=True)
         if row.artifacts is Artifacts.CLEANING:
             raise states.being_cleaned(row)
+        if row.retry_id is not None:  # begun since: its history would stay
+            raise states.being_retried(row)
         await tombstone(connection, job_id)
     return None
 

@@ -56,7 +56,7 @@ async def requeue_pages(
         .cte("moved")
     )
     last, number = await _take_up(connection, retry_id, picked, moved)
-    if last is not None:
+    if number:
         delta = Counters(pages_failed=-number, dead_letters=-number)
         await add_progress(connection, job_id, Lane.COLLECT, delta, seeded=True, done=False, note="")
     return last
@@ -85,7 +85,7 @@ async def requeue_sources(
         .cte("moved")
     )
     last, number = await _take_up(connection, retry_id, picked, moved)
-    if last is not None:
+    if number:
         await add_progress(connection, job_id, Lane.EXTRACT, Counters(dead_letters=-number), seeded=True, done=False)
     return last
 

@@ -216,20 +216,22 @@ async def end_retry(
     while await _bury_batch(database, close, limit):
         progress()
     async with database.transaction() as connection:
-        return await _close(connection, close, progress)
+        return await _close(connection, close, progress, limit)
 
 
 async def _bury_batch(database: Database, close: CloseRetry, limit: int) -> int:
     """Buries or skips a batch, under the lock of the job's row; returns how many."""
     async with database.transaction() as connection:
         row = await _held_job(connection, close)
-        if row is None:
-            return 0
-        for bury in (bury_pages, bury_sources):
-            if number := await bury(connection, row.id, limit=limit):
-                return number
-        skipped = await skip_open_pages(connection, row.id, close.status.value, limit=limit)
-        return skipped or await skip_open_tasks(connection, row.id, limit=limit)
+        return 0 if row is None else await _bury(connection, row.id, close, limit)
+
+
+async def _bury(connection: AsyncConnection, job_id: uuid.UUID, close: CloseRetry, limit: int) -> int:
+    for bury in (bury_pages, bury_sources):
+        if number := await bury(connection, job_id, limit=limit):
+            return number
+    skipped = await skip_open_pages(connection, job_id, close.status.value, limit=limit)
+    return skipped or await skip_open_tasks(connection, job_id, limit=limit)
 
 
 async def _held_job(connection: AsyncConnection, close: CloseRetry) -> JobRow | None:
@@ -238,9 +240,14 @@ async def _held_job(connection: AsyncConnection, close: CloseRetry) -> JobRow | 
     return row if row is not None and row.retry_id == close.id else None
 
 
-async def _close(connection: AsyncConnection, close: CloseRetry, progress: Callable[[], None]) -> RetryOutcome:
+async def _close(
+    connection: AsyncConnection, close: CloseRetry, progress: Callable[[], None], limit: int
+) -> RetryOutcome:
     row = await _held_job(connection, close)
     if row is not None:
+        # A slice whose workflow was terminated may have committed since; from here on it is fenced.
+        while await _bury(connection, row.id, close, limit):
+            progress()
         counters, _ = await count_job(connection, row.id, progress)
         counted = await counted_result(connection, row.id, counters)
         kept = {name: value for name, value in (row.result or {}).items() if name != "skipped_source_ids"}

@@ -13,6 +13,7 @@ from ke.contracts.jobs import COUNTER_NAMES, JobKind
 from ke.contracts.retries import RetryInput
 from ke.runtime.settings import Settings
 from ke.runtime.temporal_client import connect
+from tests.closed_workflows import until_gone
 from tests.integration.api.conftest import RETRIED
 from tests.integration.api.retry_stage import RetryStage, open_retry_stage
 from tests.integration.web_site import site as open_site
@@ -305,3 +306,36 @@ async def test_start_whose_commit_was_lost_heals(stage: RetryStage) -> None:
     await stage.api.temporal.get_workflow_handle(lost.id).result()
     assert (await stage.until_over(lost.id))["succeeded"] == 1
     assert (await stage.job(job["id"]))["result"]["pages_fetched"] == 2
+
+
+async def test_retry_that_temporal_has_lost_is_closed_when_it_is_read(stage: RetryStage) -> None:
+    """A retry that was started in this namespace and is unknown there is `failed`, and its letters are as before."""
+    stage.page("/n/", "/n/held")
+    stage.broken("/n/held")
+    job = await stage.crawl("/n/")
+    stage.held("/n/held")
+    retry = await stage.retry(job["id"])
+    await stage.until_asked("/n/held", 2)
+    await stage.api.temporal.get_workflow_handle(retry["id"]).terminate()
+    await stage.api.app.state.gateway.engine.retries.erase(job["id"], 1)
+    await until_gone(stage.api.temporal, retry["id"])
+    ended = await stage.until_over(retry["id"])
+    assert (ended["status"], ended["error"]["type"]) == ("failed", "workflow-lost")
+    after = await stage.job(job["id"])
+    assert (after["retry_id"], counters(after)) == (None, counters(job))
+    assert len(await stage.letters(job["id"])) == 1
+
+
+async def test_deletion_takes_the_histories_of_retries_along(stage: RetryStage) -> None:
+    """What a retry's slices name in Temporal goes with the job's own history, when the record is deleted after it."""
+    stage.page("/o/", "/o/broken")
+    stage.broken("/o/broken")
+    job = await stage.crawl("/o/")
+    retry = await stage.until_over((await stage.retry(job["id"]))["id"])
+    assert (retry["status"], retry["failed"]) == ("completed", 1)
+    answer = await stage.api.http.delete(f"/jobs/{job['id']}", params={"cleanup": "true"})
+    assert answer.status_code == 202
+    for workflow_id in (retry["id"], f"job-{job['id']}"):
+        await until_gone(stage.api.temporal, workflow_id)
+    assert (await stage.api.http.get(f"/jobs/{job['id']}")).status_code == 404
+    assert (await stage.api.http.get(f"/retries/{retry['id']}")).status_code == 404
