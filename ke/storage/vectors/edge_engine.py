@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-import orjson
 import qdrant_edge as qdrant
 
 from ke.contracts.errors import InvalidInput, NotFound
@@ -31,18 +30,14 @@ from ke.storage.vectors.checks import (
     check_matrix,
     following,
 )
+from ke.storage.vectors.edge_files import Collection, create, load, sync_folder
 from ke.storage.vectors.fences import Fences
 
-_INDEXED: Final = ("job_id", "owner_job_id", "source_id")
 _UNFINISHED: Final = ".new-"
 
 
 class FolderInUse(Exception):
     """Another process works on this folder."""
-
-
-class FolderDamaged(Exception):
-    """A collection's files cannot be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +50,13 @@ class Owner:
     source_id: uuid.UUID
 
 
-@dataclass(slots=True)
-class _Collection:
-    dimensions: int
-    shard: qdrant.EdgeShard
-    dirty: bool = False
-
-
 class EdgeEngine:
     """All collections of one folder.
 
     Writes are in memory and in the engine's log until `flush`; only what was flushed is safe from a power cut.
     """
 
-    def __init__(self, folder: Path, lock: int, fences: Fences, collections: dict[str, _Collection]) -> None:
+    def __init__(self, folder: Path, lock: int, fences: Fences, collections: dict[str, Collection]) -> None:
         self._folder = folder
         self._lock = lock
         self._fences = fences
@@ -94,7 +82,7 @@ class EdgeEngine:
         root.mkdir(exist_ok=True)
         for left in root.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(left)
-        collections = {path.name: _load(path) for path in sorted(root.iterdir()) if path.is_dir()}
+        collections = {path.name: load(path) for path in sorted(root.iterdir()) if path.is_dir()}
         return cls(folder, lock, Fences(folder / "fences.sqlite"), collections)
 
     def collections(self) -> list[str]:
@@ -116,10 +104,10 @@ class EdgeEngine:
         root = self._folder / "collections"
         draft = root / f"{_UNFINISHED}{uuid.uuid4()}"
         draft.mkdir()
-        _create(draft, dimensions)
+        create(draft, dimensions)
         draft.rename(root / name)
-        _sync_folder(root)
-        self._collections[name] = _load(root / name)
+        sync_folder(root)
+        self._collections[name] = load(root / name)
 
     def upsert(self, name: str, owners: Sequence[Owner], vectors: Matrix, epochs: Mapping[uuid.UUID, int]) -> None:
         """Writes points, or replaces them; checks everything first. Not durable before `flush`.
@@ -246,7 +234,7 @@ class EdgeEngine:
         self._fences.close()
         os.close(self._lock)
 
-    def _collection(self, name: str) -> _Collection:
+    def _collection(self, name: str) -> Collection:
         try:
             return self._collections[name]
         except KeyError:
@@ -280,39 +268,3 @@ def _of_source(source_id: uuid.UUID) -> qdrant.Filter:
 
 def _uuid(point_id: uuid.UUID | int | str) -> uuid.UUID:
     return point_id if isinstance(point_id, uuid.UUID) else uuid.UUID(str(point_id))
-
-
-def _create(folder: Path, dimensions: int) -> None:
-    config = qdrant.EdgeConfig(vectors=qdrant.EdgeVectorParams(size=dimensions, distance=qdrant.Distance.Cosine))
-    shard = qdrant.EdgeShard.create(str(folder / "shard"), config)
-    for field in _INDEXED:
-        shard.update(qdrant.UpdateOperation.create_field_index(field, qdrant.PayloadSchemaType.Uuid))
-    shard.flush()
-    shard.close()
-    with (folder / "collection.json").open("wb") as file:
-        file.write(orjson.dumps({"dimensions": dimensions}))
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _load(folder: Path) -> _Collection:
-    try:
-        dimensions = int(orjson.loads((folder / "collection.json").read_bytes())["dimensions"])
-        for log in (folder / "shard" / "wal").glob("open-*"):
-            # Killed while it began a new log file, the engine would refuse the empty one for ever.
-            if log.stat().st_size == 0:
-                log.unlink()
-        return _Collection(dimensions, qdrant.EdgeShard.load(str(folder / "shard")))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a damaged file is a panic of the engine, which is no `Exception`
-        raise FolderDamaged(f"collection {folder} cannot be opened: {error}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

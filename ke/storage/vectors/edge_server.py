@@ -29,7 +29,8 @@ from aiohttp import web
 
 from ke.contracts.errors import Fenced, InvalidInput, KeError, NotFound
 from ke.storage.vectors.checks import Matrix
-from ke.storage.vectors.edge_engine import EdgeEngine, FolderDamaged, FolderInUse, Owner
+from ke.storage.vectors.edge_engine import EdgeEngine, FolderInUse, Owner
+from ke.storage.vectors.edge_files import FolderDamaged
 from ke.storage.vectors.edge_worker import EngineThread
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
