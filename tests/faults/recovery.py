@@ -32,7 +32,7 @@ KINDS: tuple[Kind, ...] = ("crawl", "crawl and extract", "extract")
 PAGES = 150
 PAGE_CHARACTERS = 3_000
 SITE_DELAY_S = 0.4
-UNDISTURBED = 2
+UNDISTURBED = 1
 LOOK_S = 0.05
 SETTLE_S = 0.1
 """What a killed worker had sent to Postgres is committed by then."""
@@ -104,7 +104,8 @@ class Recovery:
             elif job_id in moved:
                 self.figures.disturbed[kind].append(took.total_seconds())
                 self.figures.progress[kind].append(moved[job_id])
-        what = "undisturbed" if kill_after_s is None else f"worker killed {kill_after_s:.1f} s after the submits"
+        on = ", ".join(f"{seconds:.1f} s" for seconds in moved.values()) or "no job was left"
+        what = "undisturbed" if kill_after_s is None else f"killed after {kill_after_s:.1f} s, jobs went on after {on}"
         say(f"round of {time.monotonic() - began:.1f} s, {what}")
 
     async def _submit(self, client: KnowledgeExtractionClient, kind: Kind) -> uuid.UUID:
