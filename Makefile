@@ -16,8 +16,11 @@ demo: setup temporal ## Show it all on an example site; SITE=https://... takes a
 up: setup temporal ## Run the whole stack until Ctrl-C; ARGS='--port 0' and the like
 	@.venv/bin/ke up $(ARGS)
 
-test: setup temporal ## Run the tests; ARGS='-k cancel' and the like
-	@$(PY) -m pytest $(ARGS)
+# Tests mostly wait for real servers: more processes than cores. A file's tests stay in one of them.
+PARALLEL ?= 3
+
+test: setup temporal ## Run the tests; ARGS='-k cancel' and the like; PARALLEL=0 in one process
+	@$(PY) -m pytest -n $(PARALLEL) --dist loadfile $(ARGS)
 
 faults: setup temporal ## Break a stack FAULTS=20 times and look at what is left; SEED=1 repeats a run
 	@$(PY) -m tests.faults run --faults $(or $(FAULTS),20) $(if $(SEED),--seed $(SEED)) $(if $(BROKEN),--broken $(BROKEN)) $(if $(JSON),--json '$(JSON)')
