@@ -8,7 +8,7 @@ from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
 from typing import Any, Final
 
-from ke.contracts.errors import Unavailable
+from ke.contracts.errors import TemporalUnavailable, Unavailable
 from ke.runtime.embedded.consumers import ConsumerSpecs, Services, gateway_and_workers
 from ke.runtime.embedded.files import prepare_data_dir, sole_owner
 from ke.runtime.embedded.ports import LOOPBACK, claim_port
@@ -25,6 +25,7 @@ from ke.storage.database import migrate
 
 HEARTBEAT_CAP_S: Final = 0.2
 """Heartbeats cost nothing on this machine, and a cancel is seen at the next one."""
+SCHEDULE_TIMEOUT_S: Final = 60.0
 RESTART_PAUSE_S: Final = 0.5
 RESTART_PAUSE_MAX_S: Final = 10.0
 """With a start of some seconds, a child that somebody keeps killing is back within 30 s."""
@@ -140,8 +141,19 @@ class Supervisor:
     async def _start_temporal(self, temporal: EmbeddedTemporal) -> None:
         await temporal.start()
         self._keep(temporal.child)
-        client = await connect(temporal.address, self._settings.model_copy(update=_OWN_TEMPORAL))
-        await set_reconcile_schedule(client, self._settings)
+        await self._set_schedule(temporal)
+
+    async def _set_schedule(self, temporal: EmbeddedTemporal) -> None:
+        """Sets the schedule that reconciles; a server that is busy with its own start is given time."""
+        give_up_at = time.monotonic() + SCHEDULE_TIMEOUT_S
+        while True:
+            try:
+                client = await connect(temporal.address, self._settings.model_copy(update=_OWN_TEMPORAL))
+                return await set_reconcile_schedule(client, self._settings)
+            except TemporalUnavailable:
+                if time.monotonic() >= give_up_at:
+                    raise
+                await asyncio.sleep(RESTART_PAUSE_S)
 
     async def _start_vectors(self) -> None:
         await self._vectors.start()
