@@ -9,6 +9,7 @@ cleanup    the cleanup of 10,000 sources, killed in its middle
 import argparse
 import asyncio
 import importlib
+import signal
 import sys
 from types import ModuleType
 
@@ -36,9 +37,17 @@ def main(arguments: list[str] | None = None) -> int:
             modules[name].add_arguments(command)
     options = parser.parse_args(given)
     try:
-        return int(asyncio.run(modules[options.command].run(options)))
-    except KeyboardInterrupt:
+        return asyncio.run(_run(modules[options.command], options))
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
+
+
+async def _run(module: ModuleType, options: argparse.Namespace) -> int:
+    """Runs one; SIGTERM ends it as Ctrl-C does, with all that it started."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return int(await module.run(options))
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ async def cancel_while_frozen(stack: FaultStack, ledger: Ledger) -> None:
     await scene._until_moved("collect")
     with frozen(await victims(stack, scene, "worker")):
         await scene.cancel()
-        # Whoever waits for the slice is not done by then; and a worker that froze for longer stops by itself.
+        # Whoever waits for the slice is not done by then: it is less than a heartbeat timeout.
         with contextlib.suppress(NotReached):
-            await scene._until("SELECT 1 FROM jobs WHERE id = $1 AND completed_at IS NOT NULL", timeout_s=6.0)
+            await scene._until("SELECT 1 FROM jobs WHERE id = $1 AND completed_at IS NOT NULL", timeout_s=9.0)
         await asyncio.sleep(1.0)
     await asyncio.sleep(2.0)
 

@@ -13,9 +13,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+from temporalio.service import RPCError
 
 from ke.client import ApiError, GatewayUnreachable
+from ke.contracts.errors import KeError
 from tests.faults.broken import BROKEN, command_of
 from tests.faults.directed import directed
 from tests.faults.invariants import Invariants
@@ -30,8 +33,10 @@ RECOVERY_TIMEOUT_S: Final = 120.0
 END_TIMEOUT_S: Final = 240.0
 MOST_ACTIVE: Final = 3
 """Jobs that may be open when the next fault is prepared."""
+PATIENCE: Final = 60
 DISK_MB: Final = 1500
-LIBRARY: Final = Pages(number=24, delay_s=0.02)
+T = TypeVar("T")
+LIBRARY: Final = Pages(number=80, delay_s=0.01)
 """The job whose sources extractions read."""
 
 
@@ -65,7 +70,7 @@ async def run(options: argparse.Namespace) -> int:
             print(f"logs: {stack.data_dir}/logs", flush=True)
         if options.json:
             options.json.write_text(json.dumps(report.document(), indent=1) + "\n")
-    return 1 if report.broken else 0
+    return 0 if report.complete and not report.broken else 1
 
 
 async def play(stack: FaultStack, report: Report, plan: Callable[[bool], Sequence[Step]]) -> None:
@@ -80,8 +85,14 @@ async def play(stack: FaultStack, report: Report, plan: Callable[[bool], Sequenc
     try:
         async with stack:
             driver = Driver(stack, report)
-            await driver.all(plan(stack.disk is not None))
-            await driver.end()
+            try:
+                await driver.all(plan(stack.disk is not None))
+                await driver.end()
+                report.complete = True
+            except Exception:
+                # A run that fails itself: its logs are wanted too.
+                stack.keep = True
+                raise
             stack.keep = bool(report.broken)
     finally:
         report.elapsed_s = time.monotonic() - began
@@ -93,6 +104,7 @@ async def play_directed(stack: FaultStack, report: Report, name: str) -> None:
     try:
         async with stack:
             await Driver(stack, report).directed(name)
+        report.complete = True
     finally:
         report.elapsed_s = time.monotonic() - began
 
@@ -145,7 +157,7 @@ class Driver:
         self._live.clear()
         await self._settled(END_TIMEOUT_S)
         await self._reconcile()
-        self._note(await self.invariants.at_end(), "all of it")
+        self._note(await persistently(self.invariants.at_end), "all of it")
         rows = await self.stack.sql("SELECT status, (result->'cancellation'->>'latency_s')::float AS latency FROM jobs")
         self.report.jobs = len(self.ledger.jobs)
         for row in rows:
@@ -160,8 +172,7 @@ class Driver:
     async def _stock(self) -> str:
         scene = Scene(self.stack, self.ledger, "scrape", "queued", 0)
         scene.job = await scene.submit(LIBRARY)
-        async with self.stack.client() as client:
-            await patiently(lambda: client.get_job(scene.job_id, wait_s=60))
+        await patiently(lambda: self.stack.client.get_job(scene.job_id, wait_s=60))
         return scene.job_id
 
     # One fault
@@ -190,7 +201,7 @@ class Driver:
             self._then[scene.job.id] = step.then
         self._note(broken, str(step.fault))
         broken += await self._look(f"fault {step.number}, {step.fault}")
-        await self._retire()
+        await persistently(self._retire)
         self.say(
             f"{step.number:>4}/{total}  {step.fault!s:<46} {step.where:<26} [{state}] {step.action:<16}"
             f" recovered {recovery:5.1f} s  {time.monotonic() - began:5.1f} s  {'BROKEN' if broken else 'ok'}"
@@ -234,8 +245,7 @@ class Driver:
         roles = self.stack.processes()
         if len(roles["worker"]) < self.stack.workers or not all(roles.values()):
             return False
-        async with self.stack.client() as client:
-            return await client.is_ready()
+        return await self.stack.client.is_ready()
 
     async def _marks(self) -> dict[str, tuple[object, ...]]:
         """How far every open job and cleanup is."""
@@ -271,11 +281,10 @@ class Driver:
 
     async def _reconcile(self) -> None:
         """Lets `ke` compare its stores: what a fault left half made is gone after it."""
-        async with self.stack.client() as client:
-            await patiently(lambda: client.reconcile(max_share=1.0, wait_s=60))
+        await patiently(lambda: self.stack.client.reconcile(max_share=1.0, wait_s=60))
 
     async def _look(self, when: str) -> list[str]:
-        return self._note(await self.invariants.after_fault(), when)
+        return self._note(await persistently(self.invariants.after_fault), when)
 
     def _note(self, lines: Sequence[str], when: str) -> list[str]:
         """Writes down, and says, what is newly broken."""
@@ -284,6 +293,20 @@ class Driver:
             self.say(f"      BROKEN after {when}: {line}")
         self.report.broken += new
         return new
+
+
+async def persistently(look: Callable[[], Awaitable[T]]) -> T:
+    """Looks again while a store that was just broken does not answer the run itself.
+
+    Raises:
+        OSError: Or another of `UNREACHABLE`: it did not answer in a minute.
+    """
+    for _ in range(PATIENCE - 1):
+        try:
+            return await look()
+        except (*UNREACHABLE, KeError, RPCError):
+            await asyncio.sleep(1.0)
+    return await look()
 
 
 _OPEN: Final = (

@@ -13,6 +13,7 @@ from typing import Final
 import asyncpg
 import psutil
 
+from tests.faults.proxy import TcpProxy, VectorsProxy
 from tests.faults.scenes import Scene
 from tests.faults.stack import FaultStack
 
@@ -148,16 +149,31 @@ class Network(Fault):
             proxy.hold()
         elif self.how == "drop replies of":
             proxy.drop_when = b"COMMIT" if self.dependency == "postgres" else b""
-            proxy.drop_replies = max(1, round(self.amount * 4))
+            proxy.drop_replies = self._replies
         else:
             proxy.refuse = self.how == "refuse"
             proxy.reset()
         doing = asyncio.create_task(_call(during))
         try:
             await asyncio.sleep(self.seconds)
+            await self._dropped(proxy or side.vectors)
         finally:
             side.heal()
         await doing
+
+    async def _dropped(self, proxy: TcpProxy | VectorsProxy) -> None:
+        """Gives the workers, who are never quiet for long, time to lose an answer."""
+        if self.how != "drop replies of" or self.side != "worker":
+            return
+        for _ in range(50):
+            if proxy.drop_replies < self._replies:
+                return
+            await asyncio.sleep(0.2)
+
+    @property
+    def _replies(self) -> int:
+        """How many answers are to be lost."""
+        return max(1, round(self.amount * 4))
 
     def _vectors(self, stack: FaultStack) -> None:
         proxy = stack.sides[self.side].vectors
@@ -166,7 +182,7 @@ class Network(Fault):
         elif self.how == "hold":
             proxy.hold()
         elif self.how == "drop replies of":
-            proxy.drop_replies = max(1, round(self.amount * 4))
+            proxy.drop_replies = self._replies
         else:
             proxy.refuse = True
 

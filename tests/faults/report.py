@@ -1,7 +1,7 @@
 """The figures of a run: a table for people, a document for programs."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from tests.faults.measures import percentile
@@ -31,6 +31,8 @@ class Report:
     """Calls of the vector store that were failed."""
     grown_mb: dict[str, float] = field(default_factory=dict)
     elapsed_s: float = 0.0
+    complete: bool = False
+    """Whether the run came to its end."""
 
     def count(self, names: tuple[str, ...]) -> int:
         """How many broken invariants have one of these names."""
@@ -39,7 +41,8 @@ class Report:
     def document(self) -> dict[str, Any]:
         """For `--json`."""
         return {
-            **asdict(self),
+            # `asdict` cannot copy a Counter.
+            **{f.name: getattr(self, f.name) for f in fields(self)},
             "lost": self.count(LOST),
             "duplicated": self.count(DUPLICATED),
             "orphaned": self.count(ORPHANED),
@@ -68,8 +71,10 @@ class Report:
         ]
         if self.broken:
             lines += ["", f"BROKEN: {len(self.broken)}", *(f"  {line}" for line in self.broken)]
-        else:
+        elif self.complete:
             lines += ["", "All invariants held."]
+        else:
+            lines += ["", "The run did not come to its end."]
         return "\n".join(lines)
 
 

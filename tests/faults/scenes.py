@@ -75,7 +75,7 @@ class Scene:
             lane = "extract" if self.phase == "extracting" or self.kind == "extract" else "collect"
             await self._until_moved(lane)
             if self.phase == "paused":
-                await self._ask(lambda client: client.pause_job(self.job_id))
+                await self._unless_ended(lambda client: client.pause_job(self.job_id))
                 await self._until("SELECT 1 FROM jobs WHERE id = $1 AND status NOT IN ('running')")
             elif self.phase == "cancelling":
                 self.tasks.append(asyncio.create_task(self.cancel()))
@@ -120,7 +120,7 @@ class Scene:
         await self._until("SELECT 1 FROM jobs WHERE id = $1 AND completed_at IS NOT NULL")
         self.stack.site.mend(self.job.mark)
         self.job.retried = True
-        await self._ask(lambda client: client.retry_dead_letters(self.job_id))
+        await self._unless_ended(lambda client: client.retry_dead_letters(self.job_id))
         await self._until(
             "SELECT 1 FROM jobs j WHERE id = $1 AND (retry_id IS NULL OR"
             f" (SELECT sum(pages_fetched) FROM job_progress WHERE job_id = j.id) >= {SMALL.number + self.moment % 4})"
@@ -178,19 +178,19 @@ class Scene:
             self.job.cancelled_at = time.time()
 
     async def pause_and_resume(self) -> None:
-        """Pauses, and resumes after a moment; a job that has ended by then stays as it is."""
-        for call in (KnowledgeExtractionClient.pause_job, KnowledgeExtractionClient.resume_job):
-            try:
-                await self._ask(lambda client, call=call: call(client, self.job_id))
-            except ApiError as error:
-                if error.status != 409:
-                    raise
-            await asyncio.sleep(1.0)
+        """Pauses, and resumes after a moment."""
+        await self._unless_ended(lambda client: client.pause_job(self.job_id))
+        await asyncio.sleep(1.0)
+        await self.resume()
 
     async def resume(self) -> None:
         """Resumes a paused job."""
+        await self._unless_ended(lambda client: client.resume_job(self.job_id))
+
+    async def _unless_ended(self, call: Callable[[KnowledgeExtractionClient], Awaitable[object]]) -> None:
+        """Asks for it; a job that is past that by then stays as it is."""
         try:
-            await self._ask(lambda client: client.resume_job(self.job_id))
+            await self._ask(call)
         except ApiError as error:
             if error.status != 409:
                 raise
@@ -237,12 +237,7 @@ class Scene:
 
     async def _ask(self, call: Callable[[KnowledgeExtractionClient], Awaitable[T]]) -> T:
         """Calls the gateway, wherever it is by now, until it answers."""
-
-        async def once() -> T:
-            async with self.stack.client() as client:
-                return await call(client)
-
-        return await patiently(once)
+        return await patiently(lambda: call(self.stack.client))
 
     # What it looks like
 

@@ -85,6 +85,7 @@ class FaultStack:
         self.disk: Path | None = None
         self._upstreams = self.folder / "upstreams.json"
         self._process: subprocess.Popen[bytes] | None = None
+        self._client: tuple[str, KnowledgeExtractionClient] | None = None
         self._vectors: tuple[str, EdgeVectors] | None = None
         self._temporal: tuple[str, Client] | None = None
         self._database: tuple[str, asyncpg.Connection] | None = None
@@ -269,9 +270,13 @@ class FaultStack:
         """What endpoints.json says now."""
         return dict(json.loads((self.data_dir / "endpoints.json").read_text()))
 
+    @property
     def client(self) -> KnowledgeExtractionClient:
-        """A client of the gateway; use it as an async context manager."""
-        return KnowledgeExtractionClient(self.endpoints["api"])
+        """A client of the gateway, one for all calls: making one holds the event loop for tens of milliseconds."""
+        address = self.endpoints["api"]
+        if self._client is None or self._client[0] != address:
+            self._client = (address, KnowledgeExtractionClient(address))
+        return self._client[1]
 
     async def sql(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Asks Postgres itself, on one connection of the run; raises one of `UNREACHABLE` when it is away."""
@@ -304,11 +309,13 @@ class FaultStack:
 
     async def _forget(self) -> None:
         """Lets go of the run's own connections."""
+        if self._client is not None:
+            await self._client[1].__aexit__(None, None, None)
         if self._vectors is not None:
             await self._vectors[1].close()
         if self._database is not None:
             self._database[1].terminate()
-        self._vectors = self._database = self._temporal = None
+        self._client = self._vectors = self._database = self._temporal = None
 
     def heal(self) -> None:
         """All proxies forward again."""
