@@ -14,6 +14,7 @@ from temporalio.worker import Worker
 
 from activities.cleanup import CleanupActivities
 from activities.failures import FailureInterceptor
+from activities.project_cleanup import ProjectCleanupActivities
 from activities.reconcile import ReconcileActivities, RestoreActivities
 from activities.settle import SettleActivities
 from ke.contracts.naming import RECONCILE_ID, TaskQueue
@@ -23,6 +24,7 @@ from ke.runtime.pool import CpuPool
 from ke.runtime.settling import WorkerBackends
 from tests.stores import Stores
 from workflows.cleanup import CleanupWorkflow
+from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.reconcile import ReconcileWorkflow, ScheduledReconcileWorkflow
 
 DEADLINE_S = 60.0
@@ -53,11 +55,12 @@ def reconcile_registrations(stores: Stores, client: Client, pool: CpuPool) -> di
 
 @asynccontextmanager
 async def reconcile_worker(stores: Stores, client: Client) -> AsyncIterator[None]:
-    """A worker for reconciliations and cleanups of jobs."""
+    """A worker for reconciliations and cleanups."""
     steps = CleanupActivities(stores.database, stores.vectors)
+    project = ProjectCleanupActivities(stores.database, stores.vectors)
     pool = CpuPool(1)
     registrations = reconcile_registrations(stores, client, pool)
-    registrations[TaskQueue.CLEANUP]["workflows"].append(CleanupWorkflow)
+    registrations[TaskQueue.CLEANUP]["workflows"] += [CleanupWorkflow, ProjectCleanupWorkflow]
     registrations[TaskQueue.CLEANUP]["activities"] += [
         steps.begin_cleanup,
         steps.delete_vectors,
@@ -66,6 +69,9 @@ async def reconcile_worker(stores: Stores, client: Client) -> AsyncIterator[None
         steps.verify_cleanup,
         steps.erase_history,
         steps.fail_cleanup,
+        project.begin_project_cleanup,
+        project.list_project_jobs,
+        project.close_project_cleanup,
     ]
     workers = [
         Worker(client, task_queue=queue.value, interceptors=[FailureInterceptor()], **registration)

@@ -9,7 +9,13 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.reconcile import RestoreActivities
 from ke.contracts.jobs import JobStatus
-from ke.contracts.naming import job_workflow_id, retry_id, source_cleanup_id
+from ke.contracts.naming import (
+    job_workflow_id,
+    project_cleanup_id,
+    project_cleanup_workflow_id,
+    retry_id,
+    source_cleanup_id,
+)
 from ke.contracts.reconciling import FindingKind, ReconcileStatus, ReconcileStep
 from ke.extraction.embed import embed
 from ke.runtime.engine import Engine
@@ -225,6 +231,28 @@ async def test_forgetting_a_source_that_was_left_is_started_again(stores: Stores
     await client.get_workflow_handle(receipt).result()
     assert await scalar(stores, "SELECT status FROM cleanups WHERE id = :id", id=receipt) == "cleaned"
     assert await scalar(stores, "SELECT count(*) FROM sources WHERE id = :id", id=source) == 0
+
+
+async def test_cleanup_of_a_project_is_started_again_by_its_newest_receipt(stores: Stores, client: Client) -> None:
+    """A project's cleanup that failed is a finding until a newer one is cleaned; older receipts are history."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    await execute(stores, "UPDATE jobs SET project = 'left' WHERE id = :id", id=job.id)
+    old, newest = (project_cleanup_id("left", run) for run in ("old", "newest"))
+    for key, started_at in ((old, "2026-01-01"), (newest, "2026-01-02")):
+        await execute(
+            stores,
+            "INSERT INTO cleanups (id, scope, project, status, planned, error, started_at, completed_at)"
+            f" VALUES (:id, 'project', 'left', 'failed', '{{}}', 'x', '{started_at}', now())",
+            id=key,
+        )
+    _, found = await reconcile(client, repair=False)
+    assert found[FindingKind.CLEANUPS].examples == (newest,)
+    _, found = await reconcile(client)
+    assert (found[FindingKind.CLEANUPS].found, found[FindingKind.CLEANUPS].repaired) == (1, 1)
+    await until_artifacts(stores, job.id, "cleaned")
+    await client.get_workflow_handle(project_cleanup_workflow_id("left")).result()
+    _, found = await reconcile(client)
+    assert found[FindingKind.CLEANUPS].found == 0
 
 
 async def test_retry_whose_workflow_is_closed_is_ended(stores: Stores, client: Client) -> None:
