@@ -121,7 +121,9 @@ async def test_small_job_ends_in_one_transaction(database: Database) -> None:
     job = await a_crawl(database, 10)
     outcome = await end_job(database, CloseJob(str(job)), limit=11)
     assert (outcome.status, outcome.counters.pages_skipped) == (JobStatus.COMPLETED, 10)
-    writers = sa.text("SELECT xmin::text FROM pages WHERE job_id = :job UNION SELECT xmin::text FROM jobs WHERE id = :job")
+    writers = sa.text(
+        "SELECT xmin::text FROM pages WHERE job_id = :job UNION SELECT xmin::text FROM jobs WHERE id = :job"
+    )
     async with database.transaction() as connection:
         assert len((await connection.execute(writers, {"job": job})).all()) == 1
 
