@@ -1,7 +1,6 @@
 """Scenarios that aim at one guarantee each, so that a build without it is caught for sure."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -26,17 +25,30 @@ async def late_write(stack: FaultStack, ledger: Ledger) -> None:
 
 
 async def cancel_while_frozen(stack: FaultStack, ledger: Ledger) -> None:
-    """A worker freezes for less than its heartbeat timeout; its job is cancelled meanwhile."""
-    scene = Scene(stack, ledger, "crawl", "collecting", 2)
-    scene.job = await scene.submit(Pages(number=60, delay_s=0.4))
-    await scene._until_moved("collect")
-    with frozen(await victims(stack, scene, "worker")):
-        await scene.cancel()
-        # Whoever waits for the slice is not done by then: it is less than a heartbeat timeout.
-        with contextlib.suppress(NotReached):
-            await scene._until("SELECT 1 FROM jobs WHERE id = $1 AND completed_at IS NOT NULL", timeout_s=9.0)
-        await asyncio.sleep(1.0)
-    await asyncio.sleep(2.0)
+    """A worker freezes for less than its heartbeat timeout; its job is cancelled meanwhile.
+
+    A job that waits for its slice is still open when the worker goes on; so is one on a machine that is too slow to
+    end a job in that time, and then it is tried again.
+    """
+    for _ in range(3):
+        scene = Scene(stack, ledger, "crawl", "collecting", 2)
+        scene.job = await scene.submit(Pages(number=60, delay_s=0.4))
+        await scene._until_moved("collect")
+        with frozen(await victims(stack, scene, "worker")):
+            await scene.cancel()
+            ended = await _ends(scene, 8.0)
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(2.0)
+        if ended:
+            return
+
+
+async def _ends(scene: Scene, seconds: float) -> bool:
+    try:
+        await scene._until("SELECT 1 FROM jobs WHERE id = $1 AND completed_at IS NOT NULL", timeout_s=seconds)
+    except NotReached:
+        return False
+    return True
 
 
 async def twice(stack: FaultStack, ledger: Ledger) -> None:
