@@ -127,13 +127,20 @@ async def purge_dead_letters(
 
 def taken_up(job_id: uuid.UUID) -> sa.ColumnElement[bool]:
     """The condition that a retry has taken a letter up and not tried it yet."""
-    is_open = sa.select(pages.c.id).where(pages.c.job_id == job_id, pages.c.state.in_(("pending", "fetching")))
-    is_queued = sa.select(extraction_tasks.c.source_id).where(
-        extraction_tasks.c.job_id == job_id, extraction_tasks.c.state.in_(("pending", "claimed"))
+    # Looked up letter by letter: a list of ids that outgrows `work_mem` would be read through for each of them.
+    is_open = sa.exists().where(
+        pages.c.id == dead_letters.c.subject_id,
+        pages.c.job_id == job_id,
+        pages.c.state.in_(("pending", "fetching")),
+    )
+    is_queued = sa.exists().where(
+        extraction_tasks.c.job_id == job_id,
+        extraction_tasks.c.source_id == dead_letters.c.subject_id,
+        extraction_tasks.c.state.in_(("pending", "claimed")),
     )
     return sa.or_(
-        sa.and_(dead_letters.c.subject == "page", dead_letters.c.subject_id.in_(is_open)),
-        sa.and_(dead_letters.c.subject == "source", dead_letters.c.subject_id.in_(is_queued)),
+        sa.and_(dead_letters.c.subject == "page", is_open.correlate(dead_letters)),
+        sa.and_(dead_letters.c.subject == "source", is_queued.correlate(dead_letters)),
     )
 
 

@@ -119,12 +119,13 @@ async def _take_up(connection: AsyncConnection, retry_id: str, picked: sa.CTE, m
 # While it runs
 
 
-def _lettered(job_id: uuid.UUID) -> sa.ColumnElement[bool]:
+def lettered(job_id: uuid.UUID) -> sa.ColumnElement[bool]:
     """The condition that a page has a dead letter: that it is one of those that were taken up."""
-    of_pages = sa.select(dead_letters.c.subject_id).where(
-        dead_letters.c.job_id == job_id, dead_letters.c.subject == "page"
+    # Looked up page by page: a list of ids that outgrows `work_mem` would be read through for each page that has none.
+    letter = sa.exists().where(
+        dead_letters.c.subject_id == pages.c.id, dead_letters.c.job_id == job_id, dead_letters.c.subject == "page"
     )
-    return pages.c.id.in_(of_pages)
+    return letter.correlate(pages)
 
 
 async def claim_letters_first(
@@ -139,12 +140,14 @@ async def claim_letters_first(
         limit: Pages at most.
         pages_left: What the job's page limit allows, what is under way counted.
     """
-    claimed = await claim_pages(connection, job_id, claim, limit=limit, only=_lettered(job_id))
-    waiting = sa.select(sa.func.count()).where(pages.c.job_id == job_id, pages.c.state == "pending", _lettered(job_id))
+    claimed = await claim_pages(connection, job_id, claim, limit=limit, only=lettered(job_id))
+    if len(claimed) >= limit:
+        return claimed
+    waiting = sa.select(sa.func.count()).where(pages.c.job_id == job_id, pages.c.state == "pending", lettered(job_id))
     reserved = int((await connection.execute(waiting)).scalar_one())
     room = min(limit, pages_left - reserved) - len(claimed)
     if room > 0:
-        claimed += await claim_pages(connection, job_id, claim, limit=room, only=~_lettered(job_id))
+        claimed += await claim_pages(connection, job_id, claim, limit=room, only=~lettered(job_id))
     return claimed
 
 
