@@ -114,7 +114,11 @@ class SettleActivities(contract.SettleActivities):
             if not await runs.is_unfinished(connection, cleanup):
                 return looked_at  # it was done since it was read
             blocked_by = await runs.in_the_way(connection, cleanup)
+            goes_further = await runs.has_newer_jobs(connection, cleanup)
         found = replace(looked_at, found=1, examples=(cleanup.id,))
+        if goes_further:
+            note = f"{cleanup.id} is left alone: jobs were submitted to the project since. Clean it up again, or not."
+            return replace(found, note=note)
         if blocked_by:
             return replace(found, note=f"{cleanup.id} waits for active jobs: {_named(blocked_by)}.")
         if not repair:

@@ -107,9 +107,8 @@ async def start_receipt(connection: AsyncConnection, cleanup: CleanupInput, run_
         "run_id": run_id,
         "error": None,
         "completed_at": None,
-        "part_of": cleanup.part_of,
     }
-    await _upsert(connection, CleanupTarget.of(cleanup), values, delete_record=cleanup.delete_record)
+    await _upsert(connection, CleanupTarget.of(cleanup), values, cleanup.part_of, delete_record=cleanup.delete_record)
 
 
 async def _refuse(
@@ -138,9 +137,8 @@ async def refuse_run(
         "completed_at": _NOW,
         # Of no run: the workflow's report of this same refusal must not take it for a failed deletion.
         "run_id": None,
-        "part_of": cleanup.part_of,
     }
-    await _upsert(connection, target, values, delete_record=cleanup.delete_record)
+    await _upsert(connection, target, values, cleanup.part_of, delete_record=cleanup.delete_record)
     return OpenedCleanup(await get_receipt(connection, target.receipt_id), {}, blocked_by)
 
 
@@ -157,16 +155,26 @@ async def _has_batches(connection: AsyncConnection, receipt_id: str) -> bool:
 
 
 async def _upsert(
-    connection: AsyncConnection, target: CleanupTarget, values: Mapping[str, Any], *, delete_record: bool
+    connection: AsyncConnection,
+    target: CleanupTarget,
+    values: Mapping[str, Any],
+    part_of: str | None = None,
+    *,
+    delete_record: bool,
 ) -> None:
-    """Writes the receipt; a wish for the record's deletion is added and never taken back."""
+    """Writes the receipt.
+
+    A wish for the record's deletion is added and never taken back. A receipt stays a part of its project's until
+    another one takes it up: a run that somebody else started must not drop what it deletes from that sum.
+    """
     about = {"id": target.receipt_id, "scope": target.scope, "job_id": target.job_id, "source_id": target.source_id}
     first = {"status": CleanupStatus.RUNNING.value, "planned": {}, "started_at": _NOW, **values}
-    statement = insert(cleanups).values(delete_record=delete_record, **about, **first)
-    wish = sa.or_(cleanups.c.delete_record, statement.excluded.delete_record)
-    await connection.execute(
-        statement.on_conflict_do_update(index_elements=["id"], set_={**values, "delete_record": wish})
-    )
+    statement = insert(cleanups).values(delete_record=delete_record, part_of=part_of, **about, **first)
+    kept = {
+        "delete_record": sa.or_(cleanups.c.delete_record, statement.excluded.delete_record),
+        "part_of": sa.func.coalesce(statement.excluded.part_of, cleanups.c.part_of),
+    }
+    await connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_={**values, **kept}))
 
 
 async def ask_record_deletion(connection: AsyncConnection, job_id: uuid.UUID) -> bool:

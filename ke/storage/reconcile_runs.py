@@ -144,6 +144,13 @@ def _unfinished() -> sa.Subquery:
     return sa.union_all(of_receipts, of_jobs).subquery()
 
 
+async def has_newer_jobs(connection: AsyncConnection, cleanup: UnfinishedCleanup) -> bool:
+    """Whether jobs were submitted to a project after its cleanup began: nobody asked for the deletion of theirs."""
+    began = sa.select(cleanups.c.started_at).where(cleanups.c.id == cleanup.id).scalar_subquery()
+    newer = sa.select(jobs.c.id).where(jobs.c.project == cleanup.project, jobs.c.created_at > began).limit(1)
+    return (await connection.execute(newer)).first() is not None
+
+
 async def in_the_way(connection: AsyncConnection, cleanup: UnfinishedCleanup) -> list[uuid.UUID]:
     """The active jobs for which this cleanup would be refused."""
     if cleanup.job_id is None:

@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ke.contracts.cleanup import StoreCounts
+from ke.contracts.cleanup import CleanupInput, CleanupStatus, StoreCounts
 from ke.contracts.jobs import COUNTER_NAMES, JobKind, JobStatus
-from ke.storage.cleanup_runs import ask_record_deletion
+from ke.storage.cleanup_runs import ask_record_deletion, start_receipt
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import (
     active_dependents,
@@ -164,3 +164,23 @@ async def test_tombstone_keeps_no_list_of_sources(stores: Stores) -> None:
             {"owner": owner.id, "other": other.id},
         )
         assert list(tasks.scalars()) == [owner.id]
+
+
+async def test_part_of_a_project_stays_one_whoever_starts_it_again(stores: Stores) -> None:
+    """What a run that somebody else started deletes stays in the sum of the project; a later project takes it over."""
+    job = await seed_crawl(stores.database, stores.vectors, n_sources=2)
+    first, second = "cleanup-project-x-1", "cleanup-project-x-2"
+    projects = sa.table("cleanups", *map(sa.column, ("id", "scope", "project", "status", "planned", "started_at")))
+    async with stores.database.transaction() as connection:
+        for key in (first, second):
+            about = {"id": key, "scope": "project", "project": "x", "status": CleanupStatus.RUNNING.value}
+            await connection.execute(
+                sa.insert(projects).values(**about, planned=sa.text("'{}'"), started_at=sa.func.now())
+            )
+        await start_receipt(connection, CleanupInput(str(job.id), part_of=first), "the project's")
+    await clean(stores, job)
+    async with stores.database.transaction() as connection:
+        assert await deleted_counts(connection, first) == job.counts
+        await start_receipt(connection, CleanupInput(str(job.id), part_of=second), "another project's")
+        assert (await deleted_counts(connection, first)).total == 0
+        assert await deleted_counts(connection, second) == job.counts
