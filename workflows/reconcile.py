@@ -84,6 +84,8 @@ class ReconcileWorkflow:
                 **policies.reconcile_record("open the record"),
             )
             status, error = await self._reconcile(request)
+            # The last step may have been cut short in good order, and what it found is not all there is.
+            _check_wanted()
         except (ActivityError, asyncio.CancelledError) as failure:
             # A cancel is delivered once, so what follows is not cancelled again.
             message = _message(failure)
@@ -131,8 +133,7 @@ class ReconcileWorkflow:
                 self._show(summary)
 
     async def _do(self, look: _Look, step: ReconcileStep, config: ActivityConfig) -> list[Finding]:
-        if workflow.cancellation_reason() is not None:
-            raise asyncio.CancelledError
+        _check_wanted()
         return await workflow.execute_activity_method(look, step, **config)
 
     async def _close(self, status: ReconcileStatus, error: str | None) -> Reconciliation:
@@ -172,6 +173,12 @@ class ScheduledReconcileWorkflow:
         except WorkflowAlreadyStartedError:
             return "there is one at work"
         return done.status
+
+
+def _check_wanted() -> None:
+    """Goes no further after a cancel, which an activity may have answered in good order."""
+    if workflow.cancellation_reason() is not None:
+        raise asyncio.CancelledError
 
 
 def _message(error: BaseException) -> str:

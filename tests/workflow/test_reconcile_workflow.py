@@ -92,12 +92,13 @@ async def test_rows_are_looked_at_anew_when_jobs_were_ended(client: Client, twin
     assert record.status is ReconcileStatus.COMPLETED
 
 
-async def test_cancelled_run_says_so(client: Client, twin: ReconcileTwin) -> None:
-    """A cancelled run closes its record, with what it had found, and repairs no more."""
-    twin.hanging = "compare_points"
-    handle = await start(client)
+@pytest.mark.parametrize("cancelled_at", ["compare_points", "compare_rows"])
+async def test_cancelled_run_says_so(client: Client, twin: ReconcileTwin, cancelled_at: str) -> None:
+    """A run that is cancelled, at its last step too, closes its record, with what it had found, and repairs no more."""
+    twin.hanging = cancelled_at
+    handle = await start(client, repair=cancelled_at != "compare_rows")
     async with asyncio.timeout(30):
-        while "compare_points" not in twin.calls:  # noqa: ASYNC110  (the worker's list: it can only be looked at)
+        while cancelled_at not in twin.calls:  # noqa: ASYNC110  (the worker's list: it can only be looked at)
             await asyncio.sleep(0.02)
     await handle.cancel(reason="not now")
     with pytest.raises(WorkflowFailureError) as failure:
