@@ -46,6 +46,7 @@ from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.reconcile import ReconcileWorkflow, ScheduledReconcileWorkflow
 from workflows.retry import RetryWorkflow
+from workflows.sandbox import RUNNER
 
 CPU_QUEUES = frozenset({TaskQueue.COLLECT, TaskQueue.EXTRACT})
 """The queues whose work runs in the process pool."""
@@ -167,6 +168,7 @@ def _worker(client: Client, queue: TaskQueue, settings: Settings, registration: 
         client,
         task_queue=queue,
         interceptors=[FailureInterceptor()],
+        workflow_runner=RUNNER,
         # Without a name the SDK makes one by reading every module that is loaded: a second of each start.
         build_id=version("ke"),
         graceful_shutdown_timeout=timedelta(seconds=settings.graceful_shutdown_s),

@@ -16,6 +16,7 @@ from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.reconcile import ReconcileWorkflow, ScheduledReconcileWorkflow
 from workflows.retry import RetryWorkflow
+from workflows.sandbox import RUNNER
 
 FILES = sorted(FOLDER.glob("*.json"))
 OF_JOBS = [file for file in FILES if not file.stem.startswith(("cleanup", "letters", "project", "reconcile"))]
@@ -56,7 +57,7 @@ async def test_recorded_history_replays(file: Path) -> None:
     """In the sandbox, the code of today takes every step that the recorded run took."""
     cleanups = [CleanupWorkflow, ProjectCleanupWorkflow]
     workflows = [JobWorkflow, RetryWorkflow, *cleanups, ReconcileWorkflow, ScheduledReconcileWorkflow]
-    await Replayer(workflows=workflows).replay_workflow(_history(file))
+    await Replayer(workflows=workflows, workflow_runner=RUNNER).replay_workflow(_history(file))
 
 
 @pytest.mark.parametrize("file", OF_JOBS, ids=_id)

@@ -51,6 +51,7 @@ from workflows.cleanup import CleanupWorkflow
 from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.retry import RetryWorkflow
+from workflows.sandbox import RUNNER
 
 _WAITING = PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
 PATIENCE_S = 40.0
@@ -270,7 +271,7 @@ async def working(client: Client) -> AsyncIterator[Twin]:
 
 def late_worker(client: Client, task_queue: str) -> Worker:
     """A worker for a queue that none served before; its job's activities run on the others."""
-    return Worker(client, task_queue=task_queue, workflows=[JobWorkflow])
+    return Worker(client, task_queue=task_queue, workflows=[JobWorkflow], workflow_runner=RUNNER)
 
 
 def count_events(history: WorkflowHistory, kind: EventType.ValueType) -> int:
@@ -287,7 +288,7 @@ async def replay(histories: list[WorkflowHistory], job_workflow: type = JobWorkf
 
     async with asyncio.timeout(PATIENCE_S):
         await Replayer(
-            workflows=[job_workflow, CleanupWorkflow, ProjectCleanupWorkflow, RetryWorkflow]
+            workflows=[job_workflow, CleanupWorkflow, ProjectCleanupWorkflow, RetryWorkflow], workflow_runner=RUNNER
         ).replay_workflows(each())
 
 
@@ -340,6 +341,7 @@ def _workers(client: Client, twin: Twin) -> list[Worker]:
         Worker(
             client,
             task_queue=queue.value,
+            workflow_runner=RUNNER,
             max_heartbeat_throttle_interval=throttle,
             default_heartbeat_throttle_interval=throttle,
             **registration,

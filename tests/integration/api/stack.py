@@ -32,6 +32,7 @@ from workflows.cleanup import CleanupWorkflow
 from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.retry import RetryWorkflow
+from workflows.sandbox import RUNNER
 
 QUICK = "https://site.example/quick"
 SLOW = "https://site.example/slow"
@@ -156,6 +157,7 @@ async def running_worker(stores: Stores, client: Client) -> AsyncIterator[None]:
             client,
             task_queue=queue.value,
             interceptors=[FailureInterceptor()],
+            workflow_runner=RUNNER,
             graceful_shutdown_timeout=timedelta(seconds=5),
             max_heartbeat_throttle_interval=throttle,
             default_heartbeat_throttle_interval=throttle,
