@@ -152,13 +152,14 @@ async def has_newer_jobs(connection: AsyncConnection, cleanup: UnfinishedCleanup
 
 
 async def in_the_way(connection: AsyncConnection, cleanup: UnfinishedCleanup) -> list[uuid.UUID]:
-    """The active jobs for which this cleanup would be refused."""
+    """The active jobs for which this cleanup would be refused, or whose retry at work it would end unasked."""
     if cleanup.job_id is None:
         return await active_jobs(connection, cleanup.project or "")
     found = await active_dependents(connection, cleanup.job_id)
+    concerned = jobs.c.id == cleanup.job_id
     if cleanup.source_id is not None:
         workers = sa.select(extractions.c.job_id).where(extractions.c.source_id == cleanup.source_id)
-        active = jobs.c.status.in_([status.value for status in ACTIVE]) | jobs.c.retry_id.is_not(None)
-        statement = sa.select(jobs.c.id).where(active, (jobs.c.id == cleanup.job_id) | jobs.c.id.in_(workers))
-        found += [job for job in (await connection.execute(statement)).scalars() if job not in found]
-    return found
+        concerned |= jobs.c.id.in_(workers)
+    active = jobs.c.status.in_([status.value for status in ACTIVE]) | jobs.c.retry_id.is_not(None)
+    statement = sa.select(jobs.c.id).where(active, concerned)
+    return found + [job for job in (await connection.execute(statement)).scalars() if job not in found]

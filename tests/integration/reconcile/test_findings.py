@@ -210,6 +210,29 @@ async def test_cleanup_that_active_jobs_block_is_only_reported(stores: Stores, c
     await until_artifacts(stores, owner.id, "cleaned")
 
 
+async def test_cleanup_that_was_refused_ends_no_retry(stores: Stores, client: Client) -> None:
+    """A job whose cleanup was refused, and that somebody retries since, is left alone as long as that is at work."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    retry = retry_id(str(job.id), 1)
+    await execute(
+        stores,
+        "INSERT INTO cleanups (id, job_id, status, planned, error, started_at, completed_at)"
+        " VALUES (:id, :job, 'failed', '{}', 'refused', now(), now())",
+        id=job.cleanup_id,
+        job=job.id,
+    )
+    await execute(stores, "UPDATE jobs SET retry_id = :retry, retries = 1 WHERE id = :id", retry=retry, id=job.id)
+    await client.start_workflow("nothing", id=retry, task_queue="nobody-polls")
+    _, found = await reconcile(client)
+    finding = found[FindingKind.CLEANUPS]
+    assert (finding.found, finding.repaired) == (1, 0)
+    assert f"{job.cleanup_id} waits for active jobs: {job.id}" in finding.note
+    assert await job_column(stores, job.id, "retry_id") == retry
+    await client.get_workflow_handle(retry).terminate()
+    await reconcile(client)
+    await until_artifacts(stores, job.id, "cleaned")
+
+
 async def test_forgetting_a_source_that_was_left_is_started_again(stores: Stores, client: Client) -> None:
     """The receipt of a source that nobody works on is a finding; its cleanup goes on, and nothing is restored to it."""
     job = await seed_crawl(stores.database, stores.vectors)
