@@ -1,12 +1,13 @@
 """Scenarios that aim at one guarantee each, so that a build without it is caught for sure."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from tests.faults.injections import LateWrite, frozen, victims
 from tests.faults.ledger import Ledger
-from tests.faults.scenes import NotReached, Scene
+from tests.faults.scenes import CONCURRENCY, Scene
 from tests.faults.site import Pages
 from tests.faults.stack import FaultStack
 
@@ -24,31 +25,38 @@ async def late_write(stack: FaultStack, ledger: Ledger) -> None:
     await asyncio.sleep(2.0)
 
 
-async def cancel_while_frozen(stack: FaultStack, ledger: Ledger) -> None:
-    """A worker freezes for less than its heartbeat timeout; its job is cancelled meanwhile.
+async def cancel_while_cut_off(stack: FaultStack, ledger: Ledger) -> None:
+    """A worker is cut off from Temporal and Postgres, and its job is cancelled; the pages it has claimed are slow.
 
-    A job that waits for its slice is still open when the worker goes on; so is one on a machine that is too slow to
-    end a job in that time, and then it is tried again.
+    It hears of nothing and nobody can stop it, so it fetches what it has claimed, which takes less than the heartbeat
+    timeout: a job that waits for that is still cancelling.
     """
-    for _ in range(3):
-        scene = Scene(stack, ledger, "crawl", "collecting", 2)
-        scene.job = await scene.submit(Pages(number=60, delay_s=0.4))
-        await scene._until_moved("collect")
-        with frozen(await victims(stack, scene, "worker")):
-            await scene.cancel()
-            ended = await _ends(scene, 8.0)
-            await asyncio.sleep(1.0)
-        await asyncio.sleep(2.0)
-        if ended:
+    scene = Scene(stack, ledger, "crawl", "collecting", 10)
+    scene.job = await scene.submit(Pages(number=90, delay_s=0.2))
+    # By its tenth page it has found more than it may fetch at once.
+    await scene._until_moved("collect")
+    stack.site.add(scene.job.mark, Pages(number=90, delay_s=2.5))
+    await _some_wait_for_their_turn(scene)
+    stack.slices.temporal.hold()
+    stack.slices.postgres.hold()
+    await scene.cancel()
+    await asyncio.sleep(7.0)
+    stack.heal()
+    await scene._until("SELECT 1 FROM jobs WHERE id = $1 AND completed_at IS NOT NULL")
+
+
+async def _some_wait_for_their_turn(scene: Scene) -> None:
+    """Waits for a moment in which a fetch has just begun and more pages are claimed than are fetched at once."""
+    seen, ends = len(scene.stack.site.log), time.monotonic() + 30
+    while time.monotonic() < ends:
+        if len(scene.stack.site.log) == seen:
+            await asyncio.sleep(0.05)
+            continue
+        await asyncio.sleep(0.6)
+        seen = len(scene.stack.site.log)
+        rows = await scene.stack.sql("SELECT 1 FROM pages WHERE job_id::text = $1 AND state = 'fetching'", scene.job_id)
+        if len(rows) >= 2 * CONCURRENCY:
             return
-
-
-async def _ends(scene: Scene, seconds: float) -> bool:
-    try:
-        await scene._until("SELECT 1 FROM jobs WHERE id = $1 AND completed_at IS NOT NULL", timeout_s=seconds)
-    except NotReached:
-        return False
-    return True
 
 
 async def twice(stack: FaultStack, ledger: Ledger) -> None:
@@ -75,7 +83,7 @@ async def _nothing() -> None:
 
 SCENARIOS: Final[dict[str, Callable[[FaultStack, Ledger], Awaitable[None]]]] = {
     "fence": late_write,
-    "wait": cancel_while_frozen,
+    "wait": cancel_while_cut_off,
     "claim": twice,
 }
 """What each broken build must not pass."""

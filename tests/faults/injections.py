@@ -105,7 +105,7 @@ class LateWrite(Fault):
         return "points arrive after their job's cleanup"
 
     async def inject(self, stack: FaultStack, scene: Scene, during: During) -> None:
-        proxy = stack.sides["worker"].vectors
+        proxy = stack.slices.vectors
         proxy.hold(upserts_only=True)
         try:
             with contextlib.suppress(TimeoutError):

@@ -77,7 +77,7 @@ class Invariants:
     async def at_end(self) -> list[str]:
         """All of them, over all jobs, when all have ended."""
         self._done.clear()
-        return [*await self.after_fault(), *await self._look(self.all_ended, self.nothing_pending)]
+        return [*await self.after_fault(), *await self._look(self.all_ended, self.nothing_pending, self.failed_tasks)]
 
     async def _look(self, *checks: Callable[[], Awaitable[list[str]]]) -> list[str]:
         broken: list[str] = []
@@ -269,11 +269,21 @@ class Invariants:
                 lines.append(f"ended-is-closed: job {row['id']} has ended and its workflow is open")
         return lines
 
-    async def failed_tasks(self, job_id: str) -> int:
-        """How many workflow tasks of a job have failed; time-outs of a dead worker are none."""
-        handle = (await self.stack.temporal()).get_workflow_handle(f"job-{job_id}")
-        failed = EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
-        return sum([event.event_type == failed async for event in handle.fetch_history_events()])
+    async def failed_tasks(self) -> list[str]:
+        """No workflow has failed tasks in its history one after the other; time-outs of a dead worker are none."""
+        client = await self.stack.temporal()
+        lines: list[str] = []
+        for job_id in [job.id for job in self.ledger.jobs.values() if not job.deleted][-40:]:
+            failed = 0
+            try:
+                async for event in client.get_workflow_handle(f"job-{job_id}").fetch_history_events():
+                    failed += event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
+            if failed >= TASK_ATTEMPTS:
+                lines.append(f"no-failing-loop: {failed} workflow tasks of job-{job_id} have failed")
+        return lines
 
     # Processes
 

@@ -23,6 +23,8 @@ PHASES: Final = {
 }
 """The phases of each kind."""
 CLEANUP_PHASES: Final = ("begin", "vectors", "sources", "dead-letters", "verify")
+CONCURRENCY: Final = 3
+"""Of each crawl at its pages."""
 REACH_TIMEOUT_S: Final = 90.0
 LOOK_S: Final = 0.03
 SMALL: Final = Pages(number=12, delay_s=0.05)
@@ -103,7 +105,7 @@ class Scene:
         return client.submit_crawl(
             [site.url(mark)],
             extract={},
-            rate={"concurrency": 3},
+            rate={"concurrency": CONCURRENCY},
             scope={"sitemaps": False},
             idempotency_key=key,
         )

@@ -28,7 +28,8 @@ from tests.faults.site import FaultSite
 REPOSITORY: Final = Path(__file__).parents[2]
 START_TIMEOUT_S: Final = 240.0
 STOP_TIMEOUT_S: Final = 90.0
-SIDES: Final = ("gateway", "worker")
+SIDES: Final = ("gateway", "worker", "slices")
+"""Who has proxies of its own; `slices` are the workers but the first, where these are split."""
 ROLES: Final = ("worker", "gateway", "vectors", "postgres", "temporal")
 _COMMANDS: Final = {
     "gateway": "uvicorn",
@@ -264,6 +265,11 @@ class FaultStack:
         return [p for p in psutil.process_iter() if p.pid not in mine and _works_for(p, self.data_dir)]
 
     # Ways in, past the proxies
+
+    @property
+    def slices(self) -> Side:
+        """The proxies of whoever fetches and extracts."""
+        return self.sides["slices" if self.split else "worker"]
 
     @property
     def endpoints(self) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """`ke up`, whose gateway and workers reach their dependencies through the proxies of a run.
 
 All else is the real thing: the same supervisor, services and commands. `FAULTS_UP` is a JSON object:
-`{"routes": {"gateway": {...}, "worker": {...}}, "worker": [...], "split": BOOL, "upstreams": PATH}`, where a route
-names the ports of the proxies (`postgres`, `temporal`) and the socket of one (`vectors`), `worker` is the command of a
-worker, and `upstreams` the file that tells the proxies where to forward to.
+
+    {"routes": {"gateway": ROUTE, "worker": ROUTE, "slices": ROUTE}, "worker": [...], "split": BOOL, "upstreams": PATH}
+
+A route names the ports of the proxies (`postgres`, `temporal`) and the socket of one (`vectors`), `worker` is the
+command of a worker, and `upstreams` the file that tells the proxies where to forward to.
 """
 
 import json
@@ -41,7 +43,8 @@ def through_proxies(settings: Settings, services: Services) -> list[ChildSpec]:
 
 def _led(spec: ChildSpec, given: Mapping[str, Any], services: Services) -> ChildSpec:
     role = "gateway" if spec.name == "gateway" else "worker"
-    route = given["routes"].get(role, {})
+    alone = given.get("split") and spec.name not in {"gateway", "worker-1"}
+    route = given["routes"]["slices" if alone else role]
     env = dict(spec.env)
     if "postgres" in route:
         parts = urlsplit(env["KE_DATABASE_URL"])
