@@ -153,6 +153,8 @@ async def _settle(gateway: Gateway, row: JobRow, retry: RetryRow) -> None:
 async def cancel_retry(gateway: Gateway, row: JobRow, reason: str) -> bool:
     """Asks for the cancellation of the retry that is at work; False when none is.
 
+    As with a job, a cancel ends a retry that this Temporal does not know, wherever it was started: nothing else would.
+
     Raises:
         TemporalUnavailable: The cancel was not accepted, or it is unknown whether it was: ask again.
     """
@@ -160,7 +162,11 @@ async def cancel_retry(gateway: Gateway, row: JobRow, reason: str) -> bool:
         return False
     if await gateway.engine.retries.cancel(row.retry_id, reason):
         return True
-    return (await settle_retry(gateway, row)).retry_id is not None
+    if (await settle_retry(gateway, row)).retry_id is None:
+        return False
+    if await gateway.engine.retries.find(row.retry_id) is None:
+        await end_retry(gateway.database, CloseRetry(row.retry_id, str(row.id), RetryStatus.CANCELLED))
+    return True
 
 
 async def stop_retry_for(gateway: Gateway, row: JobRow, why: str) -> None:

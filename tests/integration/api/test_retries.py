@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from temporalio.testing import WorkflowEnvironment
@@ -17,6 +18,7 @@ from tests.closed_workflows import until_gone
 from tests.integration.api.conftest import RETRIED
 from tests.integration.api.retry_stage import RetryStage, open_retry_stage
 from tests.integration.web_site import site as open_site
+from tests.reconciling import execute
 from tests.stores import Stores
 
 ZERO = dict.fromkeys(("vectors", "sources", "extractions", "entities", "dead_letters", "pages"), 0)
@@ -324,6 +326,24 @@ async def test_retry_that_temporal_has_lost_is_closed_when_it_is_read(stage: Ret
     after = await stage.job(job["id"])
     assert (after["retry_id"], counters(after)) == (None, counters(job))
     assert len(await stage.letters(job["id"])) == 1
+
+
+async def test_cancel_ends_a_retry_that_this_temporal_does_not_know(stage: RetryStage) -> None:
+    """Where the job was started in another Temporal, reading leaves its lost retry alone, and a cancel ends it."""
+    stage.page("/p/", "/p/broken")
+    stage.broken("/p/broken")
+    job = await stage.crawl("/p/")
+    job_id, retry = UUID(job["id"]), f"retry-{job['id']}-1"
+    taken = "UPDATE jobs SET namespace_id = 'another', retry_id = :retry, retries = 1 WHERE id = :id"
+    await execute(stage.api.stores, taken, retry=retry, id=job_id)
+    row = "INSERT INTO retries (id, job_id, number, status, created_at) VALUES (:retry, :id, 1, 'running', now())"
+    await execute(stage.api.stores, row, retry=retry, id=job_id)
+    assert (await stage.job(job["id"]))["retry_id"] == retry
+    answer = await stage.api.http.post(f"/jobs/{job['id']}/cancel")
+    assert (answer.status_code, answer.json()["retry_id"]) == (202, None)
+    assert (await stage.until_over(retry))["status"] == "cancelled"
+    assert len(await stage.letters(job["id"])) == 1
+    assert (await stage.api.http.post(f"/jobs/{job['id']}/cancel")).status_code == 409
 
 
 async def test_deletion_takes_the_histories_of_retries_along(stage: RetryStage) -> None:
