@@ -117,7 +117,7 @@ class SettleActivities(contract.SettleActivities):
             goes_further = await runs.has_newer_jobs(connection, cleanup)
         found = replace(looked_at, found=1, examples=(cleanup.id,))
         if goes_further:
-            note = f"{cleanup.id} is left alone: jobs were submitted to the project since. Clean it up again, or not."
+            note = f"{cleanup.id} is left alone: jobs of the project have ended since. Clean it up again, or not."
             return replace(found, note=note)
         if blocked_by:
             return replace(found, note=f"{cleanup.id} waits for active jobs: {_named(blocked_by)}.")

@@ -81,7 +81,9 @@ class ProjectCleanupWorkflow:
         """Takes up the next jobs; returns how far it is then, and whether there may be more."""
         page = await workflow.execute_activity_method(
             ProjectCleanupActivities.list_project_jobs,
-            ProjectPage(cleanup.project, progress.after, cleanup.jobs_a_run, cleanup.delete_record),
+            ProjectPage(
+                cleanup.project, progress.after, cleanup.jobs_a_run, cleanup.delete_record, progress.receipt_id
+            ),
             **policies.cleanup_count("find the next jobs"),
         )
         self._show(progress, f"cleaning the next {len(page.job_ids)} jobs")

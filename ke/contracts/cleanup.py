@@ -142,6 +142,8 @@ class ProjectPage:
     after: int
     limit: int
     delete_record: bool = False
+    receipt_id: str = ""
+    """The receipt of this cleanup: only jobs that were there when it began are taken up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,13 +57,19 @@ async def active_jobs(connection: AsyncConnection, project: str) -> list[uuid.UU
 
 
 async def list_ended_jobs(connection: AsyncConnection, page: ProjectPage) -> ProjectJobs:
-    """The next ended jobs with something to delete: what they made or, when that is wanted, their record."""
+    """The next ended jobs with something to delete: what they made or, when that is wanted, their record.
+
+    Those that were submitted after the cleanup began are no part of it: what they made nobody asked to delete. It
+    begins only when all jobs have ended, so they are those that ended later.
+    """
     wanted = jobs.c.artifacts != Artifacts.CLEANED.value
     if page.delete_record:
         wanted |= jobs.c.deleted_at.is_(None)
+    began = sa.select(cleanups.c.started_at).where(cleanups.c.id == page.receipt_id).scalar_subquery()
     statement = (
         sa.select(jobs.c.id, jobs.c.seq)
         .where(jobs.c.project == page.project, ~_is_active(), wanted, jobs.c.seq > page.after)
+        .where(jobs.c.completed_at <= sa.func.coalesce(began, _NOW))
         .order_by(jobs.c.seq)
         .limit(page.limit)
     )

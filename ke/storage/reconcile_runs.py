@@ -145,9 +145,12 @@ def _unfinished() -> sa.Subquery:
 
 
 async def has_newer_jobs(connection: AsyncConnection, cleanup: UnfinishedCleanup) -> bool:
-    """Whether jobs were submitted to a project after its cleanup began: nobody asked for the deletion of theirs."""
+    """Whether jobs of a project ended after its cleanup began, or was refused: nobody asked for the deletion of theirs.
+
+    A cleanup begins when all jobs have ended, so these were submitted later, or in the way.
+    """
     began = sa.select(cleanups.c.started_at).where(cleanups.c.id == cleanup.id).scalar_subquery()
-    newer = sa.select(jobs.c.id).where(jobs.c.project == cleanup.project, jobs.c.created_at > began).limit(1)
+    newer = sa.select(jobs.c.id).where(jobs.c.project == cleanup.project, jobs.c.completed_at > began).limit(1)
     return (await connection.execute(newer)).first() is not None
 
 

@@ -5,10 +5,10 @@ import uuid
 from dataclasses import asdict
 from typing import Any
 
-from ke.contracts.cleanup import ProjectCleanup, ProjectCleanupInput, StoreCounts
+from ke.contracts.cleanup import ProjectCleanup, ProjectCleanupInput, ProjectPage, StoreCounts
 from ke.contracts.jobs import JobStatus
 from ke.contracts.naming import PROJECT_CLEANUP_WORKFLOW, TaskQueue, project_cleanup_workflow_id
-from ke.storage.cleanup_projects import ProjectCounts, open_project_receipt
+from ke.storage.cleanup_projects import ProjectCounts, list_ended_jobs, open_project_receipt
 from tests.cleaning import clean
 from tests.integration.api.stack import ApiStack
 from tests.seeding import Seeded, seed_crawl, seed_extract, seed_job, store_counts
@@ -142,6 +142,19 @@ async def test_receipt_of_a_terminated_run_is_closed_when_it_is_read(idle_api: A
     receipt = (await idle_api.http.get(f"/cleanups/{started['id']}")).json()
     assert (receipt["status"], receipt["remaining"]) == ("failed", asdict(job.counts))
     assert (await idle_api.http.post(f"/projects/{project}/cleanup")).json()["id"] != started["id"]
+
+
+async def test_jobs_that_come_later_are_left(idle_api: ApiStack) -> None:
+    """A cleanup takes up the jobs that were there when it began, however long it takes."""
+    project = _name()
+    job = await _crawl(idle_api, project)
+    cleanup = ProjectCleanup(project, f"cleanup-project-{project}-1")
+    async with idle_api.stores.database.transaction() as connection:
+        await open_project_receipt(connection, cleanup, ProjectCounts(1, job.counts), [])
+    await _crawl(idle_api, project)
+    async with idle_api.stores.database.transaction() as connection:
+        found = await list_ended_jobs(connection, ProjectPage(project, 0, 10, receipt_id=cleanup.receipt_id))
+    assert found.job_ids == (str(job.id),)
 
 
 async def test_client_cleans_a_project(api: ApiStack) -> None:

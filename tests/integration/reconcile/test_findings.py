@@ -259,7 +259,7 @@ async def test_forgetting_a_source_that_was_left_is_started_again(stores: Stores
 async def test_cleanup_of_a_project_is_started_again_by_its_newest_receipt(stores: Stores, client: Client) -> None:
     """A project's cleanup that failed is a finding until a newer one is cleaned; older receipts are history."""
     job = await seed_crawl(stores.database, stores.vectors)
-    await execute(stores, "UPDATE jobs SET project = 'left', created_at = '2025-12-31' WHERE id = :id", id=job.id)
+    await execute(stores, "UPDATE jobs SET project = 'left', completed_at = '2025-12-31' WHERE id = :id", id=job.id)
     old, newest = (project_cleanup_id("left", run) for run in ("old", "newest"))
     for key, started_at in ((old, "2026-01-01"), (newest, "2026-01-02")):
         await execute(
@@ -282,8 +282,7 @@ async def test_cleanup_of_a_project_takes_no_jobs_that_came_later(stores: Stores
     """A project to which jobs were submitted since its cleanup failed is left alone: those nobody asked to delete."""
     old, new = [await seed_crawl(stores.database, stores.vectors) for _ in range(2)]
     await execute(stores, "UPDATE jobs SET project = 'reused' WHERE id IN (:old, :new)", old=old.id, new=new.id)
-    await execute(stores, "UPDATE jobs SET created_at = now() - interval '2 hours' WHERE id = :id", id=old.id)
-    await execute(stores, "UPDATE jobs SET created_at = now() WHERE id = :id", id=new.id)
+    await execute(stores, "UPDATE jobs SET completed_at = now() - interval '2 hours' WHERE id = :id", id=old.id)
     receipt = project_cleanup_id("reused", "earlier")
     await execute(
         stores,
