@@ -43,13 +43,6 @@ class UnfinishedCleanup:
         return CleanupInput(str(self.job_id), delete_record=self.delete_record, source_id=source)
 
 
-async def count_open_jobs(connection: AsyncConnection) -> int:
-    """How many jobs have not ended."""
-    active = [status.value for status in ACTIVE]
-    statement = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status.in_(active))
-    return int((await connection.execute(statement)).scalar_one())
-
-
 async def open_jobs(connection: AsyncConnection, before_seq: int | None) -> list[JobRow]:
     """The next jobs that have not ended, newest first."""
     return await list_jobs(connection, limit=PAGE, before_seq=before_seq, statuses=sorted(ACTIVE))

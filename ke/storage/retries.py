@@ -44,11 +44,9 @@ class RetryRow:
     completed_at: datetime | None
 
 
-async def find_retry(connection: AsyncConnection, retry_id: str, *, lock: bool = False) -> RetryRow | None:
-    """The row, if there is one; with `lock` no one else changes it until the transaction ends."""
+async def find_retry(connection: AsyncConnection, retry_id: str) -> RetryRow | None:
+    """The row, if there is one."""
     statement = sa.select(*(retries.c[name] for name in RetryRow.__dataclass_fields__)).where(retries.c.id == retry_id)
-    if lock:
-        statement = statement.with_for_update()
     record = (await connection.execute(statement)).first()
     return replace(RetryRow(*record), status=RetryStatus(record.status)) if record else None
 
