@@ -6,6 +6,7 @@ from typing import Annotated, Final
 from fastapi import Depends, Request
 
 from api.pagination import signing_key
+from api.service.turns import Turns
 from ke.runtime.endpoints import Connections
 from ke.runtime.engine import Engine
 from ke.runtime.settings import Settings
@@ -32,6 +33,8 @@ class Gateway:
     """What a reconciliation may delete of a store when its caller does not say."""
     cursor_key: bytes = field(repr=False)
     """What the cursors of lists are signed with; see `api.pagination`."""
+    turns: Turns = field(default_factory=Turns)
+    """Who cancels a job now."""
 
     @classmethod
     def build(cls, settings: Settings, connections: Connections, vectors: VectorStore) -> "Gateway":

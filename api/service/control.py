@@ -44,6 +44,11 @@ async def cancel_job(gateway: Gateway, job_id: uuid.UUID, body: CancelBody) -> J
         NotCancellable: It is in no state in which it can be cancelled, and why.
         Unavailable: The cancel was not accepted, or it is unknown whether it was: ask again.
     """
+    async with gateway.turns.take(job_id):
+        return await _cancel(gateway, job_id, body)
+
+
+async def _cancel(gateway: Gateway, job_id: uuid.UUID, body: CancelBody) -> JobView:
     try:
         async with gateway.database.transaction(lock_timeout_s=CANCEL_LOCK_S) as connection:
             row = await request_cancel(connection, job_id, body.reason or "")
