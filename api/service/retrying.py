@@ -1,6 +1,7 @@
 """Retrying dead letters: accepted as durably as a job is, read, and cancelled."""
 
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,11 +13,11 @@ from api.resources import Gateway
 from api.schemas import RetryBody
 from api.service import states
 from api.views import RetryView
-from ke.contracts.errors import NotFound, TemporalUnavailable
+from ke.contracts.errors import NotFound, RowLocked, TemporalUnavailable
 from ke.contracts.jobs import Artifacts, JobError
 from ke.contracts.naming import retry_id
 from ke.contracts.retries import CloseRetry, LetterFilter, RetryInput, RetryStatus
-from ke.runtime.settling import settle, settle_retry
+from ke.runtime.settling import PATIENCE_S, settle, settle_retry
 from ke.storage.jobs import JobRow, find_job, get_job
 from ke.storage.retries import (
     RetryRow,
@@ -147,7 +148,9 @@ async def _settle(gateway: Gateway, row: JobRow, retry: RetryRow) -> None:
         return
     if execution is None or not execution.is_open:
         taken = JobError("fenced", "A cleanup took the job over.")
-        await end_retry(gateway.database, CloseRetry(retry.id, str(row.id), RetryStatus.FAILED, taken))
+        close = CloseRetry(retry.id, str(row.id), RetryStatus.FAILED, taken)
+        with suppress(RowLocked):
+            await end_retry(gateway.database, close, lock_timeout_s=PATIENCE_S)
 
 
 async def cancel_retry(gateway: Gateway, row: JobRow, reason: str) -> bool:
@@ -157,6 +160,7 @@ async def cancel_retry(gateway: Gateway, row: JobRow, reason: str) -> bool:
 
     Raises:
         TemporalUnavailable: The cancel was not accepted, or it is unknown whether it was: ask again.
+        RowLocked: It is to be ended, and another transaction holds the job's row: ask again.
     """
     if row.retry_id is None:
         return False
@@ -165,7 +169,8 @@ async def cancel_retry(gateway: Gateway, row: JobRow, reason: str) -> bool:
     if (await settle_retry(gateway, row)).retry_id is None:
         return False
     if await gateway.engine.retries.find(row.retry_id) is None:
-        await end_retry(gateway.database, CloseRetry(row.retry_id, str(row.id), RetryStatus.CANCELLED))
+        close = CloseRetry(row.retry_id, str(row.id), RetryStatus.CANCELLED)
+        await end_retry(gateway.database, close, lock_timeout_s=PATIENCE_S)
     return True
 
 

@@ -3,7 +3,7 @@
 Whoever reads such a row settles it: the gateway on each read, the worker when it reconciles.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -145,9 +145,14 @@ async def _as_asked(backends: Backends, row: JobRow, execution: Execution) -> Jo
 
 
 async def repair(
-    backends: Backends, row: JobRow, execution: Execution | None, *, lock_timeout_s: float | None = None
+    backends: Backends,
+    row: JobRow,
+    execution: Execution | None,
+    progress: Callable[[], None] = lambda: None,
+    *,
+    lock_timeout_s: float | None = None,
 ) -> JobRow:
-    """Ends the row of a job whose workflow is closed, or lost, as that ended.
+    """Ends the row of a job whose workflow is closed, or lost, as that ended; `progress` is called on the way.
 
     Raises:
         TemporalUnavailable: How it ended cannot be told now.
@@ -156,7 +161,7 @@ async def repair(
     """
     close = await _how_it_ended(backends, row, execution)
     run_id = execution.run_id if execution is not None else None
-    await end_job(backends.database, close, run_id=run_id, lock_timeout_s=lock_timeout_s)
+    await end_job(backends.database, close, progress, run_id=run_id, lock_timeout_s=lock_timeout_s)
     async with backends.database.transaction() as connection:
         repaired = await get_job(connection, row.id)
     log.warning("repaired an open job whose workflow is closed", job_id=str(row.id), status=repaired.status.value)
@@ -177,7 +182,7 @@ async def settle_retry(backends: Backends, row: JobRow) -> JobRow:
     """The row of an ended job, without a retry of dead letters that should be at work and is not.
 
     As with a job, a workflow that is closed ends the retry, and so does one that Temporal does not know, where the
-    job was started in this very namespace.
+    job was started in this very namespace. A row that somebody holds is left to the next who looks.
 
     Raises:
         NotFound: The job was deleted meanwhile.
@@ -196,7 +201,7 @@ async def settle_retry(backends: Backends, row: JobRow) -> JobRow:
             return row
         else:
             close = await backends.engine.retries.end_of(row.retry_id, str(row.id), execution)
-        await end_retry(backends.database, close)
+        await end_retry(backends.database, close, lock_timeout_s=PATIENCE_S)
     except (TemporalUnavailable, RowLocked):
         return row
     log.warning("closed a retry whose workflow is closed", retry=row.retry_id, status=close.status.value)

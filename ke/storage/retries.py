@@ -197,7 +197,12 @@ async def _with_room(connection: AsyncConnection, job_id: uuid.UUID, spec: Colle
 
 
 async def end_retry(
-    database: Database, close: CloseRetry, progress: Callable[[], None] = lambda: None, *, limit: int = REQUEUE_BATCH
+    database: Database,
+    close: CloseRetry,
+    progress: Callable[[], None] = lambda: None,
+    *,
+    limit: int = REQUEUE_BATCH,
+    lock_timeout_s: float | None = None,
 ) -> RetryOutcome:
     """Ends a retry, once: one that has ended already keeps its end, which is returned.
 
@@ -210,16 +215,20 @@ async def end_retry(
         close: How the retry ended.
         progress: Called after each step.
         limit: Rows that one transaction buries or skips.
+        lock_timeout_s: Seconds to wait for the job's row, where that is less than usual.
+
+    Raises:
+        RowLocked: Another transaction holds the row.
     """
-    while await _bury_batch(database, close, limit):
+    while await _bury_batch(database, close, limit, lock_timeout_s):
         progress()
-    async with database.transaction() as connection:
+    async with database.transaction(lock_timeout_s=lock_timeout_s) as connection:
         return await _close(connection, close, progress, limit)
 
 
-async def _bury_batch(database: Database, close: CloseRetry, limit: int) -> int:
+async def _bury_batch(database: Database, close: CloseRetry, limit: int, lock_timeout_s: float | None) -> int:
     """Buries or skips a batch, under the lock of the job's row; returns how many."""
-    async with database.transaction() as connection:
+    async with database.transaction(lock_timeout_s=lock_timeout_s) as connection:
         row = await _held_job(connection, close)
         return 0 if row is None else await _bury(connection, row.id, close, limit)
 

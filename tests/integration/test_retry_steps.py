@@ -1,5 +1,6 @@
 """The steps of a retry of dead letters on real stores, without Temporal: whole, repeated, cut short and overtaken."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from activities.extract import ExtractActivities
 from activities.retry import RetryActivities
 from ke.contracts.activities import CloseJob, ExtractSlice
 from ke.contracts.cleanup import CleanupInput
-from ke.contracts.errors import Conflict, Fenced, WorkLost
+from ke.contracts.errors import Conflict, Fenced, RowLocked, WorkLost
 from ke.contracts.ids import dead_letter_id, page_id, source_id
 from ke.contracts.jobs import (
     CancellationReceipt,
@@ -245,6 +246,20 @@ async def test_what_was_not_tried_is_buried_again(stores: Stores, limit: int) ->
     assert row.result == (before.result or {}) | {"pages_skipped": 1}
     again = await job.close(retry, RetryStatus.FAILED)
     assert again.status is RetryStatus.CANCELLED
+
+
+async def test_end_waits_for_a_row_no_longer_than_it_may(stores: Stores) -> None:
+    """A row that a frozen slice holds makes an end of a retry give up, and nothing is changed."""
+    job = await a_crawl(stores, failed=1)
+    retry = job.retry()
+    await job.open(retry)
+    async with job.db as held:
+        await held.execute(sa.select(jobs.c.id).where(jobs.c.id == job.id).with_for_update(read=True))
+        async with asyncio.timeout(30):
+            with pytest.raises(RowLocked):
+                await job.close(retry, RetryStatus.FAILED, lock_timeout_s=0.05)
+    assert (await job.row()).retry_id == retry.id
+    assert (await job.close(retry, RetryStatus.FAILED)).status is RetryStatus.FAILED
 
 
 async def test_result_keeps_what_is_not_counted(stores: Stores) -> None:

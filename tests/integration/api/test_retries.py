@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 from temporalio.testing import WorkflowEnvironment
 
 from activities import pages
@@ -310,18 +311,28 @@ async def test_start_whose_commit_was_lost_heals(stage: RetryStage) -> None:
     assert (await stage.job(job["id"]))["result"]["pages_fetched"] == 2
 
 
+async def a_lost_retry(stage: RetryStage, path: str, **values: str) -> tuple[dict[str, Any], str]:
+    """An ended job with one dead letter, and a retry of it that Temporal does not know: only its rows are there."""
+    stage.page(f"{path}/", f"{path}/broken")
+    stage.broken(f"{path}/broken")
+    job = await stage.crawl(f"{path}/")
+    job_id, retry = UUID(job["id"]), f"retry-{job['id']}-1"
+    changed = "".join(f", {name} = :{name}" for name in values)
+    taken = f"UPDATE jobs SET retry_id = :retry, retries = 1{changed} WHERE id = :id"
+    await execute(stage.api.stores, taken, retry=retry, id=job_id, **values)
+    row = "INSERT INTO retries (id, job_id, number, status, created_at) VALUES (:retry, :id, 1, 'running', now())"
+    await execute(stage.api.stores, row, retry=retry, id=job_id)
+    return job, retry
+
+
 async def test_retry_that_temporal_has_lost_is_closed_when_it_is_read(stage: RetryStage) -> None:
     """A retry that was started in this namespace and is unknown there is `failed`, and its letters are as before."""
-    stage.page("/n/", "/n/held")
-    stage.broken("/n/held")
-    job = await stage.crawl("/n/")
-    stage.held("/n/held")
-    retry = await stage.retry(job["id"])
-    await stage.until_asked("/n/held", 2)
-    await stage.api.temporal.get_workflow_handle(retry["id"]).terminate()
-    await stage.api.app.state.gateway.engine.retries.erase(job["id"], 1)
-    await until_gone(stage.api.temporal, retry["id"])
-    ended = await stage.until_over(retry["id"])
+    job, retry = await a_lost_retry(stage, "/n")
+    async with stage.api.stores.database.transaction() as held:
+        await held.execute(sa.text("SELECT 1 FROM jobs WHERE id = :id FOR SHARE"), {"id": UUID(job["id"])})
+        # A frozen worker holds the row: the job is read as it was written.
+        assert (await stage.job(job["id"]))["retry_id"] == retry
+    ended = await stage.until_over(retry)
     assert (ended["status"], ended["error"]["type"]) == ("failed", "workflow-lost")
     after = await stage.job(job["id"])
     assert (after["retry_id"], counters(after)) == (None, counters(job))
@@ -330,14 +341,7 @@ async def test_retry_that_temporal_has_lost_is_closed_when_it_is_read(stage: Ret
 
 async def test_cancel_ends_a_retry_that_this_temporal_does_not_know(stage: RetryStage) -> None:
     """Where the job was started in another Temporal, reading leaves its lost retry alone, and a cancel ends it."""
-    stage.page("/p/", "/p/broken")
-    stage.broken("/p/broken")
-    job = await stage.crawl("/p/")
-    job_id, retry = UUID(job["id"]), f"retry-{job['id']}-1"
-    taken = "UPDATE jobs SET namespace_id = 'another', retry_id = :retry, retries = 1 WHERE id = :id"
-    await execute(stage.api.stores, taken, retry=retry, id=job_id)
-    row = "INSERT INTO retries (id, job_id, number, status, created_at) VALUES (:retry, :id, 1, 'running', now())"
-    await execute(stage.api.stores, row, retry=retry, id=job_id)
+    job, retry = await a_lost_retry(stage, "/p", namespace_id="another")
     assert (await stage.job(job["id"]))["retry_id"] == retry
     answer = await stage.api.http.post(f"/jobs/{job['id']}/cancel")
     assert (answer.status_code, answer.json()["retry_id"]) == (202, None)
