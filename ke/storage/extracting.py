@@ -81,17 +81,14 @@ async def claim_tasks(
 ) -> list[ClaimedSource]:
     """Takes sources to extract, in the order in which they were stored.
 
-    One that is being forgotten is left out: its task goes with it.
+    One that is being forgotten is left out: its task goes with it, or is skipped when the job ends before that.
 
     Raises:
         Fenced: Some of them are being cleaned up by the job that owns them.
     """
-    forgotten = sa.select(sa.literal(1)).where(
-        cleanups.c.source_id == extraction_tasks.c.source_id, cleanups.c.status == CleanupStatus.RUNNING.value
-    )
     due = (
         sa.select(extraction_tasks.c.source_id)
-        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "pending", ~sa.exists(forgotten))
+        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "pending", ~_is_forgotten())
         .order_by(extraction_tasks.c.seq)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -263,10 +260,22 @@ async def fail_task(
 
 
 async def open_tasks(connection: AsyncConnection, job_id: uuid.UUID) -> int:
-    """How many sources are still to do, claimed ones included."""
+    """How many sources are still to do, claimed ones included.
+
+    Those that are being forgotten do not count, as nobody may claim them: a cleanup that was terminated can leave its
+    receipt running for as long as nobody reads it, and the lane is not to wait for that.
+    """
     statement = (
         sa.select(sa.func.count())
         .select_from(extraction_tasks)
-        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state.in_(_OPEN))
+        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state.in_(_OPEN), ~_is_forgotten())
     )
     return int((await connection.execute(statement)).scalar_one())
+
+
+def _is_forgotten() -> sa.ColumnElement[bool]:
+    """Whether a cleanup that forgets the task's source has begun and is not closed."""
+    receipt = sa.select(sa.literal(1)).where(
+        cleanups.c.source_id == extraction_tasks.c.source_id, cleanups.c.status == CleanupStatus.RUNNING.value
+    )
+    return sa.exists(receipt)

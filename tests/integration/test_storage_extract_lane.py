@@ -1,4 +1,4 @@
-"""The extract lane on real stores: what a job names is queued once, whatever its slices do."""
+"""The extract lane on real stores: what a job names is queued once, and the lane ends, whatever its slices do."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -9,12 +9,14 @@ import sqlalchemy as sa
 from temporalio.testing import ActivityEnvironment
 
 from activities.extract import ExtractActivities
-from ke.contracts.activities import ExtractSlice, SliceReport
+from ke.contracts.activities import CloseJob, ExtractSlice, SliceReport
 from ke.contracts.jobs import ExtractSpec, JobKind, JobStatus, Lane
 from ke.runtime.pool import CpuPool
+from ke.storage.closing import end_job
 from ke.storage.jobs import lane_progress
 from ke.storage.tables import sources
-from tests.seeding import seed_job
+from tests.cleaning import run_step
+from tests.seeding import seed_crawl, seed_job
 from tests.stores import Stores, open_stores
 
 
@@ -59,3 +61,15 @@ async def test_sources_are_queued_by_the_first_slice_only(stores: Stores) -> Non
     assert (second.done, second.counters.sources_extracted) == (True, 3)
     async with stores.database.transaction() as connection:
         assert (await lane_progress(connection, job, Lane.EXTRACT)).seeded
+
+
+async def test_lane_ends_beside_a_source_that_is_being_forgotten(stores: Stores) -> None:
+    """A cleanup that was terminated leaves its receipt running: its source is skipped, and nobody waits for it."""
+    owner = await seed_crawl(stores.database, stores.vectors, n_sources=2)
+    await run_step(stores, owner, "begin_cleanup", source=owner.sources[0], run_id="terminated")
+    job = (await seed_job(stores.database, kind=JobKind.EXTRACT, status=JobStatus.RUNNING)).id
+    spec = ExtractSpec(source_job_id=str(owner.id))
+    report = await run(stores, ExtractSlice(str(job), 1, spec, collecting=False, max_seconds=20))
+    assert (report.done, report.counters.sources_extracted) == (True, 1)
+    outcome = await end_job(stores.database, CloseJob(str(job)))
+    assert (outcome.counters.sources_extracted, outcome.counters.sources_skipped) == (1, 1)
