@@ -10,9 +10,12 @@ All of it runs beside jobs and cleanups at work. What keeps it from harm:
 - What an ended job never finished is deleted under the lock of the job's row, where retries and cleanups begin.
 """
 
+import asyncio
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
 
 from temporalio import activity
 
@@ -34,12 +37,14 @@ from ke.extraction.pipeline import embed_chunks
 from ke.runtime.pool import CpuPool
 from ke.storage import reconcile_rows as rows
 from ke.storage import reconciling
-from ke.storage.database import Database
+from ke.storage.database import WORKER_IDLE_TIMEOUT_S, Database
 from ke.storage.reconcile_rows import LostRow, WalkedRow, WritableRow
 from ke.storage.vectors.base import MAX_BATCH, Point, VectorStore
 
 _PLACE = "/"
 """Between a collection and an id in a cursor; no collection's name has one."""
+STORE_UNDER_LOCK_S: Final = 0.6 * WORKER_IDLE_TIMEOUT_S
+"""Seconds that calls to the vector store may take while a transaction waits for them."""
 
 
 class ReconcileActivities(contract.ReconcileActivities):
@@ -101,7 +106,8 @@ class ReconcileActivities(contract.ReconcileActivities):
     async def _delete_orphans(self, collection: str, orphans: Sequence[uuid.UUID]) -> int:
         async with self._database.transaction() as connection:
             held = await rows.hold_orphans(connection, collection, orphans)
-            await self._delete(collection, held)
+            async with _while_locked():
+                await self._delete(collection, held)
         return len(held)
 
     async def _delete(self, collection: str, ids: Sequence[uuid.UUID]) -> None:
@@ -169,8 +175,9 @@ class ReconcileActivities(contract.ReconcileActivities):
         """
         async with self._database.transaction() as connection:
             held = await rows.hold_abandoned(connection, job_id, ids)
-            for collection in {row.collection for row in held} & present:
-                await self._delete(collection, [row.id for row in held if row.collection == collection])
+            async with _while_locked():
+                for collection in {row.collection for row in held} & present:
+                    await self._delete(collection, [row.id for row in held if row.collection == collection])
             await rows.delete_abandoned(connection, job_id, held)
         return len(held)
 
@@ -268,6 +275,26 @@ async def find_lost(database: Database, vectors: VectorStore, window: Sequence[W
         return []
     async with database.transaction() as connection:
         return await rows.still_lost(connection, missing)
+
+
+@asynccontextmanager
+async def _while_locked() -> AsyncIterator[None]:
+    """Calls to the vector store under locks that a transaction holds.
+
+    Postgres ends a worker's transaction that does nothing for `WORKER_IDLE_TIMEOUT_S`, and its locks with it. A store
+    that is slower than that would go on being told to delete, when whoever waited for a lock may have written the same
+    point again; so it is given up well before, and the step is tried again.
+
+    Raises:
+        VectorStoreUnavailable: The store was too slow.
+    """
+    try:
+        async with asyncio.timeout(STORE_UNDER_LOCK_S):
+            yield
+    except TimeoutError as error:
+        raise VectorStoreUnavailable(
+            f"The vector store took more than {STORE_UNDER_LOCK_S:g} s to delete points that are held for it."
+        ) from error
 
 
 async def _next_window(database: Database, walk: Walk) -> list[WalkedRow]:

@@ -2,16 +2,18 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 
+import pytest
 import sqlalchemy as sa
 from temporalio.testing import ActivityEnvironment
 
 from activities.extract import ExtractActivities
 from activities.reconcile import ReconcileActivities, RestoreActivities
 from ke.contracts.cleanup import CleanupStatus
+from ke.contracts.errors import VectorStoreUnavailable
 from ke.contracts.reconciling import Finding, FindingKind, ReconcileStep
 from ke.runtime.pool import CpuPool
 from ke.storage.cleanup_batches import claim_points
@@ -19,7 +21,7 @@ from ke.storage.reconcile_rows import hold_orphans
 from tests.cleaning import clean, run_step
 from tests.integration.test_extract_lane import SENTENCE, a_crawl, an_extract
 from tests.reconciling import execute, scalar
-from tests.seeding import COLLECTION, seed_crawl, seed_extract, store_counts
+from tests.seeding import COLLECTION, a_point, seed_crawl, seed_extract, store_counts
 from tests.stores import Stores
 
 
@@ -101,6 +103,27 @@ async def test_point_that_is_to_be_deleted_gets_no_row_meanwhile(stores: Stores)
     await writer
     await execute(stores, "DELETE FROM extractions WHERE job_id = :id", id=job.id)
     await stores.vectors.delete(COLLECTION, list(job.extractions))
+
+
+async def test_slow_vector_store_is_given_up_while_the_lock_is_held(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion never outlasts the lock that makes it safe: the step fails as unavailable, and is tried again."""
+    job = await seed_crawl(stores.database, stores.vectors)
+    lone = a_point(uuid.uuid4(), job.id, job.id, job.sources[0])
+    await stores.vectors.upsert(COLLECTION, [lone], epochs={job.id: 1})
+    compare = ReconcileActivities(stores.database, stores.vectors)
+
+    async def hang(collection: str, ids: Sequence[uuid.UUID]) -> None:
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("activities.reconcile.STORE_UNDER_LOCK_S", 0.1)
+        patch.setattr(stores.vectors, "delete", hang)
+        with pytest.raises(VectorStoreUnavailable, match="held"):
+            await compare._delete_orphans(COLLECTION, [lone.id])
+    [finding] = await ActivityEnvironment().run(compare.compare_points, ReconcileStep("reconcile-test", repair=True))
+    assert (finding.found, finding.repaired) == (1, 1)
 
 
 async def test_points_that_a_cleanup_has_counted_are_left_to_it(stores: Stores) -> None:
