@@ -60,14 +60,14 @@ class SettleActivities(contract.SettleActivities):
                     break
                 for first in range(0, len(page), AT_ONCE):
                     some = page[first : first + AT_ONCE]
-                    for finding in await asyncio.gather(*(self._settle_job(row, step) for row in some)):
+                    for finding in await asyncio.gather(*(self._settle_job(row, step, beat) for row in some)):
                         walk.add(finding)
                     walk.reach(str(some[-1].seq))
             return walk.result
 
         return await run_with_heartbeat(body)
 
-    async def _settle_job(self, row: JobRow, step: ReconcileStep) -> Finding:
+    async def _settle_job(self, row: JobRow, step: ReconcileStep, beat: Beat) -> Finding:
         looked_at = Finding(FindingKind.OPEN_JOBS, checked=1)
         execution = await self._engine.describe_job(str(row.id))
         if execution is not None and execution.is_open:
@@ -83,7 +83,7 @@ class SettleActivities(contract.SettleActivities):
         if not step.repair:
             return found
         try:
-            await repair(self._backends, row, execution)
+            await repair(self._backends, row, execution, beat.progress)
         except NotFound:
             return looked_at  # it was ended, and deleted, by somebody else
         return replace(found, repaired=1)
@@ -166,13 +166,13 @@ class SettleActivities(contract.SettleActivities):
                 if not page:
                     break
                 for retry in page:
-                    walk.add(await self._settle_retry(retry, step))
+                    walk.add(await self._settle_retry(retry, step, beat))
                     walk.reach(retry.id)
             return walk.result
 
         return await run_with_heartbeat(body)
 
-    async def _settle_retry(self, retry: RunningRetry, step: ReconcileStep) -> Finding:
+    async def _settle_retry(self, retry: RunningRetry, step: ReconcileStep, beat: Beat) -> Finding:
         looked_at = Finding(FindingKind.RETRIES, checked=1)
         execution = await self._engine.retries.find(retry.id)
         if execution is not None and execution.is_open:
@@ -192,7 +192,7 @@ class SettleActivities(contract.SettleActivities):
             return replace(found, note=_FOREIGN)
         if not step.repair:
             return found
-        await end_retry(self._database, close)
+        await end_retry(self._database, close, beat.progress)
         return replace(found, repaired=1)
 
 
