@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
@@ -198,9 +197,12 @@ class CollectRun:
             # Each fetch reserves its share, so that together they cannot go over.
             room = min(room, max(1, left // self._fetcher.max_bytes))
         async with self._writing() as connection:
-            retrying = self._piece.retrying
-            claim = partial(claim_letters_first, pages_left=pages_left) if retrying else partial(frontier.claim_pages)
-            claimed = await claim(connection, self._job_id, self._claim, limit=room)
+            if self._piece.retrying:
+                claimed = await claim_letters_first(
+                    connection, self._job_id, self._claim, limit=room, pages_left=pages_left
+                )
+            else:
+                claimed = await frontier.claim_pages(connection, self._job_id, self._claim, limit=room)
         self._dry = len(claimed) < room
         self._started += len(claimed)
         for entry in claimed:
