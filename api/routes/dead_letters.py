@@ -44,7 +44,7 @@ async def purge_dead_letters(
     error_type: OfType = None,
     url_prefix: OfUrls = None,
 ) -> PurgedView:
-    """Deletes those that fit all filters; the job's result keeps their number. What a retry has in hand stays."""
+    """Deletes those that fit all filters; the job counts them no more. What a retry has in hand stays."""
     letters = LetterFilter(subject=subject, error_type=error_type, url_prefix=url_prefix)
     return await lists.purge_letters(gateway, job_id, letters)
 

@@ -7,11 +7,13 @@ from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import dead_letter_id
+from ke.contracts.jobs import Counters, Lane
 from ke.contracts.retries import LetterFilter, Subject
+from ke.storage.jobs import add_progress
 from ke.storage.tables import dead_letters, extraction_tasks, jobs, pages, retries
 
 MAX_MESSAGE: Final = 2000
@@ -113,7 +115,7 @@ async def purge_dead_letters(
     job_id: uuid.UUID,
     letters: LetterFilter = LetterFilter(),  # noqa: B008  (frozen)
 ) -> int:
-    """Deletes a job's dead letters; returns how many that were.
+    """Deletes a job's dead letters, and takes them off its lanes' counters and its result; returns how many that were.
 
     What a retry has taken up and not tried yet stays: it is buried again, or gone, when the retry ends. Call it with
     the job's row locked, so that no retry takes a letter up at the same time.
@@ -122,7 +124,19 @@ async def purge_dead_letters(
     is_retried = sa.select(jobs.c.retry_id.is_not(None)).where(jobs.c.id == job_id)
     if (await connection.execute(is_retried)).scalar_one_or_none():
         mine = sa.and_(mine, ~taken_up(job_id))
-    return (await connection.execute(sa.delete(dead_letters).where(mine))).rowcount
+    gone = sa.delete(dead_letters).where(mine).returning(dead_letters.c.subject).cte("gone")
+    found = await connection.execute(sa.select(gone.c.subject, sa.func.count()).group_by(gone.c.subject))
+    numbers: dict[str, int] = {record[0]: record[1] for record in found}
+    for subject, number in numbers.items():
+        lane = Lane.COLLECT if subject == "page" else Lane.EXTRACT
+        await add_progress(connection, job_id, lane, Counters(dead_letters=-number))
+    purged = sum(numbers.values())
+    if purged:
+        left = jobs.c.result["dead_letters"].as_integer() - purged
+        result = jobs.c.result.op("||", return_type=JSONB)(sa.func.jsonb_build_object("dead_letters", left))
+        has_number = jobs.c.result.has_key("dead_letters")
+        await connection.execute(sa.update(jobs).where(jobs.c.id == job_id, has_number).values(result=result))
+    return purged
 
 
 def taken_up(job_id: uuid.UUID) -> sa.ColumnElement[bool]:

@@ -39,7 +39,7 @@ from ke.storage.cleanups import active_dependents, tombstone
 from ke.storage.closing import end_job
 from ke.storage.collecting import PageOutcome, PageState, write_pages
 from ke.storage.database import Database
-from ke.storage.dead_letters import DeadLetter, list_dead_letters, write_dead_letters
+from ke.storage.dead_letters import DeadLetter, list_dead_letters, purge_dead_letters, write_dead_letters
 from ke.storage.frontier import claim_pages
 from ke.storage.jobs import JobRow, find_job, get_job, lane_progress, open_job, take_lease
 from ke.storage.tables import extraction_tasks, jobs, pages, sources
@@ -276,6 +276,35 @@ async def test_result_keeps_what_is_not_counted(stores: Stores) -> None:
     assert (result["elapsed_s"], result["cancellation"]) == (7.5, {**asdict(receipt), "timed_out": []})
     assert (result["pages_fetched"], result["pages_failed"]) == (1, 1)
     assert "skipped_source_ids" not in result
+
+
+async def test_purged_letters_are_counted_no_more(stores: Stores) -> None:
+    """After a purge the lane and the result count the letters that are left, also when a retry has ended since."""
+    job = await a_crawl(stores, failed=3)
+    key = dead_letter_id(job.id, "page", page_id(job.id, f"{SITE}/no-1"))
+    async with job.db as connection:
+        assert await purge_dead_letters(connection, job.id, LetterFilter(ids=(str(key),))) == 1
+        assert await purge_dead_letters(connection, job.id, LetterFilter(subject="source")) == 0
+
+    async def counted() -> list[tuple[int, int]]:
+        row, lane = await job.row(), await job.counters(Lane.COLLECT)
+        result = row.result or {}
+        return [(result["pages_failed"], result["dead_letters"]), (lane.pages_failed, lane.dead_letters)]
+
+    assert await counted() == [(3, 2), (3, 2)]
+    retry = job.retry()
+    await job.open(retry)
+    await job.close(retry, RetryStatus.CANCELLED)
+    assert await counted() == [(3, 2), (3, 2)]
+
+
+async def test_purged_letters_of_sources_leave_the_extract_lane(stores: Stores) -> None:
+    """A source's letter is taken off the lane that extracts, while the pages' lane stays as it is."""
+    job = await an_extract(stores, (await a_crawl(stores, failed=0)).id, failed=2)
+    async with job.db as connection:
+        assert await purge_dead_letters(connection, job.id) == 2
+    assert (await job.counters(Lane.EXTRACT), await job.counters(Lane.COLLECT)) == (Counters(), Counters())
+    assert ((await job.row()).result or {})["dead_letters"] == 0
 
 
 async def test_old_epochs_are_fenced_by_the_start(stores: Stores) -> None:

@@ -215,6 +215,7 @@ async def test_purge_leaves_what_a_retry_has_in_hand(stage: RetryStage) -> None:
     assert [letter["url"] for letter in await stage.letters(job["id"])] == [f"{stage.site.url}/h/held"]
     after = await stage.job(job["id"])
     assert (after["result"]["pages_failed"], after["result"]["dead_letters"]) == (2, 1)
+    assert counters(after) == counters(after, "progress")
 
 
 async def test_filters_choose_among_dead_letters(stage: RetryStage) -> None:
