@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -29,6 +29,7 @@ from ke.storage.vectors.base import MAX_BATCH, VectorStore
 MAX_NAMED: Final = 20
 """Active jobs that a refusal names."""
 _COUNTED_AT_ONCE: Final = 8
+"""Jobs of which a statement counts the rows, and about which the vector store is asked at the same time."""
 _JOBS_A_PAGE: Final = 500
 _NOW: Final = sa.func.clock_timestamp()
 
@@ -108,35 +109,53 @@ async def count_project(
     ended = (jobs.c.project == project) & ~_is_active() & (jobs.c.artifacts != Artifacts.CLEANED.value)
     if up_to is not None:
         ended &= jobs.c.seq <= up_to
-    ours = sa.select(jobs.c.id).where(ended)
     async with database.transaction() as connection:
         number = await _number(connection, jobs, ended)
-        counts = await _row_counts(connection, ours, progress)
-    points = 0
+    total = StoreCounts()
     collections = await vectors.collections()
-    async for some in _pages_of_jobs(database, ended):
-        for first in range(0, len(some), _COUNTED_AT_ONCE):
-            each = [(name, job) for job in some[first : first + _COUNTED_AT_ONCE] for name in collections]
-            points += sum(await asyncio.gather(*(vectors.count_job(name, job) for name, job in each)))
+    async for page in _pages_of_jobs(database, ended):
+        for first in range(0, len(page), _COUNTED_AT_ONCE):
+            some = page[first : first + _COUNTED_AT_ONCE]
+            async with database.transaction() as connection:
+                total += await _row_counts(connection, some, ended, progress)
+                lenders = await _lenders(connection, some, ended)
+            each = [(name, job) for job in some for name in collections]
+            points = sum(await asyncio.gather(*(vectors.count_job(name, job) for name, job in each)))
             progress()
-    points -= await _counted_twice(database, vectors, ours, progress)
-    return ProjectCounts(number, replace(counts, vectors=points))
+            for owner in lenders:
+                points -= await _counted_twice(database, vectors, owner, ended, progress)
+            total += StoreCounts(vectors=points)
+    return ProjectCounts(number, total)
 
 
-async def _row_counts(connection: AsyncConnection, ours: sa.Select[Any], progress: Callable[[], None]) -> StoreCounts:
+async def _row_counts(
+    connection: AsyncConnection, some: Sequence[uuid.UUID], ended: sa.ColumnElement[bool], progress: Callable[[], None]
+) -> StoreCounts:
+    """What there is of some of the jobs: a few at a time, by index, so that no statement outlasts its deadline.
+
+    An extraction counts with the job that owns its source; with the one that made it, when that owner is not counted.
+    """
+
     async def count(table: sa.FromClause, these: sa.ColumnElement[bool]) -> int:
         number = await _number(connection, table, these)
         progress()
         return number
 
-    made = extractions.c.job_id.in_(ours) | extractions.c.owner_job_id.in_(ours)
+    owned = extractions.c.owner_job_id.in_(some)
+    made = extractions.c.job_id.in_(some) & ~_is_one(extractions.c.owner_job_id, ended)
+    mentions = entities.join(extractions)
     return StoreCounts(
-        sources=await count(sources, sources.c.job_id.in_(ours)),
-        extractions=await count(extractions, made),
-        entities=await count(entities.join(extractions), made),
-        dead_letters=await count(dead_letters, dead_letters.c.job_id.in_(ours)),
-        pages=await count(pages, pages.c.job_id.in_(ours)),
+        sources=await count(sources, sources.c.job_id.in_(some)),
+        extractions=await count(extractions, owned) + await count(extractions, made),
+        entities=await count(mentions, owned) + await count(mentions, made),
+        dead_letters=await count(dead_letters, dead_letters.c.job_id.in_(some)),
+        pages=await count(pages, pages.c.job_id.in_(some)),
     )
+
+
+def _is_one(job_id: sa.ColumnElement[uuid.UUID], ended: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Whether this is the id of one of the jobs that are counted."""
+    return sa.exists(sa.select(sa.literal(1)).select_from(jobs).where(jobs.c.id == job_id, ended))
 
 
 async def _number(connection: AsyncConnection, table: sa.FromClause, these: sa.ColumnElement[bool]) -> int:
@@ -156,22 +175,33 @@ async def _pages_of_jobs(database: Database, ended: sa.ColumnElement[bool]) -> A
         after = found[-1].seq
 
 
+async def _lenders(
+    connection: AsyncConnection, some: Sequence[uuid.UUID], ended: sa.ColumnElement[bool]
+) -> list[uuid.UUID]:
+    """Those of some of the jobs from whose sources another one that is counted has extracted."""
+    statement = sa.select(extractions.c.owner_job_id).where(extractions.c.owner_job_id.in_(some), _is_shared(ended))
+    return list((await connection.execute(statement.distinct())).scalars())
+
+
+def _is_shared(ended: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    return (extractions.c.job_id != extractions.c.owner_job_id) & _is_one(extractions.c.job_id, ended)
+
+
 async def _counted_twice(
-    database: Database, vectors: VectorStore, ours: sa.Select[Any], progress: Callable[[], None]
+    database: Database,
+    vectors: VectorStore,
+    owner: uuid.UUID,
+    ended: sa.ColumnElement[bool],
+    progress: Callable[[], None],
 ) -> int:
-    """Points that one of the jobs made of another one's source: they were counted for both."""
+    """Points that others of the jobs made of this one's sources: they were counted for both."""
     collections = set(await vectors.collections())
-    shared = (
-        extractions.c.job_id.in_(ours)
-        & extractions.c.owner_job_id.in_(ours)
-        & (extractions.c.job_id != extractions.c.owner_job_id)
-    )
     points = 0
     after = uuid.UUID(int=0)
     while True:
         statement = (
             sa.select(extractions.c.id, extractions.c.collection)
-            .where(shared, extractions.c.id > after)
+            .where(extractions.c.owner_job_id == owner, _is_shared(ended), extractions.c.id > after)
             .order_by(extractions.c.id)
             .limit(MAX_BATCH)
         )
