@@ -22,6 +22,7 @@
         ├── JobActive               it must end first
         ├── CleanupRunning          a cleanup must end first
         ├── RetryRunning            a retry of its dead letters is at work
+        ├── ReconciliationRunning   one that may do less than what is asked for is at work
         ├── NothingToRetry          none of its dead letters fits
         ├── ArtifactsGone           what it made is deleted, or partly
         └── ArtifactsPresent        say what becomes of what the job made
@@ -138,6 +139,12 @@ class RetryRunning(Conflict):
     """A retry of this job's dead letters is at work."""
 
     code = "retry-running"
+
+
+class ReconciliationRunning(Conflict):
+    """A reconciliation that may do less than what is asked for is at work."""
+
+    code = "reconciliation-running"
 
 
 class NothingToRetry(Conflict):

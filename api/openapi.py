@@ -67,7 +67,7 @@ _PROBLEMS: Final[dict[str, tuple[tuple[int, str], ...]]] = {
     "cleanUpProject": (*_BODY, (404, "There is no such project"), (409, "Jobs of it are active"), _INVALID),
     "getCleanup": ((404, "There is no such cleanup"),),
     "search": (*_BODY, _INVALID),
-    "reconcile": (*_BODY, _INVALID),
+    "reconcile": (*_BODY, (409, "One that may repair less is at work: ask again when it has ended"), _INVALID),
     "listReconciliations": (_INVALID,),
     "getReconciliation": ((404, "There is no such reconciliation, or it is forgotten"),),
     "isReady": (),

@@ -180,7 +180,11 @@ def from_validation(error: RequestValidationError) -> KeError:
     path = [e for e in found if e["loc"][0] == "path"]
     if path:
         # No id has that form, so there is nothing under it.
-        return NotFound(f"There is nothing here: {path[0]['loc'][-1]} must be an id (a UUID).")
+        name = path[0]["loc"][-1]
+        form = (
+            "must be an id (a UUID)" if path[0]["type"].startswith("uuid") else f"has not that form: {path[0]['msg']}"
+        )
+        return NotFound(f"There is nothing here: {name} {form}.")
     problems = [field_problem(e) for e in found[:MAX_ERRORS]]
     where = problems[0].get("pointer", problems[0].get("parameter")) or "the body"
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""

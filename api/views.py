@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from ke.contracts.cleanup import CleanupReceipt, CleanupScope, StoreCounts
-from ke.contracts.jobs import Artifacts, Counters, JobKind, JobStatus, Lane
+from ke.contracts.jobs import COUNTER_NAMES, Artifacts, Counters, JobKind, JobStatus, Lane
 from ke.contracts.retries import RetryStatus
 from ke.storage.cleanup_projects import ProjectCounts
 from ke.storage.cleanup_targets import CleanupTarget
@@ -100,10 +100,6 @@ class JobView(BaseModel):
     @classmethod
     def of(cls, row: JobRow, lanes: LaneMap, *, waiting_for: str | None = None) -> Self:
         """The job that a row and the progress of its lanes tell."""
-        done = sum(
-            (lanes[key].counters for lane in Lane if (key := (row.id, lane)) in lanes),
-            Counters(),
-        )
         return cls(
             id=row.id,
             kind=row.kind,
@@ -112,7 +108,7 @@ class JobView(BaseModel):
             project=row.project,
             labels=row.labels,
             params=row.params,
-            progress=CountersView(**asdict(done), elapsed_s=_elapsed_s(row)),
+            progress=CountersView(**_progress(row, lanes), elapsed_s=_elapsed_s(row)),
             result=ResultView(**row.result) if row.result is not None else None,
             error=ErrorView(**row.error) if row.error is not None else None,
             retry_id=row.retry_id,
@@ -124,6 +120,14 @@ class JobView(BaseModel):
             cancel_requested_at=row.cancel_requested_at,
             completed_at=row.completed_at,
         )
+
+
+def _progress(row: JobRow, lanes: LaneMap) -> dict[str, int]:
+    """What the lanes have counted; of a job that has ended, and is not being retried, what its result says."""
+    if row.result is not None and row.retry_id is None:
+        return {name: row.result.get(name, 0) for name in COUNTER_NAMES}
+    counters = (lanes[key].counters for lane in Lane if (key := (row.id, lane)) in lanes)
+    return asdict(sum(counters, Counters()))
 
 
 def _elapsed_s(row: JobRow) -> float:

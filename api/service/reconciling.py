@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Final
 
+from api.errors import ReconciliationRunning
 from api.findings import ReconciliationView
 from api.pagination import Slice
 from api.resources import Gateway
@@ -26,7 +27,7 @@ POLL_MAX_S: Final = 0.5
 
 
 async def reconcile(gateway: Gateway, body: ReconcileBody, *, wait_s: float) -> tuple[ReconciliationView, bool]:
-    """Starts a reconciliation, or joins the one that runs, whatever that one was asked to do.
+    """Starts a reconciliation, or joins the one that runs, if that one may do all that is asked for.
 
     Args:
         gateway: The clients.
@@ -37,6 +38,7 @@ async def reconcile(gateway: Gateway, body: ReconcileBody, *, wait_s: float) -> 
         The record, and whether it has ended.
 
     Raises:
+        ReconciliationRunning: The one that runs does not repair, or may delete less.
         Unavailable: Postgres or Temporal does not answer.
     """
     share = gateway.max_share if body.max_share is None else body.max_share
@@ -49,10 +51,20 @@ async def reconcile(gateway: Gateway, body: ReconcileBody, *, wait_s: float) -> 
             await open_reconciliation(connection, OpenReconciliation(record_id, request), is_announced=True)
     while True:
         record = await _settled(gateway, record_id)
+        _check_fits(record, request)
         if record.status is not ReconcileStatus.RUNNING or time.monotonic() >= deadline:
             return ReconciliationView.of(record), record.status is not ReconcileStatus.RUNNING
         await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
         pause = min(pause * 1.5, POLL_MAX_S)
+
+
+def _check_fits(record: Reconciliation, request: ReconcileInput) -> None:
+    """Refuses to pass off what a joined run does for what was asked for."""
+    if request.repair and (not record.repair or record.max_share < request.max_share):
+        may = f"with max_share {record.max_share:g}" if record.repair else "and only looks"
+        raise ReconciliationRunning(
+            f"{record.id} is at work {may}: ask again when it has ended.", reconciliation_id=record.id
+        )
 
 
 async def _start(gateway: Gateway, request: ReconcileInput) -> str:

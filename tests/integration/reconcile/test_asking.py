@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from temporalio.client import Client, ScheduleActionExecutionStartWorkflow, ScheduleOverlapPolicy
+from temporalio.client import Client, ScheduleActionExecutionStartWorkflow, ScheduleOverlapPolicy, WorkflowHandle
+from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from ke.contracts.naming import RECONCILE_ID, RECONCILE_SCHEDULE
@@ -74,10 +75,20 @@ async def test_unknown_record_is_not_found(api: ApiStack) -> None:
     assert (await api.http.get("/reconciliations/reconcile-none")).status_code == 404
 
 
+async def _block(client: Client) -> WorkflowHandle[Any, Any]:
+    """A run that does not end by itself, as soon as the one before, whose record is closed, has closed too."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await client.start_workflow("nothing", id=RECONCILE_ID, task_queue="nobody-polls")
+            except WorkflowAlreadyStartedError:
+                await asyncio.sleep(0.05)
+
+
 async def test_running_one_is_joined_and_a_terminated_one_reads_as_failed(api: ApiStack, client: Client) -> None:
     """Two who ask at once get one record; when its workflow is terminated the record says so when it is read."""
     await api.ke.reconcile(repair=False, wait_s=30)
-    blocker = await client.start_workflow("nothing", id=RECONCILE_ID, task_queue="nobody-polls")
+    blocker = await _block(client)
     first, second = [await api.http.post("/reconciliations") for _ in range(2)]
     assert (first.status_code, second.status_code) == (202, 202)
     assert first.json() == second.json()
@@ -85,6 +96,19 @@ async def test_running_one_is_joined_and_a_terminated_one_reads_as_failed(api: A
     await blocker.terminate("by a test")
     record = (await api.http.get(first.headers["Location"])).json()
     assert (record["status"], "terminated" in record["error"]) == ("failed", True)
+
+
+async def test_one_that_only_looks_is_not_joined_to_repair(api: ApiStack, client: Client) -> None:
+    """Who asks for a repair, or for more, while less is under way is told so, and is not given what that one finds."""
+    await api.ke.reconcile(repair=False, wait_s=30)
+    blocker = await _block(client)
+    looking = await api.http.post("/reconciliations", json={"repair": False})
+    again = await api.http.post("/reconciliations", json={"repair": False, "max_share": 0.9})
+    assert (looking.status_code, again.status_code) == (202, 202)
+    refused = await api.http.post("/reconciliations", json={"repair": True})
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:ke:problem:reconciliation-running")
+    assert refused.json()["reconciliation_id"] == looking.json()["id"]
+    await blocker.terminate("by a test")
 
 
 async def test_record_left_running_is_closed_by_the_next_run(stores: Stores, client: Client) -> None:
