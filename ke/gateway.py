@@ -20,6 +20,7 @@ ENDPOINTS_FILE: Final = "endpoints.json"
 
 
 _ID_PREFIXES: Final = ("job-", "cleanup-")
+_RETRY_ID: Final = re.compile(r"retry-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9]{1,9}", re.ASCII)
 
 
 class NoGateway(Unavailable):
@@ -59,6 +60,18 @@ def source_id_of(text: str) -> str:
         return str(uuid.UUID(text.strip()))
     except ValueError:
         raise InvalidInput(f"{text!r} is not a source id.") from None
+
+
+def retry_id_of(text: str) -> str:
+    """The id of a retry of dead letters in `text`: `retry-<job>-<number>`.
+
+    Raises:
+        InvalidInput: It is none; so nothing but an id ever becomes part of a URL.
+    """
+    found = _RETRY_ID.fullmatch(text.strip())
+    if found is None:
+        raise InvalidInput(f"{text!r} is not a retry's id: retry-<job>-<number>.")
+    return found[0]
 
 
 def find_gateway(api_url: str | None = None) -> str:

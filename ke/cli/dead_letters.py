@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +12,7 @@ from ke.cli import output
 from ke.cli.errors import CommandFailed, ExitCode
 from ke.cli.options import ApiUrl, Cursor, JobId, Json, Limit, Timeout, Wait
 from ke.cli.session import call
-from ke.cli.text import duration
-from ke.cli.watch import POLL_S
+from ke.cli.watch import follow_retry
 from ke.contracts.retries import RetryStatus
 
 if TYPE_CHECKING:
@@ -78,10 +75,12 @@ def retry_dead_letters(
 
     async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
         started = await ke.retry_dead_letters(job, ids=ids or None, subject=subject, error_type=error_type)
-        return await _follow(ke, started["id"], timeout_s=timeout) if wait else started
+        return await follow_retry(ke, started["id"], timeout_s=timeout) if wait else started
 
     retry = call(api_url, work)
     output.emit(retry, output.retry_detail, as_json=as_json)
+    if retry["status"] == RetryStatus.RUNNING:
+        output.note(f"The retry is at work. To see how it stands: ke retries get {retry['id']}")
     if retry["status"] in {RetryStatus.CANCELLED, RetryStatus.FAILED}:
         error = retry.get("error") or {}
         raise CommandFailed(f"{retry['id']} {retry['status']}: {error.get('message') or ''}", ExitCode.NOT_DONE)
@@ -105,19 +104,3 @@ def purge_dead_letters(
     output.emit(
         {"purged": purged}, lambda out, _: out.print(f"Purged {output.letters(purged)} of job {job}."), as_json=as_json
     )
-
-
-async def _follow(ke: KnowledgeExtractionClient, retry_id: str, *, timeout_s: float | None) -> Mapping[str, Any]:
-    """Look at a retry until it has ended.
-
-    Raises:
-        CommandFailed: The time was up.
-    """
-    started_s = time.monotonic()
-    while True:
-        retry = await ke.get_retry(retry_id)
-        if retry["status"] != "running":
-            return retry
-        if timeout_s is not None and time.monotonic() - started_s > timeout_s:
-            raise CommandFailed(f"{retry_id} has not ended within {duration(timeout_s)}", ExitCode.NOT_DONE)
-        await asyncio.sleep(POLL_S)

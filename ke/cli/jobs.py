@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from ke.cli.errors import CommandFailed, ExitCode
 from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, Timeout, Wait, receipt_id
 from ke.cli.receipts import clean_up, show
 from ke.cli.session import call
-from ke.cli.watch import follow, follow_cleanup, has_ended, view_for
+from ke.cli.watch import follow, follow_cleanup, follow_retry, has_ended, view_for
 from ke.contracts.jobs import Artifacts, JobKind, JobStatus
 
 if TYPE_CHECKING:
@@ -92,29 +93,52 @@ def cancel(
     as_json: Json = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Cancel a job. No fetch starts after this; with --wait it has ended when this returns."""
+    """Cancel a job, or the retry of an ended one. No fetch starts after; with --wait it has ended when this returns."""
 
-    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+    async def work(ke: KnowledgeExtractionClient) -> tuple[Mapping[str, Any], str | None]:
+        # Of an ended job it is the retry at work that is cancelled, and no answer after that names it for sure.
+        retry_id = (await ke.get_job(job)).get("retry_id")
         accepted = await ke.cancel_job(job, reason=reason, cleanup=cleanup)
-        if not wait:
-            return accepted
-        with view_for(quiet=True) as view:
-            return await follow(ke, job, view, timeout_s=timeout, until=_is_settled)
+        return (await _see_through(ke, job, retry_id, timeout) if wait else accepted), retry_id
 
-    ended = call(api_url, work)
+    ended, retry_id = call(api_url, work)
     output.emit(ended, output.job_detail, as_json=as_json)
-    if not has_ended(ended):
+    stopped = ended.get("retry") or ended
+    if retry_id is not None and not wait:
+        output.note(f"The cancel was accepted. To see how the retry stands: ke retries get {retry_id}")
+    elif not has_ended(ended):
         output.note(f"The cancel was accepted. To see it through: ke jobs watch {job}")
-    elif ended["status"] != JobStatus.CANCELLED:
-        raise CommandFailed(f"the job {ended['status']} before the cancel took effect", ExitCode.NOT_DONE)
-    elif cleanup and ended["artifacts"] != Artifacts.CLEANED:
-        # Also when other jobs were in its way, which leaves all as it was.
-        raise CommandFailed(f"the job is cancelled, but its cleanup failed: ke receipts get {job}", ExitCode.NOT_DONE)
+    elif cleanup and retry_id is not None:
+        _check_cleaned(ended, "the retry has ended")  # the cleanup may have ended it before the cancel did
+    elif stopped["status"] != JobStatus.CANCELLED:
+        what = retry_id or "the job"
+        raise CommandFailed(f"{what} {stopped['status']} before the cancel took effect", ExitCode.NOT_DONE)
+    elif cleanup:
+        _check_cleaned(ended, "the job is cancelled")
 
 
-def _is_settled(job: Mapping[str, Any]) -> bool:
-    """Whether a cancelled job has ended, and its cleanup too."""
-    return has_ended(job) and job.get("artifacts") != Artifacts.CLEANING
+async def _see_through(
+    ke: KnowledgeExtractionClient, job_id: str, retry_id: str | None, timeout_s: float | None
+) -> Mapping[str, Any]:
+    """Wait for the end of what was cancelled: the job, with its cleanup; with its `retry` in it, when it was that."""
+
+    def is_settled(job: Mapping[str, Any]) -> bool:
+        is_retried = retry_id is not None and job.get("retry_id") == retry_id
+        return has_ended(job) and job.get("artifacts") != Artifacts.CLEANING and not is_retried
+
+    started_s = time.monotonic()
+    with view_for(quiet=True) as view:
+        job = await follow(ke, job_id, view, timeout_s=timeout_s, until=is_settled)
+    if retry_id is None:
+        return job
+    left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - started_s))
+    return {**job, "retry": await follow_retry(ke, retry_id, timeout_s=left_s)}
+
+
+def _check_cleaned(job: Mapping[str, Any], but_first: str) -> None:
+    # Also when other jobs were in its way, which leaves all as it was.
+    if job["artifacts"] != Artifacts.CLEANED:
+        raise CommandFailed(f"{but_first}, but the cleanup failed: ke receipts get {job['id']}", ExitCode.NOT_DONE)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ke.contracts.errors import InvalidInput
-from ke.gateway import job_id_of, source_id_of
+from ke.gateway import job_id_of, retry_id_of, source_id_of
 
 
 def parse_job_id(value: str) -> str:
@@ -32,6 +32,18 @@ def parse_source_id(value: str) -> str:
         raise typer.BadParameter(error.message) from None
 
 
+def parse_retry_id(value: str) -> str:
+    """The id of a retry in `value`: `retry-<job>-<number>`.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    try:
+        return retry_id_of(value)
+    except InvalidInput as error:
+        raise typer.BadParameter(error.message) from None
+
+
 def receipt_id(job_id: str) -> str:
     """The id of a job's cleanup receipt: `ke.contracts.naming.cleanup_id`, without loading Temporal's SDK for it."""
     return f"cleanup-{job_id}"
@@ -46,7 +58,11 @@ def parse_receipt_id(value: str) -> str:
     found = value.strip()
     if found.startswith(("cleanup-source-", "cleanup-project-")):
         return found
-    return receipt_id(parse_job_id(found))
+    try:
+        return receipt_id(job_id_of(found))
+    except InvalidInput:
+        kinds = "cleanup-<job>, cleanup-source-<source> or cleanup-project-<name>-<run>"
+        raise typer.BadParameter(f"{value!r} is no receipt's id ({kinds}), and no job's.") from None
 
 
 def parse_label(value: str) -> str:
@@ -82,11 +98,16 @@ SourceId = Annotated[str, typer.Argument(metavar="SOURCE", parser=parse_source_i
 ReceiptId = Annotated[
     str, typer.Argument(metavar="RECEIPT", parser=parse_receipt_id, help="A receipt's id, or that of its job.")
 ]
+RetryId = Annotated[
+    str, typer.Argument(metavar="RETRY", parser=parse_retry_id, help="A retry's id, retry-<job>-<number>.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")]
 Cursor = Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on where the list before this one ended.")]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Entries, at most; the gateway gives 200 at once.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when it is done.")]
 Timeout = Annotated[
     float | None,
-    typer.Option(min=0.0, metavar="SECONDS", help="Stop waiting after so long (exit code 1); the job goes on."),
+    typer.Option(
+        min=0.0, metavar="SECONDS", help="Stop waiting after so long (exit code 1); what was asked for goes on."
+    ),
 ]

@@ -165,6 +165,9 @@ def job_detail(out: Console, job: Document) -> None:
     if cancellation:
         out.print()
         cancellation_receipt(out, cancellation)
+    if job.get("retry"):
+        out.print()
+        retry_detail(out, job["retry"])
 
 
 def cancellation_receipt(out: Console, receipt: Document) -> None:

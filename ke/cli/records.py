@@ -1,4 +1,4 @@
-"""`ke receipts`, `ke sources`, `ke projects`: what jobs leave behind."""
+"""`ke receipts`, `ke retries`, `ke sources`, `ke projects`: what jobs leave behind."""
 
 from typing import Annotated
 
@@ -6,11 +6,12 @@ import typer
 
 from ke.cli import output
 from ke.cli.jobs import show_cleanup
-from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, ReceiptId, SourceId, Timeout, Wait
+from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, ReceiptId, RetryId, SourceId, Timeout, Wait
 from ke.cli.receipts import clean_up
 from ke.cli.session import call
 
 receipts = typer.Typer(no_args_is_help=True, help="The receipts of cleanups; they outlive what they are of.")
+retries = typer.Typer(no_args_is_help=True, help="Retries of dead letters; `ke dead-letters retry` starts one.")
 projects = typer.Typer(no_args_is_help=True, help="What the jobs of a project made, together.")
 sources = typer.Typer(no_args_is_help=True, help="The documents that jobs have stored.")
 
@@ -19,6 +20,12 @@ sources = typer.Typer(no_args_is_help=True, help="The documents that jobs have s
 def get_receipt(receipt: ReceiptId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
     """Show what a cleanup planned, deleted and left."""
     show_cleanup(receipt, as_json=as_json, api_url=api_url)
+
+
+@retries.command("get")
+def get_retry(retry: RetryId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
+    """Show how a retry stands: what it took up, what succeeded, what failed again."""
+    output.emit(call(api_url, lambda ke: ke.get_retry(retry)), output.retry_detail, as_json=as_json)
 
 
 @sources.command("list")

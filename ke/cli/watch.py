@@ -20,6 +20,7 @@ from ke.cli.errors import CommandFailed, ExitCode
 from ke.cli.output import STATUS_STYLE, console, counters_of, letters
 from ke.cli.text import clean, count, duration, size
 from ke.contracts.jobs import TERMINAL
+from ke.contracts.retries import RetryStatus
 
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
@@ -198,6 +199,33 @@ async def follow_cleanup(
                 return found
         if timeout_s is not None and time.monotonic() - started_s > timeout_s:
             raise CommandFailed(f"{receipt} has not ended within {duration(timeout_s)}", ExitCode.NOT_DONE)
+        await asyncio.sleep(POLL_S)
+
+
+async def follow_retry(
+    client: KnowledgeExtractionClient, retry_id: str, *, timeout_s: float | None = None
+) -> Mapping[str, Any]:
+    """Look at a retry of dead letters until it has ended.
+
+    Args:
+        client: An open client.
+        retry_id: The retry.
+        timeout_s: Seconds after which to give up; None: as long as it takes.
+
+    Returns:
+        The last reading.
+
+    Raises:
+        CommandFailed: The time was up.
+        ApiError: The gateway refused.
+    """
+    started_s = time.monotonic()
+    while True:
+        retry: Mapping[str, Any] = await client.get_retry(retry_id)
+        if retry["status"] != RetryStatus.RUNNING:
+            return retry
+        if timeout_s is not None and time.monotonic() - started_s > timeout_s:
+            raise CommandFailed(f"{retry_id} has not ended within {duration(timeout_s)}", ExitCode.NOT_DONE)
         await asyncio.sleep(POLL_S)
 
 

@@ -38,6 +38,24 @@ class JobsAnswer(_Answer):
     next_cursor: str | None = Field(None, description="For the next call, when there is more")
 
 
+class DeadLetterAnswer(_Answer):
+    """A page or a source that failed for good."""
+
+    id: str
+    subject: str = Field(description="page or source")
+    url: str
+    error_type: str = Field(description="The error's code, such as http-500")
+    error_message: str = ""
+    attempts: int = Field(0, description="How often it was tried")
+
+
+class DeadLettersAnswer(_Answer):
+    """A part of the list of a job's dead letters."""
+
+    data: list[DeadLetterAnswer]
+    next_cursor: str | None = Field(None, description="For the next call, when there is more")
+
+
 class RetryAnswer(_Answer):
     """A retry of dead letters as it is now."""
 

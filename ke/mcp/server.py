@@ -4,16 +4,20 @@ Standard output carries the protocol and nothing else; logs go to standard error
 """
 
 import sys
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Final
 
 from mcp.server import MCPServer
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import CallToolResult, ToolAnnotations
 
 from ke.mcp import tools
 
 INSTRUCTIONS: Final = (
     "Turns web sites into a searchable knowledge base by durable jobs. Start one with `crawl` (a site) or `scrape` "
-    "(a list of pages), follow it with `get_job`, and ask it with `search`. `cancel_job` stops a job; `cleanup_job` "
+    "(a list of pages), follow it with `get_job`, and ask it with `search`. `list_dead_letters` tells what failed for "
+    "good, and `retry_dead_letters` tries it again. `cancel_job` stops a job; `cleanup_job` "
     "deletes what an ended job made and gives a receipt, `forget_source` does so for one page, `cleanup_project` for "
     "all jobs of a project; `delete_job_record` removes the job itself. "
     'A refused call is an error whose structured content is {"error": {type, title, status, detail, '
@@ -23,21 +27,42 @@ INSTRUCTIONS: Final = (
 
 def create_server() -> MCPServer:
     """The server with all its tools."""
-    server: MCPServer = MCPServer(
-        "ke", title="Knowledge extraction", instructions=INSTRUCTIONS, version=version("ke"), log_level="WARNING"
+    served = [
+        _strict(tools.crawl, "Crawl a site", tools.FETCHES),
+        _strict(tools.scrape, "Fetch pages", tools.FETCHES),
+        _strict(tools.get_job, "Read a job", tools.READS),
+        _strict(tools.list_jobs, "List jobs", tools.READS),
+        _strict(tools.search, "Search", tools.READS),
+        _strict(tools.cancel_job, "Cancel a job", tools.STOPS),
+        _strict(tools.list_dead_letters, "List what failed", tools.READS),
+        _strict(tools.retry_dead_letters, "Retry what failed", tools.FETCHES),
+        _strict(tools.get_retry, "Read a retry", tools.READS),
+        _strict(tools.cleanup_job, "Clean up after a job", tools.CLEANS),
+        _strict(tools.forget_source, "Forget a page", tools.CLEANS),
+        _strict(tools.cleanup_project, "Clean up after a project", tools.CLEANS),
+        _strict(tools.delete_job_record, "Delete a job's record", tools.STOPS),
+    ]
+    return MCPServer(
+        "ke",
+        title="Knowledge extraction",
+        instructions=INSTRUCTIONS,
+        version=version("ke"),
+        tools=served,
+        log_level="WARNING",
     )
-    server.add_tool(tools.crawl, title="Crawl a site", annotations=tools.FETCHES)
-    server.add_tool(tools.scrape, title="Fetch pages", annotations=tools.FETCHES)
-    server.add_tool(tools.get_job, title="Read a job", annotations=tools.READS)
-    server.add_tool(tools.list_jobs, title="List jobs", annotations=tools.READS)
-    server.add_tool(tools.search, title="Search", annotations=tools.READS)
-    server.add_tool(tools.cancel_job, title="Cancel a job", annotations=tools.STOPS)
-    server.add_tool(tools.retry_dead_letters, title="Retry what failed", annotations=tools.FETCHES)
-    server.add_tool(tools.cleanup_job, title="Clean up after a job", annotations=tools.CLEANS)
-    server.add_tool(tools.forget_source, title="Forget a page", annotations=tools.CLEANS)
-    server.add_tool(tools.cleanup_project, title="Clean up after a project", annotations=tools.CLEANS)
-    server.add_tool(tools.delete_job_record, title="Delete a job's record", annotations=tools.STOPS)
-    return server
+
+
+def _strict(function: Callable[..., Awaitable[CallToolResult]], title: str, hints: ToolAnnotations) -> Tool:
+    """A tool that refuses arguments it does not have.
+
+    The SDK drops them: a limit in the wrong place would start a job without it.
+    """
+    tool = Tool.from_function(function, title=title, annotations=hints)
+    arguments = tool.fn_metadata.arg_model
+    arguments.model_config["extra"] = "forbid"
+    arguments.model_rebuild(force=True)
+    tool.parameters = arguments.model_json_schema(by_alias=True)
+    return tool
 
 
 def main() -> None:

@@ -7,9 +7,17 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from ke.client import KnowledgeExtractionClient
-from ke.gateway import job_id_of, source_id_of
+from ke.gateway import job_id_of, retry_id_of, source_id_of
 from ke.mcp.calls import answer
-from ke.mcp.results import DeletionAnswer, JobAnswer, JobsAnswer, ReceiptAnswer, RetryAnswer, SearchAnswer
+from ke.mcp.results import (
+    DeadLettersAnswer,
+    DeletionAnswer,
+    JobAnswer,
+    JobsAnswer,
+    ReceiptAnswer,
+    RetryAnswer,
+    SearchAnswer,
+)
 
 CLEANUP_WAIT_S: Final = 30.0
 """Seconds a tool waits for a cleanup: most are done by then, and clients give up at 60 s."""
@@ -18,6 +26,9 @@ JobId = Annotated[str, Field(description="The job's id, as `crawl`, `scrape` and
 Project = Annotated[str, Field(description="What the job belongs to")]
 Extract = Annotated[bool, Field(description="Also turn the pages into searchable chunks, vectors and entities")]
 Key = Annotated[str | None, Field(description="The same key gives the same job, so that a repeat is safe")]
+
+OfSubject = Annotated[Literal["page", "source"] | None, Field(description="Only pages, or only sources")]
+OfType = Annotated[str | None, Field(description="Only with this error code, such as `http-500`")]
 
 READS: Final = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 FETCHES: Final = ToolAnnotations(
@@ -132,29 +143,57 @@ async def cancel_job(
         bool, Field(description="Also delete everything the job made, once it stands still: cannot be undone")
     ] = False,
 ) -> Annotated[CallToolResult, JobAnswer]:
-    """Cancel a job that is queued, running or paused. It cannot be resumed.
+    """Cancel a job that is queued, running or paused, or the retry of an ended one. It cannot be resumed.
 
     The job becomes `cancelling`, fetches nothing more, and ends as `cancelled` within seconds: read it with `get_job`.
-    What it made so far stays, unless `cleanup` is set. A job that has ended, or that is being cancelled already,
-    cannot be cancelled: the error (409) says which of these it is.
+    What it made so far stays, unless `cleanup` is set. A job that has ended and is not being retried, or that is being
+    cancelled already, cannot be cancelled: the error (409) says which of these it is.
     """
     return await answer(lambda ke: ke.cancel_job(job_id_of(job_id), reason=reason, cleanup=cleanup))
+
+
+async def list_dead_letters(
+    job_id: JobId,
+    subject: OfSubject = None,
+    error_type: OfType = None,
+    url_prefix: Annotated[str | None, Field(description="Only of URLs that begin so")] = None,
+    limit: Annotated[int, Field(ge=1, le=200, description="Dead letters, at most")] = 50,
+    cursor: Annotated[str | None, Field(description="`next_cursor` of the call before, for what follows it")] = None,
+) -> Annotated[CallToolResult, DeadLettersAnswer]:
+    """List the pages and sources of a job that failed for good, and why; what a retry has in hand is not listed."""
+    return await answer(
+        lambda ke: ke.list_dead_letters(
+            job_id_of(job_id),
+            subject=subject,
+            error_type=error_type,
+            url_prefix=url_prefix,
+            limit=limit,
+            cursor=cursor,
+        )
+    )
 
 
 async def retry_dead_letters(
     job_id: JobId,
     ids: Annotated[list[str] | None, Field(description="Only these dead letters; all by default")] = None,
-    subject: Annotated[Literal["page", "source"] | None, Field(description="Only pages, or only sources")] = None,
-    error_type: Annotated[str | None, Field(description="Only with this error code, such as `http-500`")] = None,
+    subject: OfSubject = None,
+    error_type: OfType = None,
 ) -> Annotated[CallToolResult, RetryAnswer]:
     """Try once more what failed for good in a job that has ended: pages, with the links on them, and extraction.
 
-    Returns at once; while it is at work the job's `retry_id` names it, and `cancel_job` stops it. The job's status
-    stays what it is; its counters grow, and dead letters that succeed are gone.
+    Returns at once: follow it with `get_retry`; `cancel_job` stops it. While it is at work the job's `retry_id` names
+    it. The job's status stays what it is; its counters grow, and dead letters that succeed are gone.
     """
     return await answer(
         lambda ke: ke.retry_dead_letters(job_id_of(job_id), ids=ids or None, subject=subject, error_type=error_type)
     )
+
+
+async def get_retry(
+    retry_id: Annotated[str, Field(description="The retry's id, as `retry_dead_letters` gives it")],
+) -> Annotated[CallToolResult, RetryAnswer]:
+    """Read a retry of dead letters: its status, how many it took up, how many succeeded or failed again."""
+    return await answer(lambda ke: ke.get_retry(retry_id_of(retry_id)))
 
 
 async def cleanup_job(

@@ -168,6 +168,11 @@ class ApiTwin:
 
     async def _cancel(self, request: web.Request) -> web.Response:
         job = self._job(request)
+        if job.get("retry_id"):
+            body = (await request.json()) if await request.read() else {}
+            cleaned = {"artifacts": "cleaned"} if body.get("cleanup") else {}
+            self.script[job["id"]] = [{}, {"retry_id": None, **cleaned}]
+            return web.json_response(job, status=202)
         if job["status"] in TERMINAL | {"cancelling"}:
             return refusal(
                 job, "not-cancellable", f"The job is {job['status']}: it cannot be cancelled.", ["cleanup", "delete"]

@@ -200,6 +200,44 @@ def test_a_cancel_that_came_too_late_is_exit_code_1(ke: RunKe, api: ApiTwin) -> 
     assert "completed before the cancel took effect" in done.stderr
 
 
+def test_cancelling_a_retry_waits_for_its_end_and_tells_its_numbers(ke: RunKe, api: ApiTwin) -> None:
+    """The job stays what it is; a retry that ended by itself first is exit code 1; without --wait its id is told."""
+    job = api.add_job("completed_with_errors", retry_id="retry-1")
+    api.retry = {"id": "retry-1", "job_id": job, "letters": 5, "succeeded": 3, "failed": 1, "error": None}
+    api.retry_end = {"status": "cancelled"}
+    ended = document(ke("jobs", "cancel", job, "--wait", "--json"))
+    assert (ended["status"], ended["retry_id"], ended["retry"]) == ("completed_with_errors", None, api.retry)
+    api.jobs[job]["retry_id"] = "retry-1"
+    told = ke("jobs", "cancel", job, "--wait")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert {"cancelled", "succeeded", "3"} <= set(told.stdout.split())
+    api.jobs[job]["retry_id"] = "retry-1"
+    started = ke("jobs", "cancel", job)
+    assert started.returncode == 0
+    assert "ke retries get retry-1" in started.stderr
+    api.jobs[job]["retry_id"], api.retry_end = "retry-1", {"status": "completed"}
+    late = ke("jobs", "cancel", job, "--wait")
+    assert (late.returncode, late.stderr) == (1, "error: retry-1 completed before the cancel took effect\n")
+    api.jobs[job]["retry_id"] = "retry-1"
+    assert ke("jobs", "cancel", job, "--cleanup", "--wait").returncode == 0, "all that it made is gone all the same"
+
+
+def test_a_retry_is_read_by_its_id(ke: RunKe, api: ApiTwin) -> None:
+    """Its numbers for people, its document for machines; what is no retry's id is exit code 2 and is not sent."""
+    retry = f"retry-{uuid.uuid4()}-2"
+    api.retry = {"id": retry, "job_id": str(uuid.uuid4()), "letters": 5, "succeeded": 3, "failed": 2, "error": None}
+    assert document(ke("retries", "get", retry, "--json")) == api.retry
+    assert api.calls[-1].path == f"/retries/{retry}"
+    shown = ke("retries", "get", retry).stdout
+    assert {retry, "succeeded", "3"} <= set(shown.split())
+    sent = len(api.calls)
+    assert ke("retries", "get", "../readyz").returncode == 2
+    museum = ke("receipts", "get", "museum")
+    assert museum.returncode == 2
+    assert "cleanup-project-<name>-<run>" in museum.stderr
+    assert len(api.calls) == sent
+
+
 def test_a_refused_cancel_is_exit_code_3_with_the_gateways_own_words(ke: RunKe, api: ApiTwin) -> None:
     """409 passes through: one line for people, the problem document for machines."""
     job = api.add_job("completed")

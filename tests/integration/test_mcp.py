@@ -11,6 +11,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp_types import CallToolResult
 
+from ke.mcp.server import create_server
 from tests.integration.api_twin import COUNTS, ZEROS, ApiTwin, serving
 
 TIME_LIMIT_S = 60.0
@@ -54,6 +55,8 @@ async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
         "delete_job_record",
         "forget_source",
         "get_job",
+        "get_retry",
+        "list_dead_letters",
         "list_jobs",
         "retry_dead_letters",
         "crawl",
@@ -64,11 +67,12 @@ async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
         assert tool.description
         assert tool.output_schema
         assert tool.annotations
+        assert tool.input_schema["additionalProperties"] is False
         assert all(field.get("description") for field in tool.input_schema["properties"].values())
     destructive = {name for name, tool in tools.items() if tool.annotations and tool.annotations.destructive_hint}
     assert destructive == {"cancel_job", "cleanup_job", "cleanup_project", "delete_job_record", "forget_source"}
     reading = {name for name, tool in tools.items() if tool.annotations and tool.annotations.read_only_hint}
-    assert reading == {"get_job", "list_jobs", "search"}
+    assert reading == {"get_job", "get_retry", "list_dead_letters", "list_jobs", "search"}
 
 
 async def test_cancel_passes_reason_and_cleanup_and_gives_the_job(api: ApiTwin) -> None:
@@ -191,6 +195,16 @@ async def test_arguments_that_do_not_fit_are_errors_and_the_server_goes_on(api: 
         assert not (await client.call_tool("list_jobs", {})).is_error
 
 
+async def test_arguments_that_a_tool_does_not_have_are_refused_by_name(api: ApiTwin) -> None:
+    """A limit in the wrong place starts no job without it; the error says which argument is meant."""
+    async with Client(create_server()) as client:
+        result = await client.call_tool("crawl", {"urls": ["https://e.com/"], "limits": {"max_pages": 5}})
+    assert result.is_error
+    assert "limits" in words(result)
+    assert "not permitted" in words(result)
+    assert not api.calls
+
+
 async def test_a_gateway_that_is_away_is_a_structured_error() -> None:
     """Nothing listens: the tool says so, and the server goes on."""
     async with connected("http://127.0.0.1:1") as client:
@@ -223,3 +237,23 @@ async def test_retry_passes_what_is_chosen(api: ApiTwin) -> None:
         assert api.calls[-1].body == {"error_type": "http-500"}
         await client.call_tool("retry_dead_letters", {"job_id": job})
     assert api.calls[-1].body == {}
+
+
+async def test_dead_letters_are_listed_and_a_retry_is_read(api: ApiTwin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters reach the gateway; a retry is told as it stands; what is no retry's id is refused before it is sent."""
+    monkeypatch.setenv("KE_API_URL", api.url)
+    job = api.add_job("completed_with_errors")
+    letter = {"id": "a", "subject": "page", "url": "https://e.com/x", "error_type": "http-500", "attempts": 3}
+    api.letters = [letter]
+    chosen = {"subject": "page", "error_type": "http-500", "url_prefix": "https://e.com/", "cursor": "c"}
+    async with Client(create_server()) as client:
+        listed = await client.call_tool("list_dead_letters", {"job_id": job, "limit": 7, **chosen})
+        assert listed.structured_content == {"data": [letter], "next_cursor": None}
+        assert api.calls[-1].query == {**chosen, "limit": "7"}
+        started = await client.call_tool("retry_dead_letters", {"job_id": job})
+        read = await client.call_tool("get_retry", {"retry_id": started.structured_content["id"]})
+        sent = len(api.calls)
+        refused = error_of(await client.call_tool("get_retry", {"retry_id": "../readyz"}))
+    assert (read.structured_content["status"], read.structured_content["letters"]) == ("completed", 1)
+    assert refused["type"] == "urn:ke:problem:invalid-input"
+    assert len(api.calls) == sent
