@@ -78,6 +78,11 @@ class RetryWorkflow:
     def _all_done(self) -> bool:
         return self._lanes is not None and self._lanes.all_done
 
+    @property
+    def _has_lanes(self) -> bool:
+        """Whether anything was queued; a cancel may have come before that."""
+        return self._opened is not None and (self._opened.collect is not None or self._opened.extract is not None)
+
     def _take(self, carried: CarriedRetry) -> Lanes:
         opened = carried.opened
         done = {Lane.COLLECT: carried.collect_done, Lane.EXTRACT: carried.extract_done}
@@ -136,7 +141,7 @@ class RetryWorkflow:
             await self._lanes.drain()
         # Asked after the drain: the last slice may have ended with all done, and then the completion came first.
         close = CloseRetry(self._retry.id, self._retry.job_id, RetryStatus.COMPLETED)
-        if not self._all_done:
+        if not self._all_done or (self._stopping and not self._has_lanes):
             cancelled = self._stopping
             close = replace(
                 close,

@@ -1,5 +1,6 @@
 """The retry of dead letters: the job's lanes once more, to an end on every path."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -66,6 +67,17 @@ async def test_cancel_before_it_opened_closes_it(stage: Stage) -> None:
     assert await stage.ended(handle) is WorkflowExecutionStatus.CANCELED
     assert [close.status for close in stage.twin.closed] == [RetryStatus.CANCELLED]
     assert not stage.twin.lanes[Lane.COLLECT].started
+
+
+async def test_cancel_while_it_opens_is_no_completion(stage: Stage) -> None:
+    """A retry whose opening answers the cancel before it has queued anything is cancelled, not done."""
+    stage.twin.holding["open_retry"] = gate = asyncio.Event()
+    handle = await stage.start_retry()
+    await stage.until(lambda: stage.twin.attempts["open_retry"] == 1)
+    await handle.cancel()
+    gate.set()
+    assert await stage.ended(handle) is WorkflowExecutionStatus.CANCELED
+    assert [(close.status, close.error) for close in stage.twin.closed] == [(RetryStatus.CANCELLED, None)]
 
 
 async def test_cancel_while_its_end_is_written_comes_too_late(stage: Stage) -> None:
