@@ -223,8 +223,8 @@ async def open_project_receipt(
 ) -> CleanupReceipt:
     """Opens the receipt; or, when jobs are in the way, writes one that says so. What is there already stays.
 
-    What earlier, failed cleanups of these jobs deleted is planned too, as their receipts, which span all runs, tell it
-    as deleted.
+    What earlier cleanups of these jobs deleted, failed ones or those still at work, is planned too, as their receipts,
+    which span all runs, tell it as deleted. These receipts are its parts from now on, whoever ends them.
     """
     half_done = sa.select(jobs.c.id).where(jobs.c.project == cleanup.project, jobs.c.artifacts != Artifacts.CLEANED)
     before = await sum_of_batches(connection, (cleanups.c.scope == "job") & cleanups.c.job_id.in_(half_done))
@@ -246,7 +246,22 @@ async def open_project_receipt(
             "jobs": 0,
         }
     await connection.execute(insert(cleanups).values(**values).on_conflict_do_nothing())
+    if not blocked_by:
+        await _take_in(connection, cleanup.receipt_id, cleanups.c.job_id.in_(half_done))
     return await get_receipt(connection, cleanup.receipt_id)
+
+
+async def _take_in(connection: AsyncConnection, receipt_id: str, which: sa.ColumnElement[bool]) -> None:
+    """Makes the receipts of jobs parts of a project's."""
+    these = sa.update(cleanups).where(cleanups.c.scope == CleanupScope.JOB.value, which)
+    await connection.execute(these.values(part_of=receipt_id))
+
+
+def _ended_meanwhile(project: str, receipt_id: str) -> sa.ColumnElement[bool]:
+    """The jobs' cleanups that began on their own, as a cancelled job's does, and ended since the project's began."""
+    began = sa.select(cleanups.c.started_at).where(cleanups.c.id == receipt_id).correlate(None).scalar_subquery()
+    planned = sa.select(jobs.c.id).where(jobs.c.project == project, jobs.c.completed_at <= began)
+    return cleanups.c.part_of.is_(None) & (cleanups.c.completed_at >= began) & cleanups.c.job_id.in_(planned)
 
 
 def blocked_message(blocked_by: Sequence[uuid.UUID]) -> str:
@@ -275,15 +290,16 @@ async def close_project_receipt(
     error = end.error
     if error is None and left.total:
         error = f"Jobs of the project still have {left.total} things in the stores. Start the cleanup again to go on."
-    fenced = sa.select(sa.func.coalesce(sa.func.bool_and(cleanups.c.fenced), sa.true())).where(
-        cleanups.c.part_of == end.receipt_id
-    )
+    await _take_in(connection, end.receipt_id, _ended_meanwhile(end.project, end.receipt_id))
+    parts = cleanups.c.part_of == end.receipt_id
+    fenced = sa.select(sa.func.coalesce(sa.func.bool_and(cleanups.c.fenced), sa.true())).where(parts)
     values = {
         "status": CleanupStatus.FAILED.value if error else CleanupStatus.CLEANED.value,
         "deleted": asdict(await deleted_counts(connection, end.receipt_id)),
         "remaining": asdict(left),
         "error": error,
-        "jobs": end.jobs,
+        # Not all parts were taken up by its workflow, and a job of which only the record goes is no part.
+        "jobs": max(end.jobs, await _number(connection, cleanups, parts)),
         "fenced": (await connection.execute(fenced)).scalar_one(),
         "completed_at": _NOW,
     }
