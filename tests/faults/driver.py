@@ -128,13 +128,14 @@ class Driver:
     _live: list[Scene] = field(default_factory=list)
     """Jobs that have not been given up to a cleanup, with what becomes of them."""
     _then: dict[str, str] = field(default_factory=dict)
+    _stuck: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.invariants = Invariants(self.stack, self.ledger)
 
     async def all(self, steps: Sequence[Step]) -> None:
         """All faults of the plan, one after the other."""
-        if self.stack.disk is None:
+        if self.stack.disk_mb and self.stack.disk is None:
             self.report.not_run.append("fill the disk of postgres (it needs root, to mount a small tmpfs)")
         self._library = await self._stock()
         scenes = [Scene(self.stack, self.ledger, s.kind, s.phase, s.moment, self._library) for s in steps]
@@ -158,12 +159,15 @@ class Driver:
         await self._settled(END_TIMEOUT_S)
         await self._reconcile()
         self._note(await persistently(self.invariants.at_end), "all of it")
-        rows = await self.stack.sql("SELECT status, (result->'cancellation'->>'latency_s')::float AS latency FROM jobs")
+        rows = await self.stack.sql(
+            "SELECT id, status, (result->'cancellation'->>'latency_s')::float AS latency FROM jobs"
+        )
         self.report.jobs = len(self.ledger.jobs)
         for row in rows:
             self.report.ended[row["status"]] += 1
             if row["latency"] is not None:
-                self.report.cancel_s.append(row["latency"])
+                job = self.ledger.jobs.get(str(row["id"]))
+                (self.report.crowd_s if job and job.crowd else self.report.cancel_s).append(row["latency"])
         for side in self.stack.sides.values():
             self.report.answers_lost += side.postgres.dropped + side.temporal.dropped + side.vectors.dropped
             self.report.calls_failed += side.vectors.failed
@@ -190,7 +194,8 @@ class Driver:
                 await asyncio.gather(*scene.tasks)
                 await self._recovered()
                 recovery = time.monotonic() - healed
-        except (NotReached, AssertionError, ApiError, GatewayUnreachable, TimeoutError) as error:
+        except* (NotReached, AssertionError, ApiError, GatewayUnreachable, TimeoutError) as errors:
+            error = first_of(errors)
             line = str(error) or type(error).__name__
             broken.append(line if line.startswith("one-key") else f"progress: {line}")
             self.stack.heal()
@@ -233,9 +238,12 @@ class Driver:
                 if await self._whole():
                     now = await self._marks()
                     before = now if before is None else before
-                    stuck = [job for job, mark in now.items() if before.get(job) == mark]
+                    stuck = [job for job, mark in now.items() if before.get(job) == mark and job not in self._stuck]
             if not stuck:
                 return
+            if time.monotonic() > deadline:
+                # Told once; the faults that follow are not to be blamed for it.
+                self._stuck.update(stuck)
             assert time.monotonic() < deadline, (
                 f"neither ended nor moved on {RECOVERY_TIMEOUT_S:g} s after the fault: {', '.join(stuck)}"
             )
@@ -293,6 +301,11 @@ class Driver:
             self.say(f"      BROKEN after {when}: {line}")
         self.report.broken += new
         return new
+
+
+def first_of(error: BaseException) -> BaseException:
+    """What went wrong first, where several things did at once."""
+    return first_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def persistently(look: Callable[[], Awaitable[T]]) -> T:

@@ -24,6 +24,8 @@ class Watched:
     """Seconds since 1970 when its cancel had been accepted; None: it was not cancelled from here."""
     counted: dict[str, int] = field(default_factory=dict)
     """What the stores held of it just before its cleanup was asked for, by store; empty: not counted."""
+    crowd: bool = False
+    """One of a hundred that are cancelled at once: its latency is told apart."""
     deleted: bool = False
     """Whether the deletion of its record was asked for."""
 

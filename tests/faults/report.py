@@ -24,6 +24,8 @@ class Report:
     ended: Counter[str] = field(default_factory=Counter)
     recovery_s: list[float] = field(default_factory=list)
     cancel_s: list[float] = field(default_factory=list)
+    crowd_s: list[float] = field(default_factory=list)
+    """Cancel latencies of the jobs that were cancelled by a thousand calls at once."""
     broken: list[str] = field(default_factory=list)
     answers_lost: int = 0
     """Requests that were executed and whose answer was dropped."""
@@ -48,6 +50,7 @@ class Report:
             "orphaned": self.count(ORPHANED),
             "recovery": _shares(self.recovery_s),
             "cancel_latency": _shares(self.cancel_s),
+            "cancel_latency_at_once": _shares(self.crowd_s),
         }
 
     def table(self) -> str:
@@ -67,6 +70,7 @@ class Report:
             f"orphaned          {self.count(ORPHANED)}",
             f"recovery          {_line(self.recovery_s)}",
             f"cancel latency    {_line(self.cancel_s)}",
+            f"  1,000 at once   {_line(self.crowd_s)}",
             f"growth, MB        {growth or 'not measured: nothing lived long enough'}",
         ]
         if self.broken:

@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -29,6 +30,8 @@ REACH_TIMEOUT_S: Final = 90.0
 LOOK_S: Final = 0.03
 SMALL: Final = Pages(number=12, delay_s=0.05)
 """For a job that is only there to be cleaned up."""
+STORM_S: Final = 400.0
+"""A gateway on two busy cores answers some ten cancels a second, and 503 to those that would wait for too long."""
 TINY: Final = Pages(number=1, delay_s=3.0)
 T = TypeVar("T")
 
@@ -50,6 +53,10 @@ class Scene:
     library: str = ""
     """The job whose sources an extraction reads."""
     job: Watched | None = None
+    client: KnowledgeExtractionClient | None = None
+    """Its own way to the gateway; None: that of all."""
+    patience_s: float = 120.0
+    """How long the gateway is asked again while it does not answer."""
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
     @property
@@ -78,7 +85,7 @@ class Scene:
             await self._until_moved(lane)
             if self.phase == "paused":
                 await self._unless_ended(lambda client: client.pause_job(self.job_id))
-                await self._until("SELECT 1 FROM jobs WHERE id = $1 AND status NOT IN ('running')")
+                await self._until("SELECT 1 FROM jobs WHERE id = $1 AND status <> 'running'")
             elif self.phase == "cancelling":
                 self.tasks.append(asyncio.create_task(self.cancel()))
                 await self._until("SELECT 1 FROM jobs WHERE id = $1 AND status NOT IN ('running')", timeout_s=5)
@@ -180,9 +187,9 @@ class Scene:
             self.job.cancelled_at = time.time()
 
     async def pause_and_resume(self) -> None:
-        """Pauses, and resumes after a moment."""
+        """Pauses, and resumes when it stands still: before that a resume is refused."""
         await self._unless_ended(lambda client: client.pause_job(self.job_id))
-        await asyncio.sleep(1.0)
+        await self._until("SELECT 1 FROM jobs WHERE id = $1 AND status <> 'running' AND status <> 'queued'")
         await self.resume()
 
     async def resume(self) -> None:
@@ -234,12 +241,24 @@ class Scene:
         """Submits so many small jobs and cancels each so many times, all at once; none may be refused for good."""
         self.kind = "scrape"
         jobs = await asyncio.gather(*(self.submit(TINY) for _ in range(number)))
-        scenes = [Scene(self.stack, self.ledger, "scrape", "queued", 0, job=job) for job in jobs]
-        await asyncio.gather(*(scene.cancel() for scene in scenes for _ in range(times)))
+        for job in jobs:
+            job.crowd = True
+        async with AsyncExitStack() as stack:
+            # Each with connections for all of its calls: what waits for a connection is not at once.
+            clients = [
+                await stack.enter_async_context(KnowledgeExtractionClient(self.stack.endpoints["api"]))
+                for _ in range(times)
+            ]
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            for client in clients:
+                for job in jobs:
+                    scene = Scene(self.stack, self.ledger, "scrape", "queued", 0, job=job, client=client)
+                    scene.patience_s = STORM_S
+                    group.create_task(scene.cancel())
 
     async def _ask(self, call: Callable[[KnowledgeExtractionClient], Awaitable[T]]) -> T:
         """Calls the gateway, wherever it is by now, until it answers."""
-        return await patiently(lambda: call(self.stack.client))
+        return await patiently(lambda: call(self.client or self.stack.client), timeout_s=self.patience_s)
 
     # What it looks like
 

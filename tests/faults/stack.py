@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,8 @@ from tests.faults.site import FaultSite
 REPOSITORY: Final = Path(__file__).parents[2]
 START_TIMEOUT_S: Final = 240.0
 STOP_TIMEOUT_S: Final = 90.0
+FIRST_PAUSE_S: Final = 0.3
+LONGEST_PAUSE_S: Final = 5.0
 SIDES: Final = ("gateway", "worker", "slices")
 """Who has proxies of its own; `slices` are the workers but the first, where these are split."""
 ROLES: Final = ("worker", "gateway", "vectors", "postgres", "temporal")
@@ -366,14 +369,14 @@ UNREACHABLE: Final = (
 """What asking a store that is down raises."""
 
 
-async def patiently(call: Callable[[], Awaitable[T]], *, timeout_s: float = 120.0, every_s: float = 0.4) -> T:
-    """Calls the gateway again until it answers; what it refuses for good is raised.
+async def patiently(call: Callable[[], Awaitable[T]], *, timeout_s: float = 120.0) -> T:
+    """Calls the gateway until it answers, after the pause that it asks for; what it refuses for good is raised.
 
     Raises:
         ApiError: It refused, with less than 500.
         AssertionError: It did not answer in time.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline, pause_s = time.monotonic() + timeout_s, FIRST_PAUSE_S
     while True:
         try:
             return await call()
@@ -381,4 +384,7 @@ async def patiently(call: Callable[[], Awaitable[T]], *, timeout_s: float = 120.
             if isinstance(error, ApiError) and error.status < 500:
                 raise
             assert time.monotonic() < deadline, f"the gateway did not do it in {timeout_s:g} s: {error!r}"
-        await asyncio.sleep(every_s)
+            asked_s = (error.retry_after_s or 0.0) if isinstance(error, ApiError) else 0.0
+        # Not all at once: a thousand callers that are told to come back would meet again.
+        await asyncio.sleep(max(asked_s, pause_s) * random.uniform(0.5, 1.5))
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
