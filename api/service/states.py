@@ -28,7 +28,10 @@ def allowed_actions(row: JobRow) -> list[str]:
     """What the gateway would do with the job now."""
     if not row.status.is_terminal:
         return _ACTIVE_ACTIONS[row.status]
-    return [*(["cancel"] if row.retry_id else []), *_ENDED_ACTIONS[row.artifacts]]
+    if row.retry_id:
+        return ["cancel", *_ENDED_ACTIONS[row.artifacts]]
+    has_letters = row.artifacts is Artifacts.PRESENT and (row.result or {}).get("dead_letters", 0) > 0
+    return [*(["retry"] if has_letters else []), *_ENDED_ACTIONS[row.artifacts]]
 
 
 def about(row: JobRow) -> dict[str, Any]:
