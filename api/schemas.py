@@ -276,11 +276,12 @@ class RetryBody(Body):
     ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=MAX_LETTERS)] | None = None
     subject: Subject | None = None
     error_type: ErrorType | None = Field(None, description="The code of the error, such as `http-500`")
+    url_prefix: UrlPrefix | None = Field(None, description="What the URL begins with")
 
     def to_filter(self) -> LetterFilter:
         """The same as the retry's input has it."""
         ids = tuple(dict.fromkeys(map(str, self.ids))) if self.ids else None
-        return LetterFilter(ids=ids, subject=self.subject, error_type=self.error_type)
+        return LetterFilter(ids, self.subject, self.error_type, self.url_prefix)
 
 
 class SearchBody(Body):

@@ -51,6 +51,7 @@ class DeadLetterCalls(Calls):
         ids: Sequence[str] | None = None,
         subject: str | None = None,
         error_type: str | None = None,
+        url_prefix: str | None = None,
     ) -> Retry:
         """Tries what failed for good once more; all of it by default.
 
@@ -61,8 +62,14 @@ class DeadLetterCalls(Calls):
             ids: Exactly these dead letters, at most 1,000.
             subject: Only `page` or `source`.
             error_type: Only with this code.
+            url_prefix: Only of URLs that begin so.
         """
-        chosen = {"ids": None if ids is None else list(ids), "subject": subject, "error_type": error_type}
+        chosen = {
+            "ids": None if ids is None else list(ids),
+            "subject": subject,
+            "error_type": error_type,
+            "url_prefix": url_prefix,
+        }
         body = {name: value for name, value in chosen.items() if value is not None}
         retry: Retry = await self._call("POST", f"/jobs/{segment(job_id)}/dead-letters/retry", json=body)
         return retry

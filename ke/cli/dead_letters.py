@@ -66,6 +66,7 @@ def retry_dead_letters(
     ] = None,
     subject: OfSubject = None,
     error_type: OfType = None,
+    url_prefix: OfUrls = None,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: Json = False,
@@ -74,7 +75,9 @@ def retry_dead_letters(
     """Try what failed for good once more: all of it, or what fits. `ke jobs cancel` stops it."""
 
     async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
-        started = await ke.retry_dead_letters(job, ids=ids or None, subject=subject, error_type=error_type)
+        started = await ke.retry_dead_letters(
+            job, ids=ids or None, subject=subject, error_type=error_type, url_prefix=url_prefix
+        )
         return await follow_retry(ke, started["id"], timeout_s=timeout) if wait else started
 
     retry = call(api_url, work)

@@ -29,6 +29,7 @@ Key = Annotated[str | None, Field(description="The same key gives the same job, 
 
 OfSubject = Annotated[Literal["page", "source"] | None, Field(description="Only pages, or only sources")]
 OfType = Annotated[str | None, Field(description="Only with this error code, such as `http-500`")]
+OfUrls = Annotated[str | None, Field(description="Only of URLs that begin so")]
 
 READS: Final = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 FETCHES: Final = ToolAnnotations(
@@ -156,7 +157,7 @@ async def list_dead_letters(
     job_id: JobId,
     subject: OfSubject = None,
     error_type: OfType = None,
-    url_prefix: Annotated[str | None, Field(description="Only of URLs that begin so")] = None,
+    url_prefix: OfUrls = None,
     limit: Annotated[int, Field(ge=1, le=200, description="Dead letters, at most")] = 50,
     cursor: Annotated[str | None, Field(description="`next_cursor` of the call before, for what follows it")] = None,
 ) -> Annotated[CallToolResult, DeadLettersAnswer]:
@@ -178,6 +179,7 @@ async def retry_dead_letters(
     ids: Annotated[list[str] | None, Field(description="Only these dead letters; all by default")] = None,
     subject: OfSubject = None,
     error_type: OfType = None,
+    url_prefix: OfUrls = None,
 ) -> Annotated[CallToolResult, RetryAnswer]:
     """Try once more what failed for good in a job that has ended: pages, with the links on them, and extraction.
 
@@ -185,7 +187,9 @@ async def retry_dead_letters(
     it. The job's status stays what it is; its counters grow, and dead letters that succeed are gone.
     """
     return await answer(
-        lambda ke: ke.retry_dead_letters(job_id_of(job_id), ids=ids or None, subject=subject, error_type=error_type)
+        lambda ke: ke.retry_dead_letters(
+            job_id_of(job_id), ids=ids or None, subject=subject, error_type=error_type, url_prefix=url_prefix
+        )
     )
 
 

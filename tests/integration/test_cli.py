@@ -348,10 +348,12 @@ def test_sources_and_dead_letters_are_listed_and_purged(ke: RunKe, api: ApiTwin)
 def test_dead_letters_are_retried_and_followed(ke: RunKe, api: ApiTwin) -> None:
     """What is chosen reaches the gateway; with --wait the end is told, and a retry that failed is exit code 1."""
     job = api.add_job("completed_with_errors")
-    options = ("--id", "a", "--id", "b", "--subject", "page", "--error-type", "http-500")
+    filters = ("--subject", "page", "--error-type", "http-500", "--url-prefix", "https://e.com/")
+    options = ("--id", "a", "--id", "b", *filters)
     started = document(ke("dead-letters", "retry", job, *options, "--json"))
     assert started["status"] == "running"
-    assert api.calls[-1].body == {"ids": ["a", "b"], "subject": "page", "error_type": "http-500"}
+    chosen = {"subject": "page", "error_type": "http-500", "url_prefix": "https://e.com/"}
+    assert api.calls[-1].body == {"ids": ["a", "b"], **chosen}
     ended = ke("dead-letters", "retry", job, "--wait")
     assert (ended.returncode, api.calls[-1].path) == (0, f"/retries/retry-{job}-1")
     assert "completed" in ended.stdout

@@ -231,10 +231,11 @@ async def test_ke_mcp_serves_the_same_tools(api: ApiTwin) -> None:
 async def test_retry_passes_what_is_chosen(api: ApiTwin) -> None:
     """The tool tries again what its caller names, and nothing narrower when nothing is named."""
     job = api.add_job("completed_with_errors")
+    chosen = {"error_type": "http-500", "url_prefix": "https://e.com/"}
     async with connected(api.url) as client:
-        result = await client.call_tool("retry_dead_letters", {"job_id": job, "error_type": "http-500"})
+        result = await client.call_tool("retry_dead_letters", {"job_id": job, **chosen})
         assert result.structured_content["id"] == f"retry-{job}-1"
-        assert api.calls[-1].body == {"error_type": "http-500"}
+        assert api.calls[-1].body == chosen
         await client.call_tool("retry_dead_letters", {"job_id": job})
     assert api.calls[-1].body == {}
 

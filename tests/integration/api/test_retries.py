@@ -157,6 +157,7 @@ async def test_cancel_stops_a_retry(stage: RetryStage) -> None:
     assert [one["attempts"] for one in await stage.letters(job["id"])] == [one["attempts"] for one in letters]
     refused = await stage.api.http.post(f"/jobs/{job['id']}/cancel")
     assert (refused.status_code, refused.json()["type"]) == (409, "urn:ke:problem:not-cancellable")
+    assert refused.json()["allowed_actions"] == ["retry", "cleanup", "delete"]
 
 
 @pytest.mark.parametrize("by_cancel", [False, True], ids=["cleanup", "cancel-with-cleanup"])
@@ -195,7 +196,7 @@ async def test_of_two_retries_at_once_one_is_refused(stage: RetryStage) -> None:
     refused = next(answer.json() for answer in answers if answer.status_code == 409)
     assert refused["type"] == "urn:ke:problem:retry-running"
     assert f"retry-{job['id']}-1" in refused["detail"]
-    assert "cancel" in refused["allowed_actions"]
+    assert refused["allowed_actions"] == ["cancel", "cleanup", "delete"]
     gate.set()
     assert (await stage.until_over(f"retry-{job['id']}-1"))["succeeded"] == 1
 
@@ -219,7 +220,7 @@ async def test_purge_leaves_what_a_retry_has_in_hand(stage: RetryStage) -> None:
 
 
 async def test_filters_choose_among_dead_letters(stage: RetryStage) -> None:
-    """Lists and purges take subject, error type and the beginning of the URL; cursors belong to their filters."""
+    """Lists, purges and retries take subject, error type and start of the URL; cursors belong to their filters."""
     stage.page("/i/", "/i/a_1", "/i/a_2", "/i/b")
     for name, status in (("a_1", 404), ("a_2", 410), ("b", 404)):
         stage.broken(f"/i/{name}", status)
@@ -238,6 +239,8 @@ async def test_filters_choose_among_dead_letters(stage: RetryStage) -> None:
     with_other_filter = {"cursor": page["next_cursor"] or "", "limit": "1"}
     answer = await stage.api.http.get(f"/jobs/{job['id']}/dead-letters", params=with_other_filter)
     assert answer.json()["type"] == "urn:ke:problem:bad-cursor"
+    retry = await stage.api.ke.retry_dead_letters(job["id"], url_prefix=f"{stage.site.url}/i/a_")
+    assert (await stage.until_over(retry["id"]))["letters"] == 2
     assert await stage.api.ke.purge_dead_letters(job["id"], error_type="http-410") == 1
     assert await paths() == ["/i/a_1", "/i/b"]
 
@@ -252,10 +255,14 @@ async def test_refusals_say_why(stage: RetryStage) -> None:
     assert (await stage.api.http.post(url)).json()["type"] == "urn:ke:problem:job-active"
     await stage.api.http.post(f"/jobs/{active['id']}/cancel")
     await stage.api.until(active["id"], "cancelled")
-    assert (await stage.api.http.post(url)).json()["type"] == "urn:ke:problem:nothing-to-retry"
+    nothing = (await stage.api.http.post(url)).json()
+    assert (nothing["type"], nothing["allowed_actions"]) == (
+        "urn:ke:problem:nothing-to-retry",
+        ["cleanup", "delete"],
+    )
     unknown = (await stage.api.http.post(url, json={"ids": [active["id"]]})).json()
     assert (unknown["type"], unknown["errors"][0]["pointer"]) == ("urn:ke:problem:unknown-reference", "/ids/0")
-    for wrong in ({"ids": []}, {"subject": "job"}, {"url_prefix": "http://a"}):
+    for wrong in ({"ids": []}, {"subject": "job"}, {"url_prefix": ""}):
         assert (await stage.api.http.post(url, json=wrong)).status_code == 422
     await stage.api.http.post(f"/jobs/{active['id']}/cleanup", headers={"Prefer": "wait=30"})
     cleaned = await stage.api.http.post(url)
