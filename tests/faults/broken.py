@@ -3,7 +3,6 @@
 Each leaves out one thing that a promise rests on. Nothing but the fault suite starts these.
 """
 
-import functools
 import logging
 import os
 import sys
@@ -11,7 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.worker import UnsandboxedWorkflowRunner
 from temporalio.workflow import ActivityCancellationType
 
 import activities.collect_slice
@@ -48,7 +47,7 @@ def leave_out_the_wait() -> None:
 
     policies.lane_slice = careless
     # The sandbox would read the module anew, as it is on disk.
-    worker.Worker = functools.partial(Worker, workflow_runner=UnsandboxedWorkflowRunner())  # type: ignore[misc]
+    worker.RUNNER = UnsandboxedWorkflowRunner()  # type: ignore[assignment]
 
 
 def leave_out_the_claim() -> None:
