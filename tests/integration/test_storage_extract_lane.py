@@ -69,7 +69,7 @@ async def test_lane_ends_beside_a_source_that_is_being_forgotten(stores: Stores)
     await run_step(stores, owner, "begin_cleanup", source=owner.sources[0], run_id="terminated")
     job = (await seed_job(stores.database, kind=JobKind.EXTRACT, status=JobStatus.RUNNING)).id
     spec = ExtractSpec(source_job_id=str(owner.id))
-    report = await run(stores, ExtractSlice(str(job), 1, spec, collecting=False, max_seconds=20))
+    report = await run(stores, ExtractSlice(str(job), 1, spec, collecting=False))
     assert (report.done, report.counters.sources_extracted) == (True, 1)
     outcome = await end_job(stores.database, CloseJob(str(job)))
     assert (outcome.counters.sources_extracted, outcome.counters.sources_skipped) == (1, 1)
