@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(given)
     try:
         return asyncio.run(_run(modules[options.command], options))
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except (KeyboardInterrupt, asyncio.CancelledError) as error:
+        print(f"ended by {type(error).__name__}", file=sys.stderr, flush=True)
         return 130
 
 

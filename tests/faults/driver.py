@@ -142,7 +142,7 @@ class Driver:
         for step, scene, following in zip(steps, scenes, [*scenes[1:], None], strict=True):
             if following is not None:
                 await following.prepare()
-            await self._step(step, scene, len(steps))
+            await self._whole_step(step, scene, len(steps))
 
     async def directed(self, name: str) -> None:
         """The one scenario that shows what a broken build does wrong."""
@@ -180,6 +180,20 @@ class Driver:
         return scene.job_id
 
     # One fault
+
+    async def _whole_step(self, step: Step, scene: Scene, total: int) -> None:
+        """One step in a task of its own: what breaks a call of the run itself off must not end the run."""
+        task = asyncio.create_task(self._step(step, scene, total))
+        try:
+            await task
+        except asyncio.CancelledError:
+            this = asyncio.current_task()
+            if this is not None and this.cancelling():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                raise
+            self.stack.heal()
+            self.report.not_run.append(f"fault {step.number}, {step.fault}: the run broke it off itself")
 
     async def _step(self, step: Step, scene: Scene, total: int) -> None:
         began = time.monotonic()
