@@ -6,7 +6,16 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.pagination import Cursor, Limit, slice_of
 from api.resources import GatewayDep
-from api.routes.params import IdempotencyKey, JobId, Moment, Prefer, WaitS, preferred_wait_s, tell_receipt
+from api.routes.params import (
+    RECEIPT_RESPONSES,
+    IdempotencyKey,
+    JobId,
+    Moment,
+    Prefer,
+    WaitS,
+    preferred_wait_s,
+    tell_receipt,
+)
 from api.schemas import CancelBody, CleanupBody, ProjectName, SubmitBody
 from api.service import cleaning, control, lists, reading
 from api.service import submit as submitting
@@ -107,10 +116,7 @@ async def resume_job(gateway: GatewayDep, job_id: JobId) -> JobView:
     operation_id="cleanUpJob",
     summary="Delete all that a job made",
     tags=["cleanups"],
-    responses={
-        202: {"description": "The cleanup runs; `Location` is its receipt"},
-        200: {"description": "A dry run, or the cleanup has ended", "model": ReceiptView},
-    },
+    responses=RECEIPT_RESPONSES,
 )
 async def clean_up_job(
     gateway: GatewayDep, response: Response, job_id: JobId, body: CleanupBody | None = None, prefer: Prefer = None

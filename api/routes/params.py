@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Final, get_args, get_origin
+from typing import Annotated, Any, Final, get_args, get_origin
 from uuid import UUID
 
 from fastapi import Header, Path, Query, Request, Response
@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from api.errors import ValidationFailed
 from api.problems import MAX_ERRORS
+from api.views import ReceiptView
 
 MAX_WAIT_S: Final = 60
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
@@ -55,6 +56,13 @@ def preferred_wait_s(prefer: str | None) -> float:
     """
     found = _WAIT.search((prefer or "")[:MAX_PREFER_CHARS])
     return min(float(found[1]), float(MAX_WAIT_S)) if found else 0.0
+
+
+RECEIPT_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    202: {"description": "The cleanup runs; `Location` is its receipt"},
+    200: {"description": "A dry run, or the cleanup has ended", "model": ReceiptView},
+}
+"""The good answers of every route that `tell_receipt` answers for."""
 
 
 def tell_receipt(response: Response, receipt_id: str, *, is_over: bool, wait_s: float, dry_run: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from api.resources import GatewayDep
-from api.routes.params import Prefer, preferred_wait_s, tell_receipt
+from api.routes.params import RECEIPT_RESPONSES, Prefer, preferred_wait_s, tell_receipt
 from api.schemas import CleanupBody, ProjectName
 from api.service import projects
 from api.views import ReceiptView
@@ -20,10 +20,7 @@ Project = Annotated[ProjectName, Path(description="The project")]
     status_code=202,
     operation_id="cleanUpProject",
     summary="Delete all that the jobs of a project made",
-    responses={
-        202: {"description": "The cleanup runs; `Location` is its receipt"},
-        200: {"description": "A dry run, or the cleanup has ended", "model": ReceiptView},
-    },
+    responses=RECEIPT_RESPONSES,
 )
 async def clean_up_project(
     gateway: GatewayDep, response: Response, project: Project, body: CleanupBody | None = None, prefer: Prefer = None

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from api.items import EntityItem, ExtractionItem, PageItem, SourceItem, SourceView
 from api.pagination import Cursor, Limit, slice_of
 from api.resources import GatewayDep
-from api.routes.params import JobId, Prefer, SourceId, preferred_wait_s, tell_receipt
+from api.routes.params import RECEIPT_RESPONSES, JobId, Prefer, SourceId, preferred_wait_s, tell_receipt
 from api.service import forgetting, lists
 from api.views import PageOf, ReceiptView
 
@@ -63,10 +63,7 @@ async def get_source(gateway: GatewayDep, source_id: SourceId) -> SourceView:
     operation_id="forgetSource",
     summary="Forget a source",
     tags=["cleanups"],
-    responses={
-        202: {"description": "The cleanup runs; `Location` is its receipt"},
-        200: {"description": "A dry run, or the cleanup has ended", "model": ReceiptView},
-    },
+    responses=RECEIPT_RESPONSES,
 )
 async def forget_source(
     gateway: GatewayDep,
