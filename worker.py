@@ -27,6 +27,7 @@ from activities.failures import FailureInterceptor
 from activities.project_cleanup import ProjectCleanupActivities
 from activities.reconcile import ReconcileActivities, RestoreActivities
 from activities.record import RecordActivities
+from activities.records import StructuredActivities
 from activities.retry import RetryActivities
 from activities.settle import SettleActivities
 from activities.warmup import warm
@@ -36,7 +37,7 @@ from ke.runtime import logs
 from ke.runtime.endpoints import resolve
 from ke.runtime.engine import Engine
 from ke.runtime.pool import CpuPool
-from ke.runtime.resources import open_fetcher, open_vectors
+from ke.runtime.resources import open_chat, open_fetcher, open_vectors
 from ke.runtime.settings import Settings, describe_invalid_settings
 from ke.runtime.settling import WorkerBackends
 from ke.runtime.temporal_client import connect
@@ -77,6 +78,9 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
         vectors = open_vectors(connections, settings)
         stack.push_async_callback(vectors.close)
         fetcher = await stack.enter_async_context(open_fetcher(settings))
+        chat = open_chat(settings)
+        if chat is not None:
+            await stack.enter_async_context(chat)
         processes = settings.cpu_processes or os.cpu_count() or 1
         pool = CpuPool(processes)
         stack.push_async_callback(pool.close)
@@ -84,6 +88,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
         record, retry = RecordActivities(database), RetryActivities(database, vectors)
         collect = CollectActivities(database, fetcher, pool)
         extract = ExtractActivities(database, vectors, pool)
+        structured = StructuredActivities(database, pool, chat)
         cleanup = CleanupActivities(database, vectors)
         project = ProjectCleanupActivities(database, vectors)
         reconcile = ReconcileActivities(database, vectors)
@@ -106,6 +111,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
                 "activities": [extract.extract_sources, restore.restore_points],
                 "max_concurrent_activities": 4,
             },
+            TaskQueue.RECORDS: {"activities": [structured.extract_records], "max_concurrent_activities": 8},
             TaskQueue.CLEANUP: {
                 "workflows": [CleanupWorkflow, ProjectCleanupWorkflow, ReconcileWorkflow, ScheduledReconcileWorkflow],
                 "activities": [

@@ -48,6 +48,7 @@ class RetryWorkflow:
             counters=lanes.counters,
             collect_done=lanes.is_over(Lane.COLLECT),
             extract_done=lanes.is_over(Lane.EXTRACT),
+            records_done=lanes.is_over(Lane.RECORDS),
             slices=lanes.slices,
             waiting_for=lanes.note,
         )
@@ -85,7 +86,11 @@ class RetryWorkflow:
 
     def _take(self, carried: CarriedRetry) -> Lanes:
         opened = carried.opened
-        done = {Lane.COLLECT: carried.collect_done, Lane.EXTRACT: carried.extract_done}
+        done = {
+            Lane.COLLECT: carried.collect_done,
+            Lane.EXTRACT: carried.extract_done,
+            Lane.RECORDS: carried.records_done,
+        }
         lanes = Lanes(
             self._retry.job_id,
             opened.collect,
@@ -129,7 +134,9 @@ class RetryWorkflow:
 
     def _continue_as_new(self, lanes: Lanes) -> None:
         assert self._opened is not None  # noqa: S101  (work begins after `_open`)
-        carried = CarriedRetry(self._opened, lanes.done[Lane.COLLECT], lanes.done[Lane.EXTRACT])
+        carried = CarriedRetry(
+            self._opened, lanes.done[Lane.COLLECT], lanes.done[Lane.EXTRACT], lanes.done[Lane.RECORDS]
+        )
         workflow.continue_as_new(replace(self._retry, carried=carried))
 
     # The end

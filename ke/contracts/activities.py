@@ -105,6 +105,18 @@ class ExtractSlice:
 
 
 @dataclass(frozen=True, slots=True)
+class StructuredSlice:
+    """One activity's share of a records lane. What it is to ask for is in the job's row: a schema may be long."""
+
+    job_id: str
+    epoch: int
+    collecting: bool
+    """Whether the job has a collect lane, so that more sources may come until that is done."""
+    max_seconds: float = 120.0
+    """Seconds in which this slice begins new calls."""
+
+
+@dataclass(frozen=True, slots=True)
 class SliceReport:
     """What a slice did, and whether its lane is at its end."""
 
@@ -151,6 +163,15 @@ class ExtractActivities(Protocol):
     @activity.defn(name="extract_sources")
     async def extract_sources(self, piece: ExtractSlice) -> SliceReport:
         """Extracts sources until the slice ends or none is left."""
+        ...
+
+
+class StructuredActivities(Protocol):
+    """Records by a JSON Schema."""
+
+    @activity.defn(name="extract_records")
+    async def extract_records(self, piece: StructuredSlice) -> SliceReport:
+        """Asks a language model for the records of sources until the slice ends or none is left."""
         ...
 
 

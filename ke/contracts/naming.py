@@ -15,6 +15,8 @@ class TaskQueue(StrEnum):
     """Fetching pages."""
     EXTRACT = "ke-extract"
     """Chunking, embedding and entities: the CPU's share."""
+    RECORDS = "ke-records"
+    """Asking a language model for records: slow calls, hardly any CPU."""
     CLEANUP = "ke-cleanup"
     """Deleting vectors and rows."""
 

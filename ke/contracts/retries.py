@@ -6,7 +6,8 @@ from typing import Literal
 
 from ke.contracts.jobs import CollectSpec, Counters, ExtractSpec, JobError
 
-Subject = Literal["page", "source"]
+Subject = Literal["page", "source", "record"]
+"""What a dead letter is of: a page, a source that could not be extracted, or one of which no record could be made."""
 
 
 class RetryStatus(StrEnum):
@@ -51,6 +52,7 @@ class CarriedRetry:
     opened: OpenedRetry
     collect_done: bool = False
     extract_done: bool = False
+    records_done: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +107,4 @@ class RetryProgress:
     extract_done: bool
     slices: int
     waiting_for: str = ""
+    records_done: bool = True

@@ -18,6 +18,7 @@ from ke.storage.tables import dead_letters, extraction_tasks, jobs, pages, retri
 
 MAX_MESSAGE: Final = 2000
 """Characters of an error message that are kept."""
+_LANE_OF: Final = {"page": Lane.COLLECT, "source": Lane.EXTRACT, "record": Lane.RECORDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +129,7 @@ async def purge_dead_letters(
     found = await connection.execute(sa.select(gone.c.subject, sa.func.count()).group_by(gone.c.subject))
     numbers: dict[str, int] = {record[0]: record[1] for record in found}
     for subject, number in numbers.items():
-        lane = Lane.COLLECT if subject == "page" else Lane.EXTRACT
-        await add_progress(connection, job_id, lane, Counters(dead_letters=-number))
+        await add_progress(connection, job_id, _LANE_OF[subject], Counters(dead_letters=-number))
     purged = sum(numbers.values())
     if purged:
         left = jobs.c.result["dead_letters"].as_integer() - purged
@@ -152,9 +152,15 @@ def taken_up(job_id: uuid.UUID) -> sa.ColumnElement[bool]:
         extraction_tasks.c.source_id == dead_letters.c.subject_id,
         extraction_tasks.c.state.in_(("pending", "claimed")),
     )
+    is_asked = sa.exists().where(
+        extraction_tasks.c.job_id == job_id,
+        extraction_tasks.c.source_id == dead_letters.c.subject_id,
+        extraction_tasks.c.record_state.in_(("pending", "claimed")),
+    )
     return sa.or_(
         sa.and_(dead_letters.c.subject == "page", is_open.correlate(dead_letters)),
         sa.and_(dead_letters.c.subject == "source", is_queued.correlate(dead_letters)),
+        sa.and_(dead_letters.c.subject == "record", is_asked.correlate(dead_letters)),
     )
 
 

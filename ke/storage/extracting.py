@@ -88,7 +88,7 @@ async def claim_tasks(
     """
     due = (
         sa.select(extraction_tasks.c.source_id)
-        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "pending", ~_is_forgotten())
+        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "pending", ~is_forgotten())
         .order_by(extraction_tasks.c.seq)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -268,12 +268,12 @@ async def open_tasks(connection: AsyncConnection, job_id: uuid.UUID) -> int:
     statement = (
         sa.select(sa.func.count())
         .select_from(extraction_tasks)
-        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state.in_(_OPEN), ~_is_forgotten())
+        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state.in_(_OPEN), ~is_forgotten())
     )
     return int((await connection.execute(statement)).scalar_one())
 
 
-def _is_forgotten() -> sa.ColumnElement[bool]:
+def is_forgotten() -> sa.ColumnElement[bool]:
     """Whether a cleanup that forgets the task's source has begun and is not closed."""
     receipt = sa.select(sa.literal(1)).where(
         cleanups.c.source_id == extraction_tasks.c.source_id, cleanups.c.status == CleanupStatus.RUNNING.value

@@ -22,7 +22,9 @@ from ke.storage.extracting import open_tasks
 from ke.storage.frontier import frontier_state, skip_open_pages
 from ke.storage.jobs import JobRow, find_job, get_job, lane_progress
 from ke.storage.listing import Owner, hold_owners
-from ke.storage.requeueing import REQUEUE_BATCH, bury_pages, bury_sources
+from ke.storage.record_queue import skip_open_records
+from ke.storage.record_rows import open_records
+from ke.storage.requeueing import REQUEUE_BATCH, bury_pages, bury_records, bury_sources
 from ke.storage.tables import dead_letters, extraction_tasks, jobs, pages, retries, sources
 
 _NOW: Final = sa.func.clock_timestamp()
@@ -79,13 +81,18 @@ async def unknown_letters(connection: AsyncConnection, job_id: uuid.UUID, ids: t
 async def has_retriable(connection: AsyncConnection, job_id: uuid.UUID, letters: LetterFilter) -> bool:
     """Whether a letter fits whose page or source is still there, to be tried again."""
     page = sa.exists().where(pages.c.id == dead_letters.c.subject_id, pages.c.state == "failed")
+    state = sa.case(
+        (dead_letters.c.subject == "record", extraction_tasks.c.record_state), else_=extraction_tasks.c.state
+    )
     task = sa.exists().where(
         extraction_tasks.c.job_id == job_id,
         extraction_tasks.c.source_id == dead_letters.c.subject_id,
-        extraction_tasks.c.state == "failed",
+        state == "failed",
     )
     statement = (
-        sa.select(sa.literal(1)).where(dead_letters.c.job_id == job_id, fits(letters), sa.or_(page, task)).limit(1)
+        sa.select(sa.literal(1))
+        .where(dead_letters.c.job_id == job_id, fits(letters), sa.or_(page, task.correlate(dead_letters)))
+        .limit(1)
     )
     return (await connection.execute(statement)).first() is not None
 
@@ -95,7 +102,11 @@ async def hold_owners_of_letters(connection: AsyncConnection, job_id: uuid.UUID)
     statement = (
         sa.select(sources.c.job_id)
         .join_from(dead_letters, sources, sources.c.id == dead_letters.c.subject_id)
-        .where(dead_letters.c.job_id == job_id, dead_letters.c.subject == "source", sources.c.job_id != job_id)
+        .where(
+            dead_letters.c.job_id == job_id,
+            dead_letters.c.subject.in_(("source", "record")),
+            sources.c.job_id != job_id,
+        )
         .distinct()
     )
     return await hold_owners(connection, list((await connection.execute(statement)).scalars()))
@@ -168,7 +179,8 @@ async def plan_retry(connection: AsyncConnection, row: JobRow, retry_id: str) ->
     n_pages = (await frontier_state(connection, row.id)).due
     if collect is not None:
         collect = await _with_room(connection, row.id, collect, n_pages) if n_pages else None
-    if collect is None and extract is not None and not await open_tasks(connection, row.id):
+    has_work = await open_tasks(connection, row.id) or await open_records(connection, row.id)
+    if collect is None and extract is not None and not has_work:
         extract = None
     return OpenedRetry(
         epoch=row.write_epoch,
@@ -234,11 +246,12 @@ async def _bury_batch(database: Database, close: CloseRetry, limit: int, lock_ti
 
 
 async def _bury(connection: AsyncConnection, job_id: uuid.UUID, close: CloseRetry, limit: int) -> int:
-    for bury in (bury_pages, bury_sources):
+    for bury in (bury_pages, bury_sources, bury_records):
         if number := await bury(connection, job_id, limit=limit):
             return number
     skipped = await skip_open_pages(connection, job_id, close.status.value, limit=limit)
-    return skipped or await skip_open_tasks(connection, job_id, limit=limit)
+    skipped = skipped or await skip_open_tasks(connection, job_id, limit=limit)
+    return skipped or await skip_open_records(connection, job_id, close.status.value, limit=limit)
 
 
 async def _held_job(connection: AsyncConnection, close: CloseRetry) -> JobRow | None:

@@ -209,7 +209,7 @@ def test_files_that_are_named_exist(document: Path) -> None:
         assert any(place.exists() for place in places), span
 
 
-@pytest.mark.parametrize(("name", "most"), [("README.md", 300), ("ARCHITECTURE.md", 250)])
+@pytest.mark.parametrize(("name", "most"), [("README.md", 330), ("ARCHITECTURE.md", 270)])
 def test_documents_stay_short(name: str, most: int) -> None:
     """What grows beyond this is not read."""
     assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= most

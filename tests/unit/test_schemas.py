@@ -35,7 +35,16 @@ def test_params_read_as_they_were_submitted() -> None:
     params = params_of(job_input(SUBMIT.validate_python(body), None))
     assert params["seeds"] == [URL]
     assert params["limits"] == {"max_pages": 9, "max_depth": 5, "max_bytes": None, "max_seconds": None}
-    assert params["extract"] == {"chunk_size": 3, "chunk_tokens": 256, "embedder": "wordllama", "entities": "spacy"}
+    assert params["extract"] == {
+        "chunk_size": 3,
+        "chunk_tokens": 256,
+        "embedder": "wordllama",
+        "entities": "spacy",
+        "schema": None,
+        "instructions": "",
+        "model": None,
+        "max_tokens": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -47,6 +56,7 @@ def test_params_read_as_they_were_submitted() -> None:
         {"kind": "crawl", "seeds": [URL], "rate": {"delay_s": 0.5}, "extract": {"chunk_size": 3}},
         {"kind": "extract", "source_job_id": "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11", "chunk_tokens": 99},
         {"kind": "extract", "source_ids": ["0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11"]},
+        {"kind": "scrape", "urls": [URL], "extract": {"schema": {"type": "object"}, "model": "m", "max_tokens": 9}},
     ],
 )
 def test_parameters_tell_what_the_lanes_were_to_do(body: dict[str, Any]) -> None:

@@ -14,7 +14,9 @@ FENCED = ApplicationError("The job was stopped.", type="fenced", non_retryable=T
 BOTH = (Lane.COLLECT, Lane.EXTRACT)
 
 
-@pytest.mark.parametrize("lanes", [(Lane.COLLECT,), (Lane.EXTRACT,), BOTH], ids=["collect", "extract", "both"])
+@pytest.mark.parametrize(
+    "lanes", [(Lane.COLLECT,), (Lane.EXTRACT,), BOTH, tuple(Lane)], ids=["collect", "extract", "both", "records too"]
+)
 async def test_job_runs_its_lanes_to_completion(stage: Stage, lanes: tuple[Lane, ...]) -> None:
     """A job runs slices of the lanes it has, and only of those, until each is done; row and outcome agree."""
     for lane in Lane:
@@ -26,6 +28,7 @@ async def test_job_runs_its_lanes_to_completion(stage: Stage, lanes: tuple[Lane,
     assert outcome.counters == stage.twin.row.counters
     assert outcome.counters.pages_fetched == 2 * (Lane.COLLECT in lanes)
     assert outcome.counters.sources_extracted == 2 * (Lane.EXTRACT in lanes)
+    assert outcome.counters.records == 2 * (Lane.RECORDS in lanes)
     assert stage.twin.row.seen == [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.COMPLETED]
 
 

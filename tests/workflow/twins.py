@@ -9,7 +9,15 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from ke.contracts import activities as contract
-from ke.contracts.activities import CloseJob, CollectSlice, ExtractSlice, OpenedJob, SliceReport, StatusChange
+from ke.contracts.activities import (
+    CloseJob,
+    CollectSlice,
+    ExtractSlice,
+    OpenedJob,
+    SliceReport,
+    StatusChange,
+    StructuredSlice,
+)
 from ke.contracts.cleanup import (
     CleanupFailure,
     CleanupInput,
@@ -76,7 +84,7 @@ class Script:
     """Whether a cancelled slice happens to have just finished its lane."""
     deaf: bool = False
     """Neither beats nor hears a cancellation, as if its worker were dead."""
-    started: list[CollectSlice | ExtractSlice] = field(default_factory=list)
+    started: list[CollectSlice | ExtractSlice | StructuredSlice] = field(default_factory=list)
     handed_back: int = 0
     running: int = 0
 
@@ -85,6 +93,7 @@ class Twin(
     contract.RecordActivities,
     contract.CollectActivities,
     contract.ExtractActivities,
+    contract.StructuredActivities,
     contract.RetryActivities,
     contract.CleanupActivities,
     contract.ProjectCleanupActivities,
@@ -196,7 +205,13 @@ class Twin(
         await self._enter("extract_sources")
         return await self._slice(Lane.EXTRACT, piece)
 
-    async def _slice(self, lane: Lane, piece: CollectSlice | ExtractSlice) -> SliceReport:
+    @activity.defn(name="extract_records")
+    async def extract_records(self, piece: StructuredSlice) -> SliceReport:
+        """Asks nobody; each slice counts one record."""
+        await self._enter("extract_records")
+        return await self._slice(Lane.RECORDS, piece)
+
+    async def _slice(self, lane: Lane, piece: CollectSlice | ExtractSlice | StructuredSlice) -> SliceReport:
         script = self.lanes[lane]
         script.started.append(piece)
         script.running += 1
@@ -233,6 +248,8 @@ class Twin(
 
     def _counters(self, lane: Lane) -> Counters:
         number = len(self.lanes[lane].started)
+        if lane is Lane.RECORDS:
+            return Counters(records=number)
         return Counters(pages_fetched=number) if lane is Lane.COLLECT else Counters(sources_extracted=number)
 
     # The cleanup
