@@ -132,7 +132,7 @@ async def seed_crawl(
         entities=len(made) * entities_each,
         dead_letters=n_dead_letters,
         pages=n_pages,
-        records=n_sources * RECORDS_EACH,
+        records=n_sources * RECORDS_EACH if chunks_each else 0,
     )
     return Seeded(job.id, owned, made, counts)
 
@@ -156,7 +156,7 @@ async def seed_extract(
         vectors=len(made),
         extractions=len(made),
         entities=len(made) * entities_each,
-        records=len(owner.sources) * RECORDS_EACH,
+        records=len(owner.sources) * RECORDS_EACH if chunks_each else 0,
     )
     return Seeded(job.id, (), made, counts)
 
@@ -195,7 +195,7 @@ async def _extract(
         await _insert(connection, extractions, rows)
         mentions = [_entity(job, row["id"], number) for row in rows for number in range(entities_each)]
         await _insert(connection, entities, mentions)
-        found = [(key, number) for key in owner.sources for number in range(RECORDS_EACH)]
+        found = [(key, number) for key in owner.sources for number in range(RECORDS_EACH if chunks_each else 0)]
         await _insert(connection, records, [_record(job, owner.id, key, number) for key, number in found])
     await vectors.ensure_collection(collection, DIMENSIONS)
     points = [a_point(row["id"], job, owner.id, row["source_id"]) for row in rows[without_points:]]

@@ -68,19 +68,19 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     Raises:
         BadSchema: It cannot.
     """
+    nodes = list(_nodes(schema))
     try:
         size = len(json.dumps(schema, ensure_ascii=False, allow_nan=False).encode())
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadSchema(f"The schema cannot be written as JSON: {error}") from None
     if why := _why_not_storable(schema):
         raise BadSchema(why)
     if size > MAX_SCHEMA_BYTES:
         raise BadSchema(f"The schema has {size} bytes; at most {MAX_SCHEMA_BYTES} are taken.")
-    if schema.get("type") not in {"object", "array"}:
+    if schema.get("type") not in ["object", "array"]:
         raise BadSchema("The schema's `type` must be object (a record for each source) or array (a list of records).")
     if str(schema.get("$schema", _DIALECTS[0])).rstrip("#") not in _DIALECTS:
         raise BadSchema(f"The schema is read as {_DIALECTS[0]}; `$schema` names another dialect.")
-    nodes = list(_nodes(schema))
     for number, node in enumerate(nodes):
         _check_node(node, is_root=number == 0)
     try:
