@@ -299,7 +299,7 @@ class _Slice:
 
     async def _skip_rest(self) -> None:
         """Leaves out what the budget does not cover; what a retry has taken up is a dead letter again."""
-        reason = f"the budget of {self._budget.limit} tokens is spent"
+        reason = f"the budget of {self._budget.limit} tokens covers no further call"
         number = SKIP_BATCH
         while number >= min(SKIP_BATCH, REQUEUE_BATCH) and not self._beat.stopping:
             async with self._database.transaction() as connection:

@@ -86,7 +86,7 @@ class ChatEndpoint:
     """Where a model is, and what it costs."""
 
     url: str
-    """What `/chat/completions` is appended to."""
+    """What `/chat/completions` is appended to, after `/v1` where it has no path."""
     key: str | None
     model: str | None
     """Of calls that name none."""
@@ -151,6 +151,8 @@ class ChatClient:
         self.turnstile = Turnstile(endpoint.concurrency)
         self._modes: OrderedDict[str, Mode] = OrderedDict()
         self._limit_names: dict[str, str] = {}
+        version = "" if httpx.URL(endpoint.url).path.strip("/") else "/v1"
+        self._url = f"{endpoint.url.rstrip('/')}{version}/chat/completions"
         # No proxy or .netrc of the environment, and no redirect: the operator named one place, and the key goes there.
         self._http = httpx.AsyncClient(
             trust_env=False,
@@ -220,11 +222,10 @@ class ChatClient:
         headers = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}
         if self.endpoint.key is not None:
             headers["authorization"] = f"Bearer {self.endpoint.key}"
-        url = f"{self.endpoint.url.rstrip('/')}/chat/completions"
         try:
             async with (
                 asyncio.timeout(self.endpoint.timeout_s),
-                self._http.stream("POST", url, content=body, headers=headers) as response,
+                self._http.stream("POST", self._url, content=body, headers=headers) as response,
             ):
                 return response.status_code, response.headers, await _read(response)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:

@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     fetch_max_bytes: Annotated[int, Field(ge=1024)] = 10_000_000
     """The longest body, decompressed, in bytes."""
     llm_url: str | None = None
-    """Base URL of an OpenAI-compatible endpoint; `/chat/completions` is appended."""
+    """Base URL of an OpenAI-compatible endpoint, before `/chat/completions`; without a path it is `/v1`."""
     llm_api_key: SecretStr | None = None
     llm_model: str | None = None
     """The model of jobs that name none."""

@@ -320,6 +320,8 @@ _OWNED: Final = (
     ("entities", "job_id"),
     ("extraction_tasks", "job_id"),
     ("dead_letters", "job_id"),
+    ("records", "job_id"),
+    ("records", "owner_job_id"),
 )
 
 _ROWS: Final = {
@@ -334,11 +336,14 @@ _ROWS: Final = {
     "entities": "entities x WHERE x.job_id = j.id",
     "vectors": "extractions x WHERE x.job_id = j.id AND state = 'ready'",
     "dead_letters": "dead_letters x WHERE x.job_id = j.id",
+    "records": "records x WHERE x.job_id = j.id",
+    "records_skipped": "extraction_tasks x WHERE x.job_id = j.id AND record_state = 'skipped'",
 }
 _PROGRESS: Final = ("pages_fetched", "pages_failed", "pages_duplicate", "sources", "sources_extracted", "vectors")
 _OPEN_ROWS: Final = {
     "open_pages": "pages x WHERE x.job_id = j.id AND state IN ('pending', 'fetching')",
     "open_tasks": "extraction_tasks x WHERE x.job_id = j.id AND state IN ('pending', 'claimed')",
+    "open_records": "extraction_tasks x WHERE x.job_id = j.id AND record_state IN ('pending', 'claimed')",
 }
 _ENDED: Final = (
     "SELECT j.id, j.retries, (SELECT r.status FROM retries r WHERE r.job_id = j.id AND r.number = j.retries) AS"

@@ -452,7 +452,7 @@ async def test_budget_is_never_passed_and_the_rest_is_skipped(
     assert min(counters.records, counters.records_skipped) > 0
     assert counters.tokens_in + counters.tokens_out <= 6_000
     reasons = {row.record_reason for row in await job.rows(extraction_tasks) if row.record_state == "skipped"}
-    assert reasons == {"the budget of 6000 tokens is spent"}
+    assert reasons == {"the budget of 6000 tokens covers no further call"}
     outcome = await end_job(database, CloseJob(job.piece.job_id))
     assert (outcome.status, outcome.counters.records_skipped) == (JobStatus.COMPLETED, counters.records_skipped)
 
