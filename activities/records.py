@@ -276,8 +276,8 @@ class _Slice:
         ends_at = time.monotonic() + DRAIN_S
         while self._under_way and not self._beat.stopping and time.monotonic() < ends_at:
             for one in self._under_way.values():
-                if not one.spending.is_calling:
-                    one.task.cancel()  # it only waits for its turn
+                if not one.spending.has_begun or (self._told() and not one.spending.under_way):
+                    one.task.cancel()  # it only waits for its turn, or for an endpoint that nobody can ask now
             await self._settle_finished()
         if self._beat.stopping:
             return

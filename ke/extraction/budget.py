@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from ke.contracts.errors import KeError
 
@@ -19,13 +20,31 @@ class Spending:
     def __init__(self) -> None:
         self.tokens_in = 0
         self.tokens_out = 0
-        self.is_calling = False
-        """Whether a call is under way."""
+        self.under_way = 0
+        """Calls of which the answer is not there yet."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a call was made that has cost something, or is under way."""
+        return self.under_way > 0 or self.tokens_in > 0
 
     def add(self, tokens_in: int, tokens_out: int) -> None:
         """Counts a call."""
         self.tokens_in += tokens_in
         self.tokens_out += tokens_out
+
+
+@dataclass(slots=True)
+class Part:
+    """What a call holds of a budget, and has used in the end."""
+
+    held: int
+    used_in: int = 0
+    used_out: int = 0
+
+    def use(self, tokens_in: int, tokens_out: int) -> None:
+        """Says what the call has taken."""
+        self.used_in, self.used_out = tokens_in, tokens_out
 
 
 class TokenBudget:
@@ -50,37 +69,37 @@ class TokenBudget:
         return self._limit
 
     @asynccontextmanager
-    async def reserve(self, question_tokens: int, answer_tokens: int, spending: Spending) -> AsyncIterator[None]:
+    async def reserve(self, question_tokens: int, answer_tokens: int) -> AsyncIterator[Part]:
         """Holds the part of one call; waits while calls under way may still leave enough for it.
 
         Args:
             question_tokens: What it asks, estimated.
             answer_tokens: What it may be answered.
-            spending: Where the call will have been counted when the block ends.
+
+        Yields:
+            The part, which is to be told what the call has used.
 
         Raises:
             BudgetSpent: It is not enough, and nothing is under way that could give anything back.
         """
         part = await self._take(question_tokens, answer_tokens)
-        before = spending.tokens_in, spending.tokens_out
         try:
-            yield
+            yield part
         finally:
-            used_in, used_out = spending.tokens_in - before[0], spending.tokens_out - before[1]
-            if used_in > question_tokens * self._ratio:
-                self._ratio = used_in / question_tokens
-            self._held -= part
-            self._spent += used_in + used_out
+            if part.used_in > question_tokens * self._ratio:
+                self._ratio = part.used_in / question_tokens
+            self._held -= part.held
+            self._spent += part.used_in + part.used_out
             async with self._changed:
                 self._changed.notify_all()
 
-    async def _take(self, question_tokens: int, answer_tokens: int) -> int:
+    async def _take(self, question_tokens: int, answer_tokens: int) -> Part:
         async with self._changed:
             while True:
                 part = int(question_tokens * self._ratio) + answer_tokens
                 if self._limit is None or self._spent + self._held + part <= self._limit:
                     self._held += part
-                    return part
+                    return Part(part)
                 if not self._held:
                     raise BudgetSpent(
                         f"The budget of {self._limit} tokens has {max(0, self._limit - self._spent)} left, and a call "

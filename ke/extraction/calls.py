@@ -46,7 +46,8 @@ class Turnstile:
         """
         if after_s is None and self._left_s > 0:
             return  # another call that was under way with the one that has failed already
-        seconds = self._next_pause_s if after_s is None else min(max(after_s, 0.0), MAX_PAUSE_S)
+        # "At once" is not taken at its word: it would be asked again and again.
+        seconds = self._next_pause_s if after_s is None else min(max(after_s, FIRST_PAUSE_S), MAX_PAUSE_S)
         if after_s is None:
             self._next_pause_s = min(self._next_pause_s * 2, LONGEST_PAUSE_S)
         if time.monotonic() + seconds > self._until:

@@ -14,6 +14,8 @@ from ke.extraction.schemas import Checked, answer_schema, check_answer, is_list
 
 MAX_WINDOWS: Final = 16
 """Parts of one source that are asked about; what comes after them is left out, and the records say so."""
+MAX_RECORDS: Final = 10_000
+"""Of one source."""
 MAX_CHECKS: Final = 3
 """Times an answer may take its pool process down with it."""
 MAX_REPEATED_CHARS: Final = 20_000
@@ -99,10 +101,18 @@ class RecordReader:
         """
         windows = cut_windows(document.text, self._client.endpoint.max_chars)
         asked = windows[:MAX_WINDOWS] if is_list(self._task.schema) else windows[:1]
-        data: list[Any] = []
-        for number, window in enumerate(asked):
-            data.extend(await self._read_window(document, window, (number, len(asked)), spending))
-        return ReadRecords(tuple(data), truncated=len(asked) < len(windows))
+        try:
+            async with asyncio.TaskGroup() as group:
+                parts = [
+                    group.create_task(self._read_window(document, window, (number, len(asked)), spending))
+                    for number, window in enumerate(asked)
+                ]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # the first one cancelled the others
+        data = tuple(record for part in parts for record in part.result())
+        if len(data) > MAX_RECORDS:
+            raise SchemaMismatch(f"The answers have {len(data)} records; a source has at most {MAX_RECORDS}.")
+        return ReadRecords(data, truncated=len(asked) < len(windows))
 
     async def _read_window(
         self, document: DocumentText, window: str, place: tuple[int, int], spending: Spending
@@ -135,21 +145,22 @@ class RecordReader:
         estimated = question.estimated_tokens
         while True:
             async with (
-                self._budget.reserve(estimated, self._client.endpoint.max_output_tokens, spending),
+                self._budget.reserve(estimated, self._client.endpoint.max_output_tokens) as part,
                 self._client.turnstile.turn(),
             ):
-                spending.is_calling = True
+                spending.under_way += 1
                 try:
                     answer = await self._client.ask(question)
+                    part.use(answer.tokens_in, answer.tokens_out)
                 except ModelUnavailable:
                     continue  # nobody has read the question, and the turnstile is closed for a while
                 except (asyncio.CancelledError, ModelSilent, BadAnswer, AnswerTooLarge):
                     # The question has most likely been read, and is paid for; how much was answered is not known.
-                    spending.add(estimated, 0)
+                    part.use(estimated, 0)
                     raise
                 finally:
-                    spending.is_calling = False
-                spending.add(answer.tokens_in, answer.tokens_out)
+                    spending.under_way -= 1
+                    spending.add(part.used_in, part.used_out)
                 return answer
 
     async def _check(self, text: str) -> Checked:

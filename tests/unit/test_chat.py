@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ke.extraction.budget import BudgetSpent, Spending, TokenBudget
+from ke.extraction.budget import BudgetSpent, TokenBudget
 from ke.extraction.calls import MAX_PAUSE_S, Turnstile, retry_after_s
 from ke.extraction.chat import Busy, ChatClient, Message, ModelFailed, ModelRejected, NotLetIn, Question
 from tests.llm_server import KEY, MODEL, Call, LlmServer, Reply, open_llm
@@ -120,7 +120,6 @@ def test_retry_after_is_read_in_both_forms() -> None:
 async def test_pauses_double_until_a_call_succeeds() -> None:
     """Without a Retry-After pauses grow, calls that fail together count once, and a success ends the trouble."""
     turnstile = Turnstile(2)
-    turnstile.pause("away", 0.0)
     turnstile.pause("away")
     first = turnstile._left_s
     turnstile.pause("away")
@@ -134,6 +133,13 @@ async def test_pauses_double_until_a_call_succeeds() -> None:
     assert turnstile.note == ""
 
 
+async def test_at_once_is_not_taken_at_its_word() -> None:
+    """An endpoint that refuses and says Retry-After: 0 is not asked again in the same moment."""
+    turnstile = Turnstile(1)
+    turnstile.pause("busy", 0.0)
+    assert turnstile._left_s > 0.9
+
+
 async def test_turnstile_lets_so_many_through_and_none_in_a_pause() -> None:
     """Calls that waited for a place while a pause was asked for wait for its end too."""
     turnstile = Turnstile(1)
@@ -144,36 +150,37 @@ async def test_turnstile_lets_so_many_through_and_none_in_a_pause() -> None:
             began.append(time.monotonic())
             await asyncio.sleep(0.05)
             if pause:
-                turnstile.pause("busy", 0.5)
+                turnstile.pause("busy", 1.2)
 
     await asyncio.gather(call(pause=True), call(pause=False))
-    assert began[1] - began[0] >= 0.5
+    assert began[1] - began[0] >= 1.2
 
 
 async def test_budget_waits_for_what_may_be_given_back() -> None:
     """A call that does not fit beside another waits for it, goes on when there is room, and is refused when not."""
-    budget, first, second = TokenBudget(1000, 0), Spending(), Spending()
+    budget, done = TokenBudget(1000, 0), asyncio.Event()
 
     async def other() -> None:
-        async with budget.reserve(100, 500, second):
-            second.add(100, 500)
+        async with budget.reserve(100, 500) as part:
+            part.use(100, 500)
+            done.set()
 
-    async with budget.reserve(100, 500, first):
+    async with budget.reserve(100, 500) as part:
         waiting = asyncio.create_task(other())
         await asyncio.sleep(0.05)
-        assert second.tokens_in == 0
-        first.add(100, 100)
+        assert not done.is_set()
+        part.use(100, 100)
     await waiting
     with pytest.raises(BudgetSpent):
-        async with budget.reserve(100, 500, Spending()):
+        async with budget.reserve(100, 500):
             pass
 
 
 async def test_budget_learns_that_questions_are_longer_than_estimated() -> None:
     """A question that had twice the tokens makes the next one hold twice as many."""
-    budget, first = TokenBudget(1000, 0), Spending()
-    async with budget.reserve(200, 100, first):
-        first.add(400, 100)
+    budget = TokenBudget(1000, 0)
+    async with budget.reserve(200, 100) as part:
+        part.use(400, 100)
     with pytest.raises(BudgetSpent):
-        async with budget.reserve(250, 100, Spending()):
+        async with budget.reserve(250, 100):
             pass
