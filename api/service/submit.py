@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -68,7 +68,7 @@ def job_input(body: AnyBody, key: str | None) -> JobInput:
     """The workflow's input for a body; its id is the key's, or a new one."""
     job_id = job_id_for_key(TENANT, key) if key is not None else uuid.uuid4()
     collect, extract = body.to_specs()
-    canonical = json.dumps(body.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(_canonical(body), sort_keys=True, separators=(",", ":"))
     return JobInput(
         job_id=str(job_id),
         kind=kind_of(body),
@@ -81,6 +81,19 @@ def job_input(body: AnyBody, key: str | None) -> JobInput:
         idempotency_key=key,
         request_hash=hashlib.sha256(canonical.encode()).hexdigest(),
     )
+
+
+def _canonical(body: AnyBody) -> dict[str, Any]:
+    """The body with its defaults, by which a repeated submit is known again.
+
+    Without a schema it reads as it did before there were any: a key must outlast an upgrade.
+    """
+    dumped = body.model_dump(mode="json")
+    options = dumped if isinstance(body, ExtractBody) else dumped["extract"]
+    if options is not None and options["record_schema"] is None:
+        for name in ("record_schema", "instructions", "model", "max_tokens"):
+            del options[name]
+    return dumped
 
 
 def check_urls(policy: EgressPolicy, body: AnyBody) -> None:

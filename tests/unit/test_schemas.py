@@ -1,5 +1,6 @@
 """Bodies become the job's input, with their defaults."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -64,6 +65,16 @@ def test_parameters_tell_what_the_lanes_were_to_do(body: dict[str, Any]) -> None
     job = job_input(SUBMIT.validate_python(body), None)
     kept = json.loads(json.dumps(params_of(job)))
     assert specs_of(job.kind, kept) == (job.collect, job.extract)
+
+
+def test_hash_of_a_body_without_a_schema_is_what_it_always_was() -> None:
+    """A submit that is repeated after an upgrade is the same submit; one with a schema is another."""
+    extract = {"chunk_size": None, "chunk_tokens": 256, "embedder": "wordllama", "entities": "spacy"}
+    body = {"project": "default", "labels": {}, "kind": "scrape", "urls": [URL], "extract": extract}
+    expected = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    plain = SUBMIT.validate_python({"kind": "scrape", "urls": [URL], "extract": {}})
+    asked = SUBMIT.validate_python({"kind": "scrape", "urls": [URL], "extract": {"schema": {"type": "object"}}})
+    assert job_input(plain, None).request_hash == expected != job_input(asked, None).request_hash
 
 
 def test_same_meaning_has_the_same_hash() -> None:
