@@ -10,6 +10,7 @@ from ke.contracts.activities import CloseJob, OpenedJob, RecordActivities, Statu
 from ke.contracts.cleanup import CleanupInput
 from ke.contracts.errors import Stopping
 from ke.contracts.jobs import (
+    PAUSED_NOTE,
     CancellationReceipt,
     CancelRequest,
     CarriedState,
@@ -106,7 +107,7 @@ class JobWorkflow:
             collect_done=self._lanes.is_over(Lane.COLLECT),
             extract_done=self._lanes.is_over(Lane.EXTRACT),
             slices=self._lanes.slices,
-            waiting_for="resume" if self._paused else self._lanes.note,
+            waiting_for=PAUSED_NOTE if self._paused else self._lanes.note,
         )
 
     # The run

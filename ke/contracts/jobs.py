@@ -241,6 +241,10 @@ class JobOutcome:
     error: JobError | None = None
 
 
+PAUSED_NOTE: Final = "resume"
+"""What a job that was told to pause waits for, as its workflow says."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobProgress:
     """The answer of the `progress` query: what the workflow knows, without asking a store."""

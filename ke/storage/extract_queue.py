@@ -64,7 +64,7 @@ async def select_sources(
     return seq
 
 
-async def skip_open_tasks(connection: AsyncConnection, job_id: uuid.UUID, *, limit: int = QUEUE_BATCH) -> int:
+async def skip_open_tasks(connection: AsyncConnection, job_id: uuid.UUID, limit: int = QUEUE_BATCH) -> int:
     """Marks the next sources that were not extracted as skipped, at most `limit`; returns how many.
 
     Called until it returns less than `limit`, as `ke.storage.frontier.skip_open_pages` is.

@@ -154,7 +154,7 @@ async def claim_letters_first(
 # After it
 
 
-async def bury_pages(connection: AsyncConnection, job_id: uuid.UUID, *, limit: int = REQUEUE_BATCH) -> int:
+async def bury_pages(connection: AsyncConnection, job_id: uuid.UUID, limit: int = REQUEUE_BATCH) -> int:
     """Gives pages that were taken up and not tried back to their letters, at most `limit`; returns how many.
 
     Called until it returns 0, each time in a transaction of its own that holds the job.
@@ -182,7 +182,7 @@ async def bury_pages(connection: AsyncConnection, job_id: uuid.UUID, *, limit: i
     return number
 
 
-async def bury_sources(connection: AsyncConnection, job_id: uuid.UUID, *, limit: int = REQUEUE_BATCH) -> int:
+async def bury_sources(connection: AsyncConnection, job_id: uuid.UUID, limit: int = REQUEUE_BATCH) -> int:
     """The same for sources that were not extracted."""
     tasks = extraction_tasks
     untried = (

@@ -1,10 +1,10 @@
 """The `retries` table: starting a retry of dead letters, reading it, and bringing it to its end."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -90,15 +90,22 @@ async def has_retriable(connection: AsyncConnection, job_id: uuid.UUID, letters:
     return (await connection.execute(statement)).first() is not None
 
 
-async def hold_owners_of_letters(connection: AsyncConnection, job_id: uuid.UUID) -> dict[uuid.UUID, Owner]:
-    """The other jobs that own sources among the job's letters; no cleanup of them begins until the transaction ends."""
+async def hold_jobs_of_letters(connection: AsyncConnection, job_id: uuid.UUID) -> dict[uuid.UUID, Owner]:
+    """Locks a job and the other jobs that own sources among its letters, in the order in which cleanups lock them.
+
+    Returns:
+        The owners. No cleanup of them begins until the transaction ends.
+    """
     statement = (
         sa.select(sources.c.job_id)
         .join_from(dead_letters, sources, sources.c.id == dead_letters.c.subject_id)
         .where(dead_letters.c.job_id == job_id, dead_letters.c.subject == "source", sources.c.job_id != job_id)
         .distinct()
     )
-    return await hold_owners(connection, list((await connection.execute(statement)).scalars()))
+    owners = list((await connection.execute(statement)).scalars())
+    held = sa.select(jobs.c.id).where(jobs.c.id.in_([job_id, *owners])).order_by(jobs.c.id).with_for_update()
+    await connection.execute(held)
+    return await hold_owners(connection, owners)
 
 
 # The start
@@ -220,25 +227,36 @@ async def end_retry(
     Raises:
         RowLocked: Another transaction holds the row.
     """
-    while await _bury_batch(database, close, limit, lock_timeout_s):
-        progress()
+    for bury in _steps(close):
+        while await _bury_batch(database, close, bury, limit, lock_timeout_s):
+            progress()
     async with database.transaction(lock_timeout_s=lock_timeout_s) as connection:
         return await _close(connection, close, progress, limit)
 
 
-async def _bury_batch(database: Database, close: CloseRetry, limit: int, lock_timeout_s: float | None) -> int:
+_Bury: TypeAlias = Callable[[AsyncConnection, uuid.UUID, int], Awaitable[int]]
+"""Takes a job's next open rows, at most so many, out of its lanes; returns how many it took."""
+
+
+def _steps(close: CloseRetry) -> tuple[_Bury, ...]:
+    """In this order, each until it finds nothing: what has a letter is buried, all else is skipped.
+
+    One after the other, since to look for letters is to look at every open row.
+    """
+
+    async def skip_pages(connection: AsyncConnection, job_id: uuid.UUID, limit: int) -> int:
+        return await skip_open_pages(connection, job_id, close.status.value, limit=limit)
+
+    return bury_pages, bury_sources, skip_pages, skip_open_tasks
+
+
+async def _bury_batch(
+    database: Database, close: CloseRetry, bury: _Bury, limit: int, lock_timeout_s: float | None
+) -> int:
     """Buries or skips a batch, under the lock of the job's row; returns how many."""
     async with database.transaction(lock_timeout_s=lock_timeout_s) as connection:
         row = await _held_job(connection, close)
-        return 0 if row is None else await _bury(connection, row.id, close, limit)
-
-
-async def _bury(connection: AsyncConnection, job_id: uuid.UUID, close: CloseRetry, limit: int) -> int:
-    for bury in (bury_pages, bury_sources):
-        if number := await bury(connection, job_id, limit=limit):
-            return number
-    skipped = await skip_open_pages(connection, job_id, close.status.value, limit=limit)
-    return skipped or await skip_open_tasks(connection, job_id, limit=limit)
+        return 0 if row is None else await bury(connection, row.id, limit)
 
 
 async def _held_job(connection: AsyncConnection, close: CloseRetry) -> JobRow | None:
@@ -253,8 +271,9 @@ async def _close(
     row = await _held_job(connection, close)
     if row is not None:
         # A slice whose workflow was terminated may have committed since; from here on it is fenced.
-        while await _bury(connection, row.id, close, limit):
-            progress()
+        for bury in _steps(close):
+            while await bury(connection, row.id, limit):
+                progress()
         counters, _ = await count_job(connection, row.id, progress)
         counted = await counted_result(connection, row.id, counters)
         kept = {name: value for name, value in (row.result or {}).items() if name != "skipped_source_ids"}
