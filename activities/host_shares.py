@@ -94,4 +94,6 @@ class HostShares:
             return self._most
         if pause.until is not None:
             return 1
+        if pause.seconds * self._most <= 1:
+            return self._most
         return min(self._most, 1 + math.ceil(1 / pause.seconds))

@@ -40,8 +40,9 @@ async def test_paced_host_has_what_it_lets_through_in_a_second() -> None:
     await known(gate, "slow:80", delay_s=10)
     await known(gate, "brisk:80", delay_s=0.25)
     await known(gate, "paused:80")
+    await known(gate, "hardly:80", delay_s=1e-310)
     gate.backoff("paused:80", 60)
-    assert rooms(HostShares(gate, 8), ("slow:80", "brisk:80", "paused:80")) == [2, 5, 1]
+    assert rooms(HostShares(gate, 8), ("slow:80", "brisk:80", "paused:80", "hardly:80")) == [2, 5, 1, 16]
 
 
 async def test_what_waits_for_a_slow_host_takes_no_room_from_others() -> None:
