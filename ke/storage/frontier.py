@@ -142,6 +142,8 @@ async def claim_pages(
     values = {"job": job_id, "hosts": list(rooms), "rooms": list(rooms.values()), "most": limit, "holder": claim}
     statement = _CLAIM if only is _ANY else _claim(only)
     found = sorted(await connection.execute(statement, values), key=lambda record: (record.depth, record.seq))
+    if len(found) < min(limit, sum(rooms.values())):
+        turns.forget()
     return [FrontierEntry(r.id, r.url, r.depth, r.attempts, r.host) for r in found]
 
 

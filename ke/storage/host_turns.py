@@ -1,5 +1,6 @@
 """Whose turn it is: the hosts of a frontier that have pages to fetch, in a round."""
 
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -13,12 +14,31 @@ HOSTS_AT_ONCE: Final = 256
 """Hosts among which one claim chooses, at most; where there are more they take turns."""
 
 
+REMEMBERED_S: Final = 0.5
+"""Seconds for which the hosts of a whole round are remembered: a new one has to wait for as long."""
+
+
 class HostTurns:
     """Where the round is, kept from claim to claim."""
 
     def __init__(self) -> None:
         self.after: str | None = None
         """The last host that had its turn; None: the round begins anew."""
+        self._all: list[str] = []
+        self._until = 0.0
+
+    @property
+    def known(self) -> list[str]:
+        """All hosts with pages to fetch, where they have been asked for a moment ago; else none."""
+        return self._all if time.monotonic() < self._until else []
+
+    def remember(self, hosts: list[str]) -> None:
+        """These are all the hosts that have pages to fetch."""
+        self._all, self._until = hosts, time.monotonic() + REMEMBERED_S
+
+    def forget(self) -> None:
+        """The next claim asks for the hosts again."""
+        self._until = 0.0
 
 
 async def hosts_with_room(
@@ -32,10 +52,14 @@ async def hosts_with_room(
         turns: Where to begin; moved on by the hosts that were looked at.
         room: How many pages of a `host:port` there is room for.
     """
+    if turns.known:
+        return {host: left for host in turns.known if (left := room(host)) > 0}
     rooms: dict[str, int] = {}
     rounds = 1 if turns.after is None else 2
     while rounds:
         hosts = await _open_hosts(connection, job_id, turns.after)
+        if turns.after is None and len(hosts) < HOSTS_AT_ONCE:
+            turns.remember(hosts)
         for host in hosts:
             turns.after = host
             if (left := room(host)) > 0:

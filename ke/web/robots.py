@@ -22,7 +22,7 @@ MAX_SITEMAPS: Final = 100
 MAX_ORIGINS: Final = 10_000
 """Origins whose rules are remembered at once."""
 MAX_CRAWL_DELAY_S: Final = 3_600.0
-"""The longest Crawl-delay that is kept to: as long as a job may ask for itself, so that no site makes it last for ever."""
+"""The longest Crawl-delay that is kept to: as long as a job may set for itself, so that no site makes it endless."""
 UNREACHABLE_S: Final = 5.0
 """Seconds until an unreachable robots.txt is asked for again."""
 
