@@ -64,10 +64,15 @@ class PageItem(_Item):
     url: str
     depth: int = Field(description="Links between a seed (0) and this page")
     state: str
-    reason: str | None = Field(description="Why it was skipped or failed")
+    reason: str | None = Field(description="Why it was skipped or failed, or what it is the same as")
     attempts: int
     http_status: int | None
-    final_url: str | None
+    final_url: str | None = Field(description="Where its redirects led")
+    canonical_url: str | None = Field(description="What the page names as its own URL, where that is another one")
+    source_id: UUID | None = Field(
+        description="The document that has its content: its own, that of the page it is the same as, or, where it is "
+        "`unchanged` or `gone`, that of the earlier job"
+    )
     content_type: str | None
     bytes: int | None
     fetched_at: datetime | None

@@ -13,6 +13,7 @@ from ke.contracts.retries import LetterFilter, Subject
 from ke.extraction.embed import DEFAULT_EMBEDDER, find_embedder
 from ke.extraction.entities import check_entities
 from ke.web.errors import BadPattern
+from ke.web.query import MAX_DROPPED, MAX_NAME_CHARS
 from ke.web.urls import MAX_PATTERN_CHARS, MAX_PATTERNS, MAX_URL_CHARS, Scope
 
 MAX_URLS = 1000
@@ -32,6 +33,12 @@ def _pattern(text: str) -> str:
     except BadPattern as error:
         raise PydanticCustomError("bad_pattern", "{why}", {"why": error.message}) from None
     return text
+
+
+def _parameter(name: str) -> str:
+    if any(sign in name for sign in "&=#"):
+        raise PydanticCustomError("parameter_name", "A parameter's name contains no & = #; write it decoded")
+    return name
 
 
 _FORMAT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -66,6 +73,10 @@ Url = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARS), 
 Urls = Annotated[tuple[Url, ...], Field(min_length=1, max_length=MAX_URLS)]
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATTERN_CHARS), NoNul, AfterValidator(_pattern)]
 Patterns = Annotated[tuple[Pattern, ...], Field(max_length=MAX_PATTERNS)]
+Parameter = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS), NoNul, AfterValidator(_parameter)
+]
+Parameters = Annotated[tuple[Parameter, ...], Field(max_length=MAX_DROPPED)]
 ProjectName = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_project)]
 LabelName = Annotated[str, StringConstraints(min_length=1, max_length=64), NoNul]
 LabelValue = Annotated[str, StringConstraints(max_length=256), NoNul]
@@ -102,6 +113,11 @@ class ScopeBody(Body):
     same_host: Flag = Field(default=True, description="Stay on the hosts (with ports) of the seeds")
     sitemaps: Flag = Field(default=True, description="Read the sitemaps that robots.txt names, or /sitemap.xml")
     robots: Flag = Field(default=True, description="Obey robots.txt (RFC 9309)")
+    drop_params: Parameters = Field(
+        (),
+        description="Names of query parameters that are left out of every URL, `*` for any characters: `utm_*`",
+        examples=[["utm_*", "gclid", "fbclid"]],
+    )
 
 
 class RateBody(Body):
@@ -142,6 +158,15 @@ class JobBody(Body):
     labels: Labels = Field(default_factory=dict)
 
 
+RecrawlOf = Annotated[
+    UUID | None,
+    Field(
+        description="An ended scrape or crawl: what is as it was then is neither stored nor extracted again, and what "
+        "is not there any more is `gone`"
+    ),
+]
+
+
 class ScrapeBody(JobBody):
     """Fetches a list of URLs."""
 
@@ -151,11 +176,13 @@ class ScrapeBody(JobBody):
 
     kind: Literal["scrape"]
     urls: Urls
+    recrawl_of: RecrawlOf = None
     extract: ExtractOptions | None = Field(None, description="{}: with all defaults; null: only fetch")
 
     def to_specs(self) -> tuple[CollectSpec | None, ExtractSpec | None]:
         """What the two lanes are to do."""
-        return CollectSpec(urls=self.urls, follow=False), self.extract.to_spec() if self.extract else None
+        collect = CollectSpec(urls=self.urls, follow=False, recrawl_of=_text_of(self.recrawl_of))
+        return collect, self.extract.to_spec() if self.extract else None
 
 
 class CrawlBody(JobBody):
@@ -174,6 +201,7 @@ class CrawlBody(JobBody):
     limits: LimitsBody = LimitsBody()
     scope: ScopeBody = ScopeBody()
     rate: RateBody = RateBody()
+    recrawl_of: RecrawlOf = None
     extract: ExtractOptions | None = Field(None, description="{}: with all defaults; null: only fetch")
 
     def to_specs(self) -> tuple[CollectSpec | None, ExtractSpec | None]:
@@ -184,6 +212,7 @@ class CrawlBody(JobBody):
             limits=CrawlLimits(**self.limits.model_dump()),
             scope=CrawlScope(**self.scope.model_dump()),
             rate=FetchRate(**self.rate.model_dump()),
+            recrawl_of=_text_of(self.recrawl_of),
         )
         return collect, self.extract.to_spec() if self.extract else None
 
@@ -220,6 +249,10 @@ class ExtractBody(JobBody, ExtractOptions):
             source_ids=tuple(dict.fromkeys(map(str, self.source_ids))) if self.source_ids else None,
         )
         return None, spec
+
+
+def _text_of(job_id: UUID | None) -> str | None:
+    return str(job_id) if job_id is not None else None
 
 
 SubmitBody = Annotated[ScrapeBody | CrawlBody | ExtractBody, Field(discriminator="kind")]

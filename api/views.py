@@ -34,6 +34,8 @@ class CountersView(BaseModel):
     pages_failed: int = 0
     pages_skipped: int = 0
     pages_duplicate: int = 0
+    pages_unchanged: int = 0
+    pages_gone: int = 0
     sources: int = 0
     sources_extracted: int = 0
     sources_skipped: int = 0

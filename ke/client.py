@@ -41,6 +41,7 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         urls: Sequence[str],
         *,
         extract: Mapping[str, Any] | None = None,
+        recrawl_of: str | None = None,
         project: str = "default",
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
@@ -50,12 +51,15 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         Args:
             urls: At most 1,000.
             extract: What to extract from the pages; `{}`: with all defaults; None: nothing.
+            recrawl_of: A job that has ended: what is as it was then is neither stored nor extracted again.
             project: What the job belongs to.
             labels: At most 32 names and values of the caller's.
             idempotency_key: Names the job: the same key gives the same job. None: one is made, so that a repeat
                 inside this call is safe.
         """
         body = {"kind": "scrape", "urls": list(urls), "extract": extract}
+        if recrawl_of is not None:
+            body["recrawl_of"] = recrawl_of
         return await self._submit(body, project, labels, idempotency_key)
 
     async def submit_crawl(
@@ -66,6 +70,7 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         scope: Mapping[str, Any] | None = None,
         rate: Mapping[str, Any] | None = None,
         extract: Mapping[str, Any] | None = None,
+        recrawl_of: str | None = None,
         project: str = "default",
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
@@ -75,14 +80,17 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         Args:
             seeds: Where to begin; at most 1,000.
             limits: `max_pages`, `max_depth`, `max_bytes`, `max_seconds`.
-            scope: `include`, `exclude`, `same_host`, `sitemaps`, `robots`.
+            scope: `include`, `exclude`, `same_host`, `sitemaps`, `robots`, `drop_params`.
             rate: `concurrency`, `delay_s`.
             extract: As in `submit_scrape`.
+            recrawl_of: As in `submit_scrape`.
             project: As in `submit_scrape`.
             labels: As in `submit_scrape`.
             idempotency_key: As in `submit_scrape`.
         """
         body: dict[str, Any] = {"kind": "crawl", "seeds": list(seeds), "extract": extract}
+        if recrawl_of is not None:
+            body["recrawl_of"] = recrawl_of
         body |= {k: dict(v) for k, v in (("limits", limits), ("scope", scope), ("rate", rate)) if v is not None}
         return await self._submit(body, project, labels, idempotency_key)
 

@@ -19,6 +19,8 @@ class CountersView(TypedDict):
     pages_failed: int
     pages_skipped: int
     pages_duplicate: int
+    pages_unchanged: int
+    pages_gone: int
     sources: int
     sources_extracted: int
     sources_skipped: int

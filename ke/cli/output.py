@@ -37,6 +37,8 @@ COUNTERS: Final = (
     ("pages failed", "pages_failed"),
     ("pages skipped", "pages_skipped"),
     ("pages duplicate", "pages_duplicate"),
+    ("pages unchanged", "pages_unchanged"),
+    ("pages gone", "pages_gone"),
     ("sources", "sources"),
     ("sources extracted", "sources_extracted"),
     ("sources skipped", "sources_skipped"),

@@ -25,6 +25,15 @@ ChunkSize = Annotated[
 ]
 ChunkTokens = Annotated[int | None, typer.Option(metavar="N", help="Tokens in a chunk, at most (256 by default).")]
 NoEntities = Annotated[bool, typer.Option("--no-entities", help="Do not look for named entities.")]
+RecrawlOf = Annotated[
+    str | None,
+    typer.Option(
+        "--recrawl-of",
+        metavar="JOB",
+        parser=parse_job_id,
+        help="Ask for this job's pages again, and take only what has changed since.",
+    ),
+]
 Project = Annotated[str, typer.Option(metavar="NAME", help="What the job belongs to.")]
 Labels = Annotated[
     list[str] | None,
@@ -57,6 +66,10 @@ def crawl(
         list[str] | None, typer.Option(metavar="REGEX", help="Follow only URLs that match one of these.")
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="REGEX", help="Never follow URLs that match.")] = None,
+    drop_param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Leave this query parameter out of every URL; * for any characters (utm_*)."),
+    ] = None,
     no_robots: Annotated[
         bool, typer.Option("--no-robots", help="Ignore robots.txt: only for sites that are yours.")
     ] = False,
@@ -64,6 +77,7 @@ def crawl(
         float | None, typer.Option(metavar="SECONDS", help="Between two requests to one host (0 by default).")
     ] = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", help="Requests to one host at once (8).")] = None,
+    recrawl_of: RecrawlOf = None,
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
@@ -79,7 +93,12 @@ def crawl(
 ) -> None:
     """Fetch a site from these seeds and its sitemaps, within limits, and extract what it says."""
     limits = _given(max_pages=max_pages, max_depth=max_depth)
-    scope = _given(include=include or None, exclude=exclude or None, robots=False if no_robots else None)
+    scope = _given(
+        include=include or None,
+        exclude=exclude or None,
+        drop_params=drop_param or None,
+        robots=False if no_robots else None,
+    )
     rate = _given(concurrency=concurrency, delay_s=delay)
     spec = _extract_spec(chunk_size, chunk_tokens, no_entities=no_entities) if extract else None
 
@@ -90,6 +109,7 @@ def crawl(
             scope=scope or None,
             rate=rate or None,
             extract=spec,
+            recrawl_of=recrawl_of,
             project=project,
             labels=labels_of(label),
             idempotency_key=key,
@@ -101,6 +121,7 @@ def crawl(
 def scrape(
     urls: Urls,
     *,
+    recrawl_of: RecrawlOf = None,
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
@@ -118,7 +139,14 @@ def scrape(
     spec = _extract_spec(chunk_size, chunk_tokens, no_entities=no_entities) if extract else None
 
     def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
-        return ke.submit_scrape(urls, extract=spec, project=project, labels=labels_of(label), idempotency_key=key)
+        return ke.submit_scrape(
+            urls,
+            extract=spec,
+            recrawl_of=recrawl_of,
+            project=project,
+            labels=labels_of(label),
+            idempotency_key=key,
+        )
 
     _accept(submit, Aftermath(watch, wait, timeout, as_json, api_url))
 

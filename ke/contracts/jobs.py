@@ -108,6 +108,8 @@ class CrawlScope:
     """Read the sitemaps that robots.txt names, or /sitemap.xml."""
     robots: bool = True
     """Obey robots.txt (RFC 9309)."""
+    drop_params: tuple[str, ...] = ()
+    """Names of query parameters that tell no two pages apart (`utm_*`): left out of every URL that is taken up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ class CollectSpec:
     limits: CrawlLimits = CrawlLimits()
     scope: CrawlScope = CrawlScope()
     rate: FetchRate = FetchRate()
+    recrawl_of: str | None = None
+    """The job whose pages are asked for again: what is the same as then is not stored anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +192,8 @@ class Counters:
     pages_failed: int = 0
     pages_skipped: int = 0
     pages_duplicate: int = 0
+    pages_unchanged: int = 0
+    pages_gone: int = 0
     sources: int = 0
     sources_extracted: int = 0
     sources_skipped: int = 0

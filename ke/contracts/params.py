@@ -16,13 +16,14 @@ def params_of(job: JobInput) -> dict[str, Any]:
         extract.pop("source_job_id")
         extract.pop("source_ids")
     if not job.collect.follow:
-        return {"urls": list(job.collect.urls), "extract": extract}
+        return {"urls": list(job.collect.urls), "recrawl_of": job.collect.recrawl_of, "extract": extract}
     collect = asdict(job.collect)
     return {
         "seeds": list(job.collect.urls),
         "limits": collect["limits"],
         "scope": collect["scope"],
         "rate": collect["rate"],
+        "recrawl_of": job.collect.recrawl_of,
         "extract": extract,
     }
 
@@ -33,14 +34,17 @@ def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | No
         return None, _extract_of(params)
     extract = _extract_of(params["extract"]) if params["extract"] is not None else None
     if kind is JobKind.SCRAPE:
-        return CollectSpec(tuple(params["urls"]), follow=False), extract
-    scope = params["scope"]
+        return CollectSpec(tuple(params["urls"]), follow=False, recrawl_of=params.get("recrawl_of")), extract
+    # Jobs of before have neither dropped parameters nor an earlier job.
+    scope = {"drop_params": (), **params["scope"]}
+    lists = {name: tuple(scope[name]) for name in ("include", "exclude", "drop_params")}
     collect = CollectSpec(
         urls=tuple(params["seeds"]),
         follow=True,
         limits=CrawlLimits(**params["limits"]),
-        scope=CrawlScope(**scope | {"include": tuple(scope["include"]), "exclude": tuple(scope["exclude"])}),
+        scope=CrawlScope(**scope | lists),
         rate=FetchRate(**params["rate"]),
+        recrawl_of=params.get("recrawl_of"),
     )
     return collect, extract
 

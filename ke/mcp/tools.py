@@ -25,6 +25,9 @@ CLEANUP_WAIT_S: Final = 30.0
 JobId = Annotated[str, Field(description="The job's id, as `crawl`, `scrape` and `list_jobs` give it")]
 Project = Annotated[str, Field(description="What the job belongs to")]
 Extract = Annotated[bool, Field(description="Also turn the pages into searchable chunks, vectors and entities")]
+RecrawlOf = Annotated[
+    str | None, Field(description="A job that has ended: take only what has changed since, and tell what is gone")
+]
 Key = Annotated[str | None, Field(description="The same key gives the same job, so that a repeat is safe")]
 
 OfSubject = Annotated[Literal["page", "source"] | None, Field(description="Only pages, or only sources")]
@@ -48,6 +51,7 @@ async def crawl(
     max_pages: Annotated[int, Field(ge=1, description="Pages, at most")] = 500,
     max_depth: Annotated[int, Field(ge=0, description="Links from a first page, at most")] = 5,
     *,
+    recrawl_of: RecrawlOf = None,
     extract: Extract = True,
     project: Project = "default",
     idempotency_key: Key = None,
@@ -62,6 +66,7 @@ async def crawl(
             urls,
             limits=limits,
             extract={} if extract else None,
+            recrawl_of=job_id_of(recrawl_of) if recrawl_of else None,
             project=project,
             idempotency_key=idempotency_key,
         )
@@ -71,6 +76,7 @@ async def crawl(
 async def scrape(
     urls: Annotated[list[str], Field(min_length=1, max_length=1000, description="Exactly these pages")],
     *,
+    recrawl_of: RecrawlOf = None,
     extract: Extract = True,
     project: Project = "default",
     idempotency_key: Key = None,
@@ -81,7 +87,11 @@ async def scrape(
     """
     return await answer(
         lambda ke: ke.submit_scrape(
-            urls, extract={} if extract else None, project=project, idempotency_key=idempotency_key
+            urls,
+            extract={} if extract else None,
+            recrawl_of=job_id_of(recrawl_of) if recrawl_of else None,
+            project=project,
+            idempotency_key=idempotency_key,
         )
     )
 

@@ -71,7 +71,7 @@ async def vector_counts(vectors: VectorStore, target: CleanupTarget) -> dict[str
 
 
 async def active_dependents(connection: AsyncConnection, job_id: uuid.UUID) -> list[uuid.UUID]:
-    """The active jobs that extract from this job's sources, those included that have only been told to so far.
+    """The active jobs that extract from this job's sources or crawl them again, even if only told to so far.
 
     An ended job whose dead letters are being retried is one of them.
     """
@@ -94,7 +94,10 @@ async def active_dependents(connection: AsyncConnection, job_id: uuid.UUID) -> l
         .where(
             jobs.c.status.in_([status.value for status in ACTIVE]) | jobs.c.retry_id.is_not(None),
             jobs.c.id != job_id,
-            sa.exists(task_of_this) | (jobs.c.params["source_job_id"].astext == str(job_id)) | sa.exists(names_source),
+            sa.exists(task_of_this)
+            | (jobs.c.params["source_job_id"].astext == str(job_id))
+            | (jobs.c.params["recrawl_of"].astext == str(job_id))
+            | sa.exists(names_source),
         )
         .order_by(jobs.c.seq)
     )

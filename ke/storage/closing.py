@@ -189,6 +189,8 @@ async def count_job(
         pages_failed=page.get("failed", none).number,
         pages_skipped=page.get("skipped", none).number,
         pages_duplicate=page.get("duplicate", none).number,
+        pages_unchanged=page.get("unchanged", none).number,
+        pages_gone=page.get("gone", none).number,
         sources=await total(sources),
         sources_extracted=task.get("done", 0),
         sources_skipped=task.get("skipped", 0),

@@ -64,6 +64,8 @@ class PageRow:
     attempts: int
     http_status: int | None
     final_url: str | None
+    canonical_url: str | None
+    source_id: uuid.UUID | None
     content_type: str | None
     bytes: int | None
     fetched_at: datetime | None

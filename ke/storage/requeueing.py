@@ -5,6 +5,8 @@ Lanes' counters go with the rows: down when something is queued again, up when i
 """
 
 import uuid
+from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 import sqlalchemy as sa
@@ -129,7 +131,13 @@ def lettered(job_id: uuid.UUID) -> sa.ColumnElement[bool]:
 
 
 async def claim_letters_first(
-    connection: AsyncConnection, job_id: uuid.UUID, claim: uuid.UUID, *, limit: int, pages_left: int
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    claim: uuid.UUID,
+    *,
+    limit: int,
+    pages_left: int,
+    room: Callable[[str], int] | None = None,
 ) -> list[FrontierEntry]:
     """Takes due pages that had failed, and others only as far as those that wait for their turn leave room.
 
@@ -139,15 +147,25 @@ async def claim_letters_first(
         claim: Of the slice that fetches them.
         limit: Pages at most.
         pages_left: What the job's page limit allows, what is under way counted.
+        room: How many pages of a `host:port` there is room for.
     """
-    claimed = await claim_pages(connection, job_id, claim, limit=limit, only=lettered(job_id))
+    of_host = room or (lambda _: limit)
+    claimed = await claim_pages(connection, job_id, claim, limit=limit, room=of_host, only=lettered(job_id))
     if len(claimed) >= limit:
         return claimed
     waiting = sa.select(sa.func.count()).where(pages.c.job_id == job_id, pages.c.state == "pending", lettered(job_id))
     reserved = int((await connection.execute(waiting)).scalar_one())
-    room = min(limit, pages_left - reserved) - len(claimed)
-    if room > 0:
-        claimed += await claim_pages(connection, job_id, claim, limit=room, only=~lettered(job_id))
+    left = min(limit, pages_left - reserved) - len(claimed)
+    if left > 0:
+        taken = Counter(entry.host for entry in claimed)
+        claimed += await claim_pages(
+            connection,
+            job_id,
+            claim,
+            limit=left,
+            room=lambda host: of_host(host) - taken[host],
+            only=~lettered(job_id),
+        )
     return claimed
 
 

@@ -192,7 +192,7 @@ async def _with_room(connection: AsyncConnection, job_id: uuid.UUID, spec: Colle
     return replace(
         spec,
         limits=CrawlLimits(
-            max_pages=max(limits.max_pages, used.pages_fetched + used.pages_duplicate + n_pages),
+            max_pages=max(limits.max_pages, used.pages_fetched + used.pages_duplicate + used.pages_unchanged + n_pages),
             max_depth=limits.max_depth,
             max_bytes=None if limits.max_bytes is None else used.bytes + limits.max_bytes,
             max_seconds=limits.max_seconds,

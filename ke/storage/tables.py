@@ -110,7 +110,7 @@ job_progress = sa.Table(
 )
 """The counters of each lane, written with each batch; never on the job's row, whose share lock the lanes hold."""
 
-PAGE_STATES: Final = ("pending", "fetching", "fetched", "duplicate", "failed", "skipped")
+PAGE_STATES: Final = ("pending", "fetching", "fetched", "duplicate", "unchanged", "gone", "failed", "skipped")
 
 pages = sa.Table(
     "pages",
@@ -119,6 +119,7 @@ pages = sa.Table(
     _seq(),
     _ref("job_id", "jobs.id"),
     sa.Column("url", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False, server_default=""),  # host:port, which hosts take turns by
     sa.Column("depth", sa.Integer, nullable=False),
     sa.Column("state", sa.Text, nullable=False, server_default="pending"),
     sa.Column("reason", sa.Text),
@@ -127,6 +128,9 @@ pages = sa.Table(
     sa.Column("not_before", TIME),
     sa.Column("http_status", sa.Integer),
     sa.Column("final_url", sa.Text),
+    sa.Column("canonical_url", sa.Text),  # what the page names as its own URL, where that is another one
+    # The document that has its content: its own, its twin's, or an earlier job's. No foreign key: that may be cleaned.
+    sa.Column("source_id", UUID(as_uuid=True)),
     sa.Column("content_type", sa.Text),
     sa.Column("content_hash", sa.LargeBinary),
     sa.Column("etag", sa.Text),
@@ -136,7 +140,9 @@ pages = sa.Table(
     sa.CheckConstraint(f"state IN {PAGE_STATES}", name="state"),
     sa.Index(None, "job_id", "seq"),
     sa.Index(
-        "ix_pages_frontier", "job_id", "depth", "seq", postgresql_where=sa.text("state IN ('pending', 'fetching')")
+        "ix_pages_frontier",
+        *("job_id", "host", "depth", "seq"),
+        postgresql_where=sa.text("state IN ('pending', 'fetching')"),
     ),
 )
 """The frontier of a crawl. The id is made of job and canonical URL, so a URL is there once per job."""

@@ -327,6 +327,8 @@ _ROWS: Final = {
     "pages_failed": "pages x WHERE x.job_id = j.id AND state = 'failed'",
     "pages_skipped": "pages x WHERE x.job_id = j.id AND state = 'skipped'",
     "pages_duplicate": "pages x WHERE x.job_id = j.id AND state = 'duplicate'",
+    "pages_unchanged": "pages x WHERE x.job_id = j.id AND state = 'unchanged'",
+    "pages_gone": "pages x WHERE x.job_id = j.id AND state = 'gone'",
     "sources": "sources x WHERE x.job_id = j.id",
     "sources_extracted": "extraction_tasks x WHERE x.job_id = j.id AND state = 'done'",
     "sources_skipped": "extraction_tasks x WHERE x.job_id = j.id AND state = 'skipped'",

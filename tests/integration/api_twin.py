@@ -23,6 +23,8 @@ COUNTERS = {
     "pages_failed": 1,
     "pages_skipped": 2,
     "pages_duplicate": 1,
+    "pages_unchanged": 0,
+    "pages_gone": 0,
     "sources": 11,
     "sources_extracted": 11,
     "sources_skipped": 0,

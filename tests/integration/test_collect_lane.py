@@ -1,81 +1,19 @@
 """The collect lane on a real Postgres and a real site, slice by slice, without Temporal."""
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
 from temporalio.testing import ActivityEnvironment
 
-from activities.collect import CollectActivities
-from ke.contracts.activities import CollectSlice, SliceReport
 from ke.contracts.errors import WorkLost
-from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, FetchRate, JobInput, JobKind, JobStatus
+from ke.contracts.jobs import FetchRate
 from ke.runtime.embedded.postgres import temporary_postgres
 from ke.runtime.pool import CpuPool
 from ke.storage.database import Database, migrate
-from ke.storage.jobs import open_job
-from ke.web.egress import EgressPolicy
-from ke.web.fetch import Fetcher
-
-Answer = Callable[[web.Request], web.StreamResponse]
-
-
-@dataclass
-class Lanes:
-    """What a collect lane needs, and a site whose answers a test chooses."""
-
-    database: Database
-    pool: CpuPool
-    answers: dict[str, Answer]
-    asked: list[str]
-    url: str
-
-    def html(self, path: str, *links: str, head: str = "") -> None:
-        """A page with links."""
-        body = "".join(f'<a href="{link}">{link}</a> ' for link in links)
-        text = f"<html><head><title>{path}</title>{head}</head><body><p>This is {path}.</p>{body}</body></html>"
-        self.answers[path] = lambda _: web.Response(text=text, content_type="text/html")
-
-    async def job(self, spec: CollectSpec) -> CollectSlice:
-        """An open job's first slice."""
-        job = JobInput(str(uuid.uuid4()), JobKind.CRAWL, datetime.now(UTC).isoformat(), collect=spec)
-        async with self.database.transaction() as connection:
-            row = await open_job(connection, job, "run")
-        assert row.status is JobStatus.RUNNING
-        return CollectSlice(job.job_id, row.write_epoch, spec, extract=False, started_at=job.created_at)
-
-    def crawl(self, path: str = "/", **limits: int) -> CollectSpec:
-        """A crawl of the site."""
-        scope = CrawlScope(sitemaps=False)
-        return CollectSpec((f"{self.url}{path}",), follow=True, limits=CrawlLimits(**limits), scope=scope)
-
-    async def run(self, piece: CollectSlice, environment: ActivityEnvironment | None = None) -> SliceReport:
-        """One slice to its end."""
-        host = self.url.removeprefix("http://")
-        async with Fetcher(
-            user_agent="ke-test/1", timeout_s=5, max_bytes=100_000, policy=EgressPolicy(frozenset({host}))
-        ) as fetcher:
-            lane = CollectActivities(self.database, fetcher, self.pool)
-            return await (environment or ActivityEnvironment()).run(lane.collect_pages, piece)
-
-    async def until(self, seen: Callable[[list[str]], bool]) -> None:
-        """Waits until the site was asked for what the test wants."""
-        async with asyncio.timeout(20):
-            while not seen(self.asked):  # noqa: ASYNC110  the site appends to a list
-                await asyncio.sleep(0.01)
-
-    async def pages(self, piece: CollectSlice) -> dict[str, tuple[str, str | None]]:
-        """State and reason of each page, by path."""
-        async with self.database.transaction() as connection:
-            rows = await connection.exec_driver_sql(
-                "SELECT url, state, reason FROM pages WHERE job_id = $1", (uuid.UUID(piece.job_id),)
-            )
-            return {url.removeprefix(self.url): (state, reason) for url, state, reason in rows}
+from tests.integration.lanes import Lanes, running_site
 
 
 @pytest.fixture(scope="module")
@@ -96,29 +34,8 @@ async def pool() -> AsyncIterator[CpuPool]:
 
 @pytest.fixture
 async def lanes(database: Database, pool: CpuPool) -> AsyncIterator[Lanes]:
-    async with _site() as (answers, asked, url):
-        yield Lanes(database, pool, answers, asked, url)
-
-
-@asynccontextmanager
-async def _site() -> AsyncIterator[tuple[dict[str, Answer], list[str], str]]:
-    answers: dict[str, Answer] = {}
-    asked: list[str] = []
-
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        asked.append(request.path)
-        if request.path not in answers:
-            return web.Response(status=404)
-        made = answers[request.path](request)
-        return await made if asyncio.iscoroutine(made) else made
-
-    runner = web.ServerRunner(web.Server(answer, access_log=None), shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield answers, asked, f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with running_site() as site:
+        yield Lanes(database, pool, site)
 
 
 @pytest.mark.parametrize(
