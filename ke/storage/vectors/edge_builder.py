@@ -1,8 +1,8 @@
 """The process that builds an optimised copy of a shard: started by the vector process, fed over its standard input.
 
 `python -m ke.storage.vectors.edge_builder --folder DIR --lock FILE --dimensions N --parent PID`. It exists because
-`EdgeShard.optimize()` holds the interpreter for as long as it runs. It yields to everything else on the machine, and
-ends with its parent: Linux kills it, and elsewhere the next vector process does, by the lock that it holds.
+`EdgeShard.optimize()` holds the interpreter for as long as it runs. It is less urgent than the vector process, and ends
+with it: Linux kills it, and elsewhere the next vector process does, by the lock that it holds.
 
 Exit status: 0 when the copy is whole and on disk, 1 when its parent went away.
 """
@@ -29,7 +29,8 @@ BUILT: Final = b"built\n"
 CLOSED: Final = b"closed\n"
 """The answer to `Kind.CLOSE`: all of it is on disk."""
 
-_LEAST_URGENT: Final = 19
+_LESS_URGENT: Final = 10
+"""A tenth of a core that an ordinary process wants too: at 19 it would never be done beside a busy worker."""
 _SET_DEATH_SIGNAL: Final = 1
 """PR_SET_PDEATHSIG of linux/prctl.h."""
 _END_WITHIN_S: Final = 10.0
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--full-scan-kb", type=int, default=FULL_SCAN_KB)
     given = parser.parse_args(arguments)
     os.umask(0o077)
-    os.nice(_LEAST_URGENT)
+    os.nice(_LESS_URGENT)
     # The parent decides when it ends, by the pipe; a Ctrl-C goes to it too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with given.lock.open("r+b") as lock:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from ke.storage.vectors import edge_builder, edge_frames, edge_optimise
+from ke.storage.vectors.edge_engine import EdgeEngine
 from ke.storage.vectors.edge_files import Collection
 from ke.storage.vectors.edge_frames import Kind
 from ke.storage.vectors.edge_optimise import Copy, NoCopy, Tuning
@@ -67,13 +68,14 @@ class Optimiser:
         collection = await self._engine.read(lambda engine: engine.collection(name))
         copy = await self._engine.read(lambda _: edge_optimise.begin(collection))
         try:
-            await _Build(self._engine, collection, copy).run(self._lock, self._tuning)
+            stall_s = await _Build(self._engine, collection, copy).run(self._lock, self._tuning)
         finally:
             try:
                 await self._engine.read(lambda _: edge_optimise.end(collection, copy))
             finally:
                 await asyncio.to_thread(shutil.rmtree, copy.folder, ignore_errors=True)
-        log.info("collection %s is optimised, after %.1f s", name, time.monotonic() - started_s)
+        built_s = time.monotonic() - started_s
+        log.info("collection %s is optimised, after %.1f s; others waited up to %.3f s", name, built_s, stall_s)
 
 
 class _Build:
@@ -83,9 +85,14 @@ class _Build:
         self._engine = engine
         self._collection = collection
         self._copy = copy
+        self._longest_s = 0.0
 
-    async def run(self, lock: Path, tuning: Tuning) -> None:
-        """Makes the copy and puts it in the collection's place."""
+    async def run(self, lock: Path, tuning: Tuning) -> float:
+        """Makes the copy and puts it in the collection's place.
+
+        Returns:
+            How long the longest step kept the engine's thread from others, seconds.
+        """
         builder = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "ke.storage.vectors.edge_builder"),
             *("--folder", str(self._copy.folder), "--lock", str(lock), "--parent", str(os.getpid())),
@@ -100,6 +107,7 @@ class _Build:
                 builder.kill()
             await builder.wait()
         await self._replace()
+        return self._longest_s
 
     async def _feed(self, builder: Process) -> None:
         collection, copy = self._collection, self._copy
@@ -120,14 +128,24 @@ class _Build:
         for _ in range(_ROUNDS):
             if await self._step(lambda: edge_optimise.catch_up(collection, copy, _PAGE)) <= _PAGE:
                 break
-        await self._engine.read(lambda _: edge_optimise.swap(collection, copy))
+        await self._call(lambda: edge_optimise.swap(collection, copy))
 
     async def _step(self, run: Callable[[], T]) -> T:
         """One call in the engine's thread, and as long a pause: others have half of its time at least."""
         started_s = time.monotonic()
-        result = await self._engine.read(lambda _: run())
+        result = await self._call(run)
         await asyncio.sleep(time.monotonic() - started_s)
         return result
+
+    async def _call(self, run: Callable[[], T]) -> T:
+        def timed(_: EdgeEngine) -> T:
+            started_s = time.monotonic()
+            try:
+                return run()
+            finally:
+                self._longest_s = max(self._longest_s, time.monotonic() - started_s)
+
+        return await self._engine.read(timed)
 
 
 async def _send(builder: Process, frames: bytes) -> None:
