@@ -113,6 +113,9 @@ async def _run(names: Sequence[str], options: Options, path: Path) -> int:
             if why:
                 broken.append(name)
                 say(f"  BROKEN: {why}")
+                # What it left half done is not for the next one to measure.
+                await lab.close()
+                lab = Lab(options)
             write(figures, path)
             say(f"  {time.monotonic() - began:.0f} s")
     finally:

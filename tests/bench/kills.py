@@ -1,13 +1,14 @@
 """What a crawl fetches again when its worker is killed."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from statistics import median
 
 from activities.collect_slice import BATCH_PAGES
 from tests.bench.figures import Figure, Goal
 from tests.bench.lab import JOB_TIMEOUT_S, Lab, a_stack, crawl_body, ended, submit, warm
-from tests.bench.site import served
+from tests.bench.site import Served, served
 from tests.e2e.stack import eventually
 from tests.faults.measures import say
 
@@ -36,11 +37,13 @@ async def kill(lab: Lab) -> AsyncIterator[Figure]:
     yield Figure("kill", Goal.most(1.0), ratios, note)
 
 
-async def _pages(folder) -> int:
+async def _pages(folder: Path) -> int:
     return len(await asyncio.to_thread(lambda: list(folder.rglob("*.html"))))
 
 
-async def _killed_at(web, fetches: float, kill) -> None:
+async def _killed_at(web: Served, fetches: float, kill: Callable[[], int]) -> None:
+    """Kills when the server has been asked for so many pages."""
+
     async def total() -> int:
         return (await asyncio.to_thread(web.fetches)).total()
 

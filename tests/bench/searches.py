@@ -27,6 +27,8 @@ from tests.faults.measures import percentile, say
 from tests.integration.vectors_process import VectorsProcess
 
 SEARCHES = (400, 40)
+WARM = 10
+"""Searches that are not counted: the first one loads the gateway's model."""
 SEEDED = (Size(sources=2_000, chunks_each=10), Size(sources=50, chunks_each=4))
 """What is there to be searched before anything is ingested."""
 POINTS = (200_000, 4_000)
@@ -53,6 +55,7 @@ async def search_ingest(lab: Lab) -> AsyncIterator[Figure]:
     finally:
         await vectors.close()
     async with stack.client() as client:
+        await _searches(client, WARM)
         for run in range(lab.options.runs):
             idle.append(percentile(await _searches(client, number), 0.99))
             async with ingesting(client, web.url):
