@@ -7,7 +7,7 @@ import asyncio
 import mimetypes
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 from urllib.parse import unquote, urlsplit
 
 import uvloop
@@ -22,11 +22,10 @@ class Server(asyncio.Protocol):
         self._folder = folder
         self._log = log
         self._received = b""
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is no subclass of asyncio's
 
     def data_received(self, data: bytes) -> None:
         self._received += data
