@@ -35,6 +35,7 @@ from ke.contracts.naming import TaskQueue
 from ke.runtime import logs
 from ke.runtime.endpoints import resolve
 from ke.runtime.engine import Engine
+from ke.runtime.loop_watch import watched_loop
 from ke.runtime.pool import CpuPool
 from ke.runtime.resources import open_fetcher, open_vectors
 from ke.runtime.settings import Settings, describe_invalid_settings
@@ -236,7 +237,7 @@ async def main() -> None:
     client = await _connect(settings, stop)
     if client is None:
         return
-    async with running_workers(settings, client) as broken:
+    async with running_workers(settings, client) as broken, watched_loop():
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()

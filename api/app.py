@@ -17,6 +17,7 @@ from api.schemas import MAX_BODY_BYTES
 from ke.contracts.errors import KeError, Unavailable
 from ke.runtime import logs
 from ke.runtime.endpoints import resolve
+from ke.runtime.loop_watch import watched_loop
 from ke.runtime.resources import open_vectors
 from ke.runtime.settings import Settings, describe_invalid_settings
 
@@ -59,7 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.gateway = gateway
-        yield
+        async with watched_loop():
+            yield
         await gateway.close()
 
     return assemble(lifespan, hosts=chosen.api_hosts)
