@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Urls = Annotated[list[str], typer.Argument(metavar="URL...", help="http or https addresses.")]
 Extract = Annotated[
     bool, typer.Option("--extract/--no-extract", help="Turn the pages into chunks, vectors and entities too.")
+]
+Reading = Annotated[
+    Literal["thorough", "fast"] | None,
+    typer.Option(metavar="HOW", help="How to find a page's content: thorough (the default), or fast."),
 ]
 ChunkSize = Annotated[
     int | None, typer.Option(metavar="N", help="Sources in a batch of the extraction; all in one pass when not given.")
@@ -64,6 +68,7 @@ def crawl(
         float | None, typer.Option(metavar="SECONDS", help="Between two requests to one host (0 by default).")
     ] = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", help="Requests to one host at once (8).")] = None,
+    reading: Reading = None,
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
@@ -89,6 +94,7 @@ def crawl(
             limits=limits or None,
             scope=scope or None,
             rate=rate or None,
+            reading=reading,
             extract=spec,
             project=project,
             labels=labels_of(label),
@@ -101,6 +107,7 @@ def crawl(
 def scrape(
     urls: Urls,
     *,
+    reading: Reading = None,
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
@@ -118,7 +125,9 @@ def scrape(
     spec = _extract_spec(chunk_size, chunk_tokens, no_entities=no_entities) if extract else None
 
     def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
-        return ke.submit_scrape(urls, extract=spec, project=project, labels=labels_of(label), idempotency_key=key)
+        return ke.submit_scrape(
+            urls, reading=reading, extract=spec, project=project, labels=labels_of(label), idempotency_key=key
+        )
 
     _accept(submit, Aftermath(watch, wait, timeout, as_json, api_url))
 

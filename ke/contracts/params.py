@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobInput, JobKind
+from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobInput, JobKind, Reading
 
 
 def params_of(job: JobInput) -> dict[str, Any]:
@@ -16,13 +16,14 @@ def params_of(job: JobInput) -> dict[str, Any]:
         extract.pop("source_job_id")
         extract.pop("source_ids")
     if not job.collect.follow:
-        return {"urls": list(job.collect.urls), "extract": extract}
+        return {"urls": list(job.collect.urls), "reading": job.collect.reading.value, "extract": extract}
     collect = asdict(job.collect)
     return {
         "seeds": list(job.collect.urls),
         "limits": collect["limits"],
         "scope": collect["scope"],
         "rate": collect["rate"],
+        "reading": job.collect.reading.value,
         "extract": extract,
     }
 
@@ -32,8 +33,9 @@ def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | No
     if kind is JobKind.EXTRACT:
         return None, _extract_of(params)
     extract = _extract_of(params["extract"]) if params["extract"] is not None else None
+    reading = Reading(params.get("reading", Reading.THOROUGH))  # rows of older jobs do not have it
     if kind is JobKind.SCRAPE:
-        return CollectSpec(tuple(params["urls"]), follow=False), extract
+        return CollectSpec(tuple(params["urls"]), follow=False, reading=reading), extract
     scope = params["scope"]
     collect = CollectSpec(
         urls=tuple(params["seeds"]),
@@ -41,6 +43,7 @@ def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | No
         limits=CrawlLimits(**params["limits"]),
         scope=CrawlScope(**scope | {"include": tuple(scope["include"]), "exclude": tuple(scope["exclude"])}),
         rate=FetchRate(**params["rate"]),
+        reading=reading,
     )
     return collect, extract
 
