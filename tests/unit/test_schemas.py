@@ -43,6 +43,8 @@ def test_params_read_as_they_were_submitted() -> None:
     [
         {"kind": "scrape", "urls": [URL]},
         {"kind": "scrape", "urls": [URL], "extract": {"entities": None}},
+        {"kind": "scrape", "urls": [URL], "reading": "fast"},
+        {"kind": "crawl", "seeds": [URL], "reading": "fast"},
         {"kind": "crawl", "seeds": [URL], "scope": {"include": ["/a"], "exclude": ["b$"]}, "limits": {"max_bytes": 9}},
         {"kind": "crawl", "seeds": [URL], "rate": {"delay_s": 0.5}, "extract": {"chunk_size": 3}},
         {"kind": "extract", "source_job_id": "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11", "chunk_tokens": 99},
@@ -53,6 +55,14 @@ def test_parameters_tell_what_the_lanes_were_to_do(body: dict[str, Any]) -> None
     """From the parameters as the database keeps them a job's lanes can be run again, exactly."""
     job = job_input(SUBMIT.validate_python(body), None)
     kept = json.loads(json.dumps(params_of(job)))
+    assert specs_of(job.kind, kept) == (job.collect, job.extract)
+
+
+@pytest.mark.parametrize("body", [{"kind": "scrape", "urls": [URL]}, {"kind": "crawl", "seeds": [URL]}])
+def test_parameters_of_before_the_choice_of_reading_are_thorough(body: dict[str, Any]) -> None:
+    """Rows of jobs that were submitted when there was only one."""
+    job = job_input(SUBMIT.validate_python(body), None)
+    kept = {name: value for name, value in params_of(job).items() if name != "reading"}
     assert specs_of(job.kind, kept) == (job.collect, job.extract)
 
 
