@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from activities.documents import read_document
 from activities.reach import Reach
 from activities.recrawling import Recrawl, is_gone, is_same
 from ke.contracts.errors import KeError
@@ -18,7 +19,7 @@ from ke.storage.collecting import Document, PageOutcome, PageState
 from ke.storage.frontier import EarlierPage, FrontierEntry
 from ke.web.errors import BadPattern, RedirectRefused, TooLarge, UnsupportedType
 from ke.web.fetch import Fetcher
-from ke.web.parse import READABLE_TYPES, ParsedPage, parse_page
+from ke.web.parse import READABLE_TYPES, ParsedPage
 from ke.web.politeness import HostGate
 from ke.web.response import Fail, Response, Retry, classify
 from ke.web.robots import UNREACHABLE_S, Robots, RobotsRules
@@ -30,17 +31,9 @@ MAX_ATTEMPTS: Final = 4
 """Failed attempts after which a page is a dead letter."""
 STOPPING_S: Final = 0.1
 """Seconds between two looks of a page that must not begin any more."""
-PARSE_TIMEOUT_S: Final = 60.0
-"""Seconds for reading one page, waiting for a free process included."""
 NOT_MODIFIED: Final = 304
 RETRY_DELAYS_S: Final = (1.0, 5.0, 15.0)
 """Seconds before the second, third and fourth attempt, unless the server asks for more."""
-
-
-class Unreadable(KeError):
-    """The page could not be read."""
-
-    code = "unreadable"
 
 
 class RobotsUnreachable(KeError):
@@ -182,13 +175,7 @@ class PageReader:
         return replace(same, links=await self._links(entry, await self._parse(response)))
 
     async def _parse(self, response: Response) -> ParsedPage:
-        try:
-            async with asyncio.timeout(PARSE_TIMEOUT_S):
-                return await self._pool.run(
-                    parse_page, response.body, response.content_type, response.charset, response.final_url
-                )
-        except TimeoutError as error:
-            raise Unreadable(f"The page could not be read within {PARSE_TIMEOUT_S:g} s.") from error
+        return await read_document(self._pool, response, self._reach.spec.reading)
 
     async def _outcome(
         self, entry: FrontierEntry, response: Response, page: ParsedPage, content_hash: bytes
@@ -202,8 +189,8 @@ class PageReader:
             url=url,
             title=page.title or None,
             text=page.text,
-            metadata={**page.metadata, "reader": page.reader},
-            content_type=response.content_type or "text/html",
+            metadata=page.metadata,
+            content_type=response.content_type or ("application/pdf" if page.kind == "pdf" else "text/html"),
             content_hash=content_hash,
         )
         return PageOutcome(

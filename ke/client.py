@@ -40,6 +40,7 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         self,
         urls: Sequence[str],
         *,
+        reading: str | None = None,
         extract: Mapping[str, Any] | None = None,
         recrawl_of: str | None = None,
         project: str = "default",
@@ -50,6 +51,7 @@ class KnowledgeExtractionClient(DeadLetterCalls):
 
         Args:
             urls: At most 1,000.
+            reading: How a page's content is found: `thorough` (the gateway's default) or `fast`.
             extract: What to extract from the pages; `{}`: with all defaults; None: nothing.
             recrawl_of: A job that has ended: what is as it was then is neither stored nor extracted again.
             project: What the job belongs to.
@@ -57,9 +59,9 @@ class KnowledgeExtractionClient(DeadLetterCalls):
             idempotency_key: Names the job: the same key gives the same job. None: one is made, so that a repeat
                 inside this call is safe.
         """
-        body = {"kind": "scrape", "urls": list(urls), "extract": extract}
-        if recrawl_of is not None:
-            body["recrawl_of"] = recrawl_of
+        body: dict[str, Any] = {"kind": "scrape", "urls": list(urls), "extract": extract}
+        body |= {"recrawl_of": recrawl_of} if recrawl_of is not None else {}
+        body |= {"reading": reading} if reading is not None else {}
         return await self._submit(body, project, labels, idempotency_key)
 
     async def submit_crawl(
@@ -69,6 +71,7 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         limits: Mapping[str, Any] | None = None,
         scope: Mapping[str, Any] | None = None,
         rate: Mapping[str, Any] | None = None,
+        reading: str | None = None,
         extract: Mapping[str, Any] | None = None,
         recrawl_of: str | None = None,
         project: str = "default",
@@ -82,6 +85,7 @@ class KnowledgeExtractionClient(DeadLetterCalls):
             limits: `max_pages`, `max_depth`, `max_bytes`, `max_seconds`.
             scope: `include`, `exclude`, `same_host`, `sitemaps`, `robots`, `drop_params`.
             rate: `concurrency`, `delay_s`.
+            reading: As in `submit_scrape`.
             extract: As in `submit_scrape`.
             recrawl_of: As in `submit_scrape`.
             project: As in `submit_scrape`.
@@ -92,6 +96,7 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         if recrawl_of is not None:
             body["recrawl_of"] = recrawl_of
         body |= {k: dict(v) for k, v in (("limits", limits), ("scope", scope), ("rate", rate)) if v is not None}
+        body |= {"reading": reading} if reading is not None else {}
         return await self._submit(body, project, labels, idempotency_key)
 
     async def submit_extract(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Urls = Annotated[list[str], typer.Argument(metavar="URL...", help="http or https addresses.")]
 Extract = Annotated[
     bool, typer.Option("--extract/--no-extract", help="Turn the pages into chunks, vectors and entities too.")
+]
+Reading = Annotated[
+    Literal["thorough", "fast"] | None,
+    typer.Option(metavar="HOW", help="How to find a page's content: thorough (the default), or fast."),
 ]
 ChunkSize = Annotated[
     int | None, typer.Option(metavar="N", help="Sources in a batch of the extraction; all in one pass when not given.")
@@ -78,6 +82,7 @@ def crawl(
     ] = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", help="Requests to one host at once (8).")] = None,
     recrawl_of: RecrawlOf = None,
+    reading: Reading = None,
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
@@ -108,6 +113,7 @@ def crawl(
             limits=limits or None,
             scope=scope or None,
             rate=rate or None,
+            reading=reading,
             extract=spec,
             recrawl_of=recrawl_of,
             project=project,
@@ -122,6 +128,7 @@ def scrape(
     urls: Urls,
     *,
     recrawl_of: RecrawlOf = None,
+    reading: Reading = None,
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
@@ -143,6 +150,7 @@ def scrape(
             urls,
             extract=spec,
             recrawl_of=recrawl_of,
+            reading=reading,
             project=project,
             labels=labels_of(label),
             idempotency_key=key,

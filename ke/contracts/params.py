@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobInput, JobKind
+from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobInput, JobKind, Reading
 
 
 def params_of(job: JobInput) -> dict[str, Any]:
@@ -16,7 +16,12 @@ def params_of(job: JobInput) -> dict[str, Any]:
         extract.pop("source_job_id")
         extract.pop("source_ids")
     if not job.collect.follow:
-        return {"urls": list(job.collect.urls), "recrawl_of": job.collect.recrawl_of, "extract": extract}
+        return {
+            "urls": list(job.collect.urls),
+            "recrawl_of": job.collect.recrawl_of,
+            "reading": job.collect.reading.value,
+            "extract": extract,
+        }
     collect = asdict(job.collect)
     return {
         "seeds": list(job.collect.urls),
@@ -24,6 +29,7 @@ def params_of(job: JobInput) -> dict[str, Any]:
         "scope": collect["scope"],
         "rate": collect["rate"],
         "recrawl_of": job.collect.recrawl_of,
+        "reading": job.collect.reading.value,
         "extract": extract,
     }
 
@@ -33,8 +39,10 @@ def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | No
     if kind is JobKind.EXTRACT:
         return None, _extract_of(params)
     extract = _extract_of(params["extract"]) if params["extract"] is not None else None
+    reading = Reading(params.get("reading", Reading.THOROUGH))  # rows of older jobs do not have it
     if kind is JobKind.SCRAPE:
-        return CollectSpec(tuple(params["urls"]), follow=False, recrawl_of=params.get("recrawl_of")), extract
+        urls = tuple(params["urls"])
+        return CollectSpec(urls, follow=False, recrawl_of=params.get("recrawl_of"), reading=reading), extract
     # Jobs of before have neither dropped parameters nor an earlier job.
     scope = {"drop_params": (), **params["scope"]}
     lists = {name: tuple(scope[name]) for name in ("include", "exclude", "drop_params")}
@@ -45,6 +53,7 @@ def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | No
         scope=CrawlScope(**scope | lists),
         rate=FetchRate(**params["rate"]),
         recrawl_of=params.get("recrawl_of"),
+        reading=reading,
     )
     return collect, extract
 

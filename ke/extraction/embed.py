@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ke.contracts.errors import InvalidInput
+from ke.extraction.links import without_targets
 from ke.extraction.wordllama_files import load_tokenizer, load_vectors
 
 Vector: TypeAlias = "array[float]"
@@ -88,7 +89,7 @@ def embed(name: str, texts: list[str]) -> list[Vector]:
         if not text.strip():
             raise InvalidInput(f"text {number} is empty: it has no vector")
     try:
-        rows = embedder.run(texts)
+        rows = embedder.run([without_targets(text) for text in texts])
     except (UnicodeEncodeError, TypeError) as error:  # the tokenizer's answer to lone surrogates is a TypeError
         raise InvalidInput("a text is not valid Unicode") from error
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -1,11 +1,12 @@
 """Named entities in texts, by a finder chosen by name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from ke.contracts.errors import InvalidInput
+from ke.extraction.links import Words
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -56,7 +57,7 @@ def check_entities(name: str) -> None:
 
 
 def find_entities(name: str, texts: list[str]) -> list[list[Mention]]:
-    """The mentions in each text, in order of place; none for an empty text.
+    """The mentions in each text, in order of place; none for an empty text, and none over the end of a link.
 
     Args:
         name: The finder.
@@ -71,6 +72,9 @@ def find_entities(name: str, texts: list[str]) -> list[list[Mention]]:
             raise InvalidInput(f"text {number} has {len(text)} characters; at most {MAX_CHARACTERS} are read")
     filled = [number for number, text in enumerate(texts) if text.strip()]
     found: list[list[Mention]] = [[] for _ in texts]
-    for number, mentions in zip(filled, _FINDERS[name]([texts[number] for number in filled]), strict=True):
-        found[number] = mentions
+    words = [Words.of(texts[number]) for number in filled]
+    read = _FINDERS[name]([each.text for each in words])
+    for number, each, mentions in zip(filled, words, read, strict=True):
+        placed = (replace(m, start=start, end=end) for m in mentions for start, end in (each.span(m.start, m.end),))
+        found[number] = [m for m in placed if texts[number][m.start : m.end] == m.text]
     return found

@@ -6,6 +6,8 @@
     │   ├── BadPattern           not a pattern that can be matched safely     final
     │   ├── BadSitemap           not a sitemap                                final
     │   ├── UnsupportedType      not a type that can be read                  final
+    │   ├── BrokenDocument       of a type that can be read, and damaged      final
+    │   ├── LockedDocument       the same, and opens by a password only       final
     │   └── FetchRefused         the egress guard says no (ke.contracts.errors)
     └── FetchError               the fetch did not succeed                    final
         ├── FetchTimeout         the time for the whole request ran out       retryable
@@ -51,6 +53,18 @@ class UnsupportedType(InvalidInput):
         """Takes `content_type`, the type in question, among the extras."""
         super().__init__(message, **extra)
         self.content_type = str(extra.get("content_type", ""))
+
+
+class BrokenDocument(InvalidInput):
+    """The document is damaged."""
+
+    code = "broken-document"
+
+
+class LockedDocument(InvalidInput):
+    """The document is encrypted, and opens with a password only."""
+
+    code = "locked-document"
 
 
 class FetchError(KeError):

@@ -83,6 +83,18 @@ async def test_recrawl_stores_and_extracts_nothing_anew(stack: Stack, example_si
     assert lost == []
 
 
+async def test_a_chunk_of_a_pdf_names_its_page(stack: Stack, crawl: dict) -> None:
+    """What only the PDF says is found in it, under the heading of the page that says it."""
+    document = MANIFEST["document"]
+    async with stack.client() as client:
+        hits = await client.search(document["question"], job_ids=[crawl["id"]], limit=5)
+        found = [hit for hit in hits if hit["url"].endswith(document["page"])]
+        assert any(hit["heading"].endswith(document["heading"]) for hit in found)
+        source = await client.get_source(found[0]["source_id"])
+    assert source["content_type"] == "application/pdf"
+    assert source["metadata"]["pages"] == "3"
+
+
 async def test_same_key_gives_the_same_job(stack: Stack, example_site: SiteServer) -> None:
     """A repeated submit is one job; another body under its key is refused."""
     key = str(uuid.uuid4())

@@ -70,8 +70,9 @@ def test_crawl_sends_only_what_was_asked_for(ke: RunKe, api: ApiTwin) -> None:
 
 
 def test_crawl_passes_every_option_on(ke: RunKe, api: ApiTwin) -> None:
-    """Limits, scope, rate, extraction, project, labels and key reach the gateway where it expects them."""
+    """Limits, scope, rate, reading, extraction, project, labels and key reach the gateway where it expects them."""
     options = "--max-pages 9 --max-depth 2 --include a --include b --exclude c --no-robots --delay 0.5 --concurrency 3"
+    options += " --reading fast"
     more = "--chunk-size 7 --chunk-tokens 99 --no-entities --project docs --label team=x --label k=v=w --key k1"
     ke("crawl", "https://example.com/", *options.split(), *more.split())
     call = api.calls[-1]
@@ -81,6 +82,7 @@ def test_crawl_passes_every_option_on(ke: RunKe, api: ApiTwin) -> None:
         "limits": {"max_pages": 9, "max_depth": 2},
         "scope": {"include": ["a", "b"], "exclude": ["c"], "robots": False},
         "rate": {"concurrency": 3, "delay_s": 0.5},
+        "reading": "fast",
         "extract": {"chunk_size": 7, "chunk_tokens": 99, "entities": None},
         "project": "docs",
         "labels": {"team": "x", "k": "v=w"},

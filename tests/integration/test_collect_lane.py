@@ -1,19 +1,23 @@
 """The collect lane on a real Postgres and a real site, slice by slice, without Temporal."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from temporalio.testing import ActivityEnvironment
 
 from ke.contracts.errors import WorkLost
-from ke.contracts.jobs import FetchRate
+from ke.contracts.jobs import FetchRate, Reading
 from ke.runtime.embedded.postgres import temporary_postgres
 from ke.runtime.pool import CpuPool
 from ke.storage.database import Database, migrate
 from tests.integration.lanes import Lanes, running_site
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +158,55 @@ async def test_cancel_gives_back_what_was_under_way(lanes: Lanes) -> None:
     report = await lanes.run(piece)
     assert report.done
     assert [path for path in lanes.asked if path != "/robots.txt"] == ["/held"]
+
+
+async def test_each_type_is_read_skipped_or_buried(lanes: Lanes) -> None:
+    """A PDF is read by pages; a locked or broken one is a failed page; other types are skipped, all with the reason."""
+    paths = ("/good.pdf", "/locked.pdf", "/broken.pdf", "/picture.png", "/notes.md", "/notes.txt")
+    lanes.html("/", *paths)
+    kinds = {"pdf": "application/pdf", "png": "image/png", "md": "text/markdown", "txt": "text/plain"}
+    bodies = {
+        "/good.pdf": (ROOT / "examples" / "site" / "keepers-handbook.pdf").read_bytes(),
+        "/locked.pdf": (ROOT / "tests" / "data" / "pdf" / "locked.pdf").read_bytes(),
+        "/broken.pdf": b"%PDF-1.7\nnothing",
+        "/picture.png": b"\x89PNG",
+        "/notes.md": b"# Notes",
+        "/notes.txt": b"Notes",
+    }
+    for path, body in bodies.items():
+        kind = kinds[path.rpartition(".")[2]]
+        lanes.answers[path] = lambda _, body=body, kind=kind: web.Response(body=body, content_type=kind)
+    piece = await lanes.job(lanes.crawl())
+    report = await lanes.run(piece)
+    counters = report.counters
+    assert (counters.pages_fetched, counters.pages_failed, counters.pages_skipped, counters.dead_letters) == (
+        4,
+        2,
+        1,
+        2,
+    )
+    pages = await lanes.pages(piece)
+    assert pages["/locked.pdf"] == ("failed", "The document is encrypted, and opens with a password only.")
+    assert pages["/broken.pdf"][0] == "failed"
+    assert pages["/picture.png"] == ("skipped", "documents of type image/png cannot be read")
+    assert pages["/notes.md"][0] == pages["/notes.txt"][0] == pages["/good.pdf"][0] == "fetched"
+    async with lanes.database.transaction() as connection:
+        rows = await connection.exec_driver_sql(
+            "SELECT metadata->>'reader', metadata->>'pages' FROM sources WHERE job_id = $1 AND url LIKE '%.pdf'",
+            (uuid.UUID(piece.job_id),),
+        )
+        assert [tuple(row) for row in rows] == [("pages", "3")]
+
+
+@pytest.mark.parametrize(("reading", "reader"), [(Reading.THOROUGH, "main"), (Reading.FAST, "density")])
+async def test_a_job_chooses_how_its_pages_are_read(lanes: Lanes, reading: Reading, reader: str) -> None:
+    """What the job asks for reaches the reader, which notes in the source how it read."""
+    text = "".join(f"<p>This is sentence number {n} of an article about the weather.</p>" for n in range(20))
+    lanes.answers["/"] = lambda _: web.Response(text=f"<article>{text}</article>", content_type="text/html")
+    piece = await lanes.job(replace(lanes.crawl(), reading=reading))
+    await lanes.run(piece)
+    async with lanes.database.transaction() as connection:
+        rows = await connection.exec_driver_sql(
+            "SELECT metadata->>'reader' FROM sources WHERE job_id = $1", (uuid.UUID(piece.job_id),)
+        )
+        assert [row[0] for row in rows] == [reader]

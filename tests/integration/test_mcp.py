@@ -156,6 +156,7 @@ async def test_jobs_are_started_listed_and_searched(api: ApiTwin) -> None:
     api.hits = [{"text": "t", "score": 0.5, "url": "https://e.com/", "source_id": "s", "job_id": "j"}]
     async with connected(api.url) as client:
         crawled = await client.call_tool("crawl", {"urls": ["https://e.com/"], "max_pages": 3, "extract": False})
+        assert api.calls[-1].body["reading"] == "thorough"
         assert api.calls[-1].body["limits"] == {"max_pages": 3, "max_depth": 5}
         assert api.calls[-1].body["extract"] is None
         await client.call_tool("scrape", {"urls": ["https://e.com/a"], "idempotency_key": "k"})

@@ -74,3 +74,9 @@ def test_unknown_name_lists_the_known() -> None:
 def test_collection_has_name_and_dimensions() -> None:
     """Vectors that do not compare are never in one collection."""
     assert collection_name("wordllama") == "wordllama-256"
+
+
+def test_where_links_lead_does_not_move_a_vector() -> None:
+    """A text with links has the vector of its words."""
+    linked = ["See [the \\[old\\] map](http://h/a?b=c%281%29) of [Paris](https://h/x).", "[](http://h/)"]
+    assert embed("wordllama", linked) == embed("wordllama", ["See the \\[old\\] map of Paris.", "[](http://h/)"])

@@ -46,6 +46,8 @@ def test_params_read_as_they_were_submitted() -> None:
         {"kind": "scrape", "urls": [URL], "recrawl_of": "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11"},
         {"kind": "crawl", "seeds": [URL], "recrawl_of": "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11"},
         {"kind": "crawl", "seeds": [URL], "scope": {"drop_params": ["utm_*", "s id"]}},
+        {"kind": "scrape", "urls": [URL], "reading": "fast"},
+        {"kind": "crawl", "seeds": [URL], "reading": "fast"},
         {"kind": "crawl", "seeds": [URL], "scope": {"include": ["/a"], "exclude": ["b$"]}, "limits": {"max_bytes": 9}},
         {"kind": "crawl", "seeds": [URL], "rate": {"delay_s": 0.5}, "extract": {"chunk_size": 3}},
         {"kind": "extract", "source_job_id": "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11", "chunk_tokens": 99},
@@ -75,6 +77,14 @@ def test_parameter_name_that_can_be_none_is_refused(name: str) -> None:
     with pytest.raises(ValidationError) as refused:
         SUBMIT.validate_python(body)
     assert refused.value.errors()[0]["loc"] == ("crawl", "scope", "drop_params", 1)
+
+
+@pytest.mark.parametrize("body", [{"kind": "scrape", "urls": [URL]}, {"kind": "crawl", "seeds": [URL]}])
+def test_parameters_of_before_the_choice_of_reading_are_thorough(body: dict[str, Any]) -> None:
+    """Rows of jobs that were submitted when there was only one."""
+    job = job_input(SUBMIT.validate_python(body), None)
+    kept = {name: value for name, value in params_of(job).items() if name != "reading"}
+    assert specs_of(job.kind, kept) == (job.collect, job.extract)
 
 
 def test_same_meaning_has_the_same_hash() -> None:
