@@ -24,6 +24,8 @@ class CountersView(TypedDict):
     sources_skipped: int
     extractions: int
     entities: int
+    entity_sources: int
+    entity_sources_skipped: int
     vectors: int
     dead_letters: int
     bytes: int

@@ -25,7 +25,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from ke.contracts.cleanup import CleanupInput, CleanupReceipt, ProjectCleanupInput
 from ke.contracts.errors import TemporalUnavailable
-from ke.contracts.jobs import CancelRequest, JobError, JobInput, JobOutcome, JobStatus
+from ke.contracts.jobs import CancelRequest, JobError, JobInput, JobOutcome, JobStatus, Lane
 from ke.contracts.naming import (
     CLEANUP_WORKFLOW,
     JOB_KIND,
@@ -177,7 +177,9 @@ class Engine:
         Raises:
             WorkflowAlreadyStartedError: There is, or was, a workflow of this id.
         """
-        lanes = [name for name, spec in (("collect", job.collect), ("extract", job.extract)) if spec is not None]
+        finder = job.extract.entities if job.extract is not None else None
+        specs = ((Lane.COLLECT, job.collect), (Lane.EXTRACT, job.extract), (Lane.ENTITIES, finder))
+        lanes = [lane.value for lane, spec in specs if spec is not None]
         attributes = (
             SearchAttributePair(JOB_KIND, job.kind.value),
             SearchAttributePair(JOB_STATUS, JobStatus.QUEUED.value),
