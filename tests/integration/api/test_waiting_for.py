@@ -109,8 +109,11 @@ async def test_entities_lane_that_nobody_serves(watched: ApiStack, monkeypatch: 
         job_id = await submit_extract(watched)
         told = await until_waiting_for(watched, job_id, "no worker polls the task queue ke-entities")
         assert told == "no worker polls the task queue ke-entities"
-        progress = (await watched.http.get(f"/jobs/{job_id}")).json()["progress"]
-    assert progress["sources_extracted"] > 0 == progress["entity_sources"]
+        progress: dict[str, int] = {}
+        async with asyncio.timeout(60):
+            while not progress.get("sources_extracted"):
+                progress = (await watched.http.get(f"/jobs/{job_id}")).json()["progress"]
+    assert (progress["entity_sources"], progress["entities"]) == (0, 0)
     await terminate(watched.settings, f"job-{job_id}")
 
 
