@@ -159,6 +159,15 @@ async def test_lane_does_not_wait_for_one_that_ended_before(stores: Stores, pool
     assert not waiting.done
 
 
+async def test_workflow_without_the_lane_gets_its_entities(stores: Stores, pool: CpuPool) -> None:
+    """Where a workflow began before there was this lane, the extract activity finds the entities after the text."""
+    piece = await an_extract(stores, await a_crawl(stores, [SENTENCE * 10] * 5), chunk_size=3)
+    lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
+    reports = [await ActivityEnvironment().run(lane.extract_sources, piece) for _ in range(2)]
+    assert [(report.done, report.counters.entity_sources) for report in reports] == [(False, 3), (True, 5)]
+    assert reports[-1].counters.entities == await count(stores, entities, piece.job_id) > 0
+
+
 async def test_killed_pool_process_costs_no_source(stores: Stores) -> None:
     """A pool process that dies under its work is replaced, and the entities of every source are found once."""
     pool = CpuPool(1)
