@@ -11,7 +11,19 @@ from pydantic import ValidationError
 from api import openapi, problems
 from api.middleware import BodyGuard, HeadAsGet, HostGuard, RequestLog
 from api.resources import Gateway
-from api.routes import cleanups, dead_letters, docs, health, jobs, projects, reconciliations, retries, search, sources
+from api.routes import (
+    cleanups,
+    dead_letters,
+    docs,
+    entities,
+    health,
+    jobs,
+    projects,
+    reconciliations,
+    retries,
+    search,
+    sources,
+)
 from api.routes.params import check_names
 from api.schemas import MAX_BODY_BYTES
 from ke.contracts.errors import KeError, Unavailable
@@ -24,6 +36,7 @@ from ke.runtime.settings import Settings, describe_invalid_settings
 ROUTERS: Final = (
     jobs.router,
     sources.router,
+    entities.router,
     dead_letters.router,
     retries.router,
     cleanups.router,

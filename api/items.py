@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ke.storage.dead_letters import DeadLetterRow
 from ke.storage.listing import EntityRow, ExtractionRow, PageRow, SourceDocument, SourceRow
+from ke.storage.merged_entities import MentioningSource, MergedEntity, Neighbour
 
 
 class SourceItem(BaseModel):
@@ -119,6 +120,55 @@ class EntityItem(_Item):
     @classmethod
     def of(cls, row: EntityRow) -> Self:
         """An entity in a list."""
+        return cls.model_validate(row)
+
+
+class MergedEntityItem(_Item):
+    """A named entity of a project: all mentions with its label whose names come to the same."""
+
+    id: UUID
+    project: str
+    name: str = Field(description="Its most frequent spelling")
+    label: str
+    aliases: list[str] = Field(description="Other spellings, the most frequent first, at most 10")
+    mentions: int
+    sources: int = Field(description="Documents that mention it")
+
+    @classmethod
+    def of(cls, row: MergedEntity) -> Self:
+        """An entity of a project."""
+        return cls.model_validate(row)
+
+
+class NeighbourItem(MergedEntityItem):
+    """An entity that is mentioned in the same chunks as another."""
+
+    together: int = Field(description="Chunks that mention both")
+
+    @classmethod
+    def near(cls, row: Neighbour) -> Self:
+        """A neighbour of an entity."""
+        return cls.model_validate(asdict(row.entity) | {"together": row.together})
+
+
+class NeighbourList(BaseModel):
+    """The neighbours of an entity, those with the most common chunks first."""
+
+    data: list[NeighbourItem]
+
+
+class MentioningSourceItem(_Item):
+    """A document that mentions an entity."""
+
+    id: UUID
+    job_id: UUID
+    url: str
+    title: str | None
+    mentions: int = Field(description="Of this entity")
+
+    @classmethod
+    def of(cls, row: MentioningSource) -> Self:
+        """A document in a list."""
         return cls.model_validate(row)
 
 

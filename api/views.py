@@ -41,6 +41,8 @@ class CountersView(BaseModel):
     sources_skipped: int = 0
     extractions: int = 0
     entities: int = 0
+    entity_sources: int = Field(0, description="Extracted sources whose entities were looked for")
+    entity_sources_skipped: int = 0
     vectors: int = 0
     dead_letters: int = 0
     bytes: int = 0

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from ke.client_entities import EntityCalls
 from ke.client_http import ApiError, ClientError, GatewayUnreachable, RequestRefused, each, segment
 from ke.client_letters import DeadLetterCalls
 from ke.client_types import Job, Page, Receipt, Reconciliation, SearchHit, Source, SourceItem
@@ -27,7 +28,7 @@ MAX_WAIT_S: Final = 60
 """The longest a call may wait in the gateway, in seconds."""
 
 
-class KnowledgeExtractionClient(DeadLetterCalls):
+class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
     """A client of one gateway; use it as an async context manager.
 
     Every method raises `ApiError` when the gateway refuses, `GatewayUnreachable` when it does not answer, and

@@ -26,6 +26,8 @@ class CountersView(TypedDict):
     sources_skipped: int
     extractions: int
     entities: int
+    entity_sources: int
+    entity_sources_skipped: int
     vectors: int
     dead_letters: int
     bytes: int
@@ -126,6 +128,34 @@ class SourceItem(TypedDict):
     bytes: int
     fetched_at: str
     extraction_state: str | None
+
+
+class MergedEntity(TypedDict):
+    """A named entity of a project."""
+
+    id: str
+    project: str
+    name: str
+    label: str
+    aliases: list[str]
+    mentions: int
+    sources: int
+
+
+class Neighbour(MergedEntity):
+    """An entity that is mentioned in the same chunks as another."""
+
+    together: int
+
+
+class MentioningSource(TypedDict):
+    """A document that mentions an entity."""
+
+    id: str
+    job_id: str
+    url: str
+    title: str | None
+    mentions: int
 
 
 class Source(SourceItem):

@@ -1,4 +1,4 @@
-"""The job: two lanes of activities, pause, limits, cancellation, and an outcome on every path."""
+"""The job: lanes of activities, pause, limits, cancellation, and an outcome on every path."""
 
 import asyncio
 from dataclasses import replace
@@ -32,7 +32,7 @@ from workflows.lanes import Lanes, error_of, shielded
 class JobWorkflow:
     """One job. All that must outlive a run is in Postgres; this only decides what runs next.
 
-    A job runs in stretches: both lanes start, each a loop of slices, and run until they are done or something asks
+    A job runs in stretches: its lanes start, each a loop of slices, and run until they are done or something asks
     them to yield: a cancel, a pause, new limits, a history that grows long. Then the running slices are cancelled,
     they commit what they have, and the stretch ends. So a stop of any kind is one thing, done in one place.
     """
@@ -41,7 +41,11 @@ class JobWorkflow:
     def __init__(self, job: JobInput) -> None:
         """Takes up what the run before carried over, if there was one."""
         carried = job.carried or CarriedState(epoch=0)
-        done = {Lane.COLLECT: carried.collect_done, Lane.EXTRACT: carried.extract_done}
+        done = {
+            Lane.COLLECT: carried.collect_done,
+            Lane.EXTRACT: carried.extract_done,
+            Lane.ENTITIES: carried.entities_done,
+        }
         self._job = job
         self._status = JobStatus.QUEUED
         self._opened: OpenedJob | None = None
@@ -108,6 +112,7 @@ class JobWorkflow:
             extract_done=self._lanes.is_over(Lane.EXTRACT),
             slices=self._lanes.slices,
             waiting_for=PAUSED_NOTE if self._paused else self._lanes.note,
+            entities_done=self._lanes.is_over(Lane.ENTITIES),
         )
 
     # The run
@@ -153,7 +158,7 @@ class JobWorkflow:
         self._opened = await workflow.execute_activity_method(
             RecordActivities.open_job, self._job, **policies.record("open the record")
         )
-        self._lanes.open(self._opened.epoch, self._opened.started_at)
+        self._lanes.open(self._opened.epoch, self._opened.started_at, self._opened.entities)
         self._show(self._opened.status)
 
     async def _work(self) -> None:
@@ -202,6 +207,7 @@ class JobWorkflow:
             limits=self._lanes.limits,
             collect_done=self._lanes.done[Lane.COLLECT],
             extract_done=self._lanes.done[Lane.EXTRACT],
+            entities_done=self._lanes.done[Lane.ENTITIES],
         )
         workflow.continue_as_new(replace(self._job, carried=carried))
 

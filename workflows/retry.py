@@ -50,6 +50,7 @@ class RetryWorkflow:
             extract_done=lanes.is_over(Lane.EXTRACT),
             slices=lanes.slices,
             waiting_for=lanes.note,
+            entities_done=lanes.is_over(Lane.ENTITIES),
         )
 
     @workflow.run
@@ -81,11 +82,16 @@ class RetryWorkflow:
     @property
     def _has_lanes(self) -> bool:
         """Whether anything was queued; a cancel may have come before that."""
-        return self._opened is not None and (self._opened.collect is not None or self._opened.extract is not None)
+        opened = self._opened
+        return opened is not None and (opened.collect, opened.extract, opened.entities) != (None, None, None)
 
     def _take(self, carried: CarriedRetry) -> Lanes:
         opened = carried.opened
-        done = {Lane.COLLECT: carried.collect_done, Lane.EXTRACT: carried.extract_done}
+        done = {
+            Lane.COLLECT: carried.collect_done,
+            Lane.EXTRACT: carried.extract_done,
+            Lane.ENTITIES: carried.entities_done,
+        }
         lanes = Lanes(
             self._retry.job_id,
             opened.collect,
@@ -95,7 +101,7 @@ class RetryWorkflow:
             done=[lane for lane, is_done in done.items() if is_done],
             retrying=True,
         )
-        lanes.open(opened.epoch, opened.started_at)
+        lanes.open(opened.epoch, opened.started_at, opened.entities)
         self._opened, self._lanes = opened, lanes
         return lanes
 
@@ -129,7 +135,9 @@ class RetryWorkflow:
 
     def _continue_as_new(self, lanes: Lanes) -> None:
         assert self._opened is not None  # noqa: S101  (work begins after `_open`)
-        carried = CarriedRetry(self._opened, lanes.done[Lane.COLLECT], lanes.done[Lane.EXTRACT])
+        carried = CarriedRetry(
+            self._opened, lanes.done[Lane.COLLECT], lanes.done[Lane.EXTRACT], lanes.done[Lane.ENTITIES]
+        )
         workflow.continue_as_new(replace(self._retry, carried=carried))
 
     # The end

@@ -26,7 +26,11 @@ _DOWN: Final[Mapping[str, str]] = {
     VectorStoreUnavailable.code: "the vector store does not answer: ",
     TemporalUnavailable.code: "Temporal does not answer: ",
 }
-_LANE_OF: Final[Mapping[str, Lane]] = {"collect_pages": Lane.COLLECT, "extract_sources": Lane.EXTRACT}
+_LANE_OF: Final[Mapping[str, Lane]] = {
+    "collect_pages": Lane.COLLECT,
+    "extract_sources": Lane.EXTRACT,
+    "find_entities": Lane.ENTITIES,
+}
 
 
 async def waiting_for(gateway: Gateway, sighting: Sighting, lanes: LaneMap) -> str | None:

@@ -44,6 +44,8 @@ COUNTERS: Final = (
     ("sources skipped", "sources_skipped"),
     ("extractions", "extractions"),
     ("entities", "entities"),
+    ("sources searched for entities", "entity_sources"),
+    ("sources not searched for entities", "entity_sources_skipped"),
     ("vectors", "vectors"),
     ("dead letters", "dead_letters"),
 )

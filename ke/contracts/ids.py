@@ -42,6 +42,11 @@ def entity_id(extraction_id: uuid.UUID, start: int, end: int, label: str) -> uui
     return _named("entity", extraction_id.hex, start, end, label)
 
 
+def merged_entity_id(project: str, label: str, key: str) -> uuid.UUID:
+    """The entity that all mentions with this label and merge key have in common, in one project."""
+    return _named("merged-entity", project, label, key)
+
+
 def dead_letter_id(job_id: uuid.UUID, subject: str, subject_id: uuid.UUID) -> uuid.UUID:
     """The one dead letter of a page or a source that failed for good."""
     return _named("dead-letter", job_id.hex, subject, subject_id.hex)

@@ -78,10 +78,11 @@ class Artifacts(StrEnum):
 
 
 class Lane(StrEnum):
-    """The two strands of activities in a job."""
+    """The strands of activities in a job."""
 
     COLLECT = "collect"
     EXTRACT = "extract"
+    ENTITIES = "entities"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,7 @@ class CarriedState:
     limits: CrawlLimits | None = None
     collect_done: bool = False
     extract_done: bool = False
+    entities_done: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,10 @@ class Counters:
     sources_skipped: int = 0
     extractions: int = 0
     entities: int = 0
+    entity_sources: int = 0
+    """Extracted sources whose entities were looked for."""
+    entity_sources_skipped: int = 0
+    """Extracted sources whose entities were not looked for when the job ended."""
     vectors: int = 0
     dead_letters: int = 0
     bytes: int = 0
@@ -272,6 +278,7 @@ class JobProgress:
     extract_done: bool
     slices: int
     waiting_for: str = ""
+    entities_done: bool = True
 
 
 @dataclass(frozen=True, slots=True)

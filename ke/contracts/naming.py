@@ -14,7 +14,9 @@ class TaskQueue(StrEnum):
     COLLECT = "ke-collect"
     """Fetching pages."""
     EXTRACT = "ke-extract"
-    """Chunking, embedding and entities: the CPU's share."""
+    """Chunking and embedding: what makes text searchable."""
+    ENTITIES = "ke-entities"
+    """Finding entities: most of the CPU's work, on a queue of its own so that no text waits for it."""
     CLEANUP = "ke-cleanup"
     """Deleting vectors and rows."""
 

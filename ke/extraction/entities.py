@@ -1,4 +1,8 @@
-"""Named entities in texts, by a finder chosen by name."""
+"""Named entities in texts, by a finder chosen by name.
+
+A finder runs in a pool process and is given at most `ENTITY_TOKENS` at once, so that it is done within about 200 ms. A
+process loads its model once.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,6 +17,9 @@ if TYPE_CHECKING:
 
 MAX_CHARACTERS: Final = 200_000
 """In one text: the model needs about 1 GB for each 100,000 words of it."""
+
+ENTITY_TOKENS: Final = 1_500
+"""In one task, or a single chunk if that is longer: 150 ms."""
 
 _BATCH: Final = 32
 _UNUSED: Final = ("tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer")

@@ -33,6 +33,8 @@ def create_server() -> MCPServer:
         _strict(tools.get_job, "Read a job", tools.READS),
         _strict(tools.list_jobs, "List jobs", tools.READS),
         _strict(tools.search, "Search", tools.READS),
+        _strict(tools.list_entities, "List entities", tools.READS),
+        _strict(tools.entity_neighbours, "List what is mentioned together", tools.READS),
         _strict(tools.cancel_job, "Cancel a job", tools.STOPS),
         _strict(tools.list_dead_letters, "List what failed", tools.READS),
         _strict(tools.retry_dead_letters, "Retry what failed", tools.FETCHES),

@@ -7,11 +7,12 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from ke.client import KnowledgeExtractionClient
-from ke.gateway import job_id_of, retry_id_of, source_id_of
+from ke.gateway import entity_id_of, job_id_of, retry_id_of, source_id_of
 from ke.mcp.calls import answer
 from ke.mcp.results import (
     DeadLettersAnswer,
     DeletionAnswer,
+    EntitiesAnswer,
     JobAnswer,
     JobsAnswer,
     ReceiptAnswer,
@@ -149,6 +150,32 @@ async def search(
     async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
         ids = [job_id_of(job_id) for job_id in job_ids] if job_ids else None
         return {"data": await ke.search(query, job_ids=ids, project=project, limit=limit)}
+
+    return await answer(work)
+
+
+async def list_entities(
+    name: Annotated[str | None, Field(min_length=1, description="The beginning of a name, in any case")] = None,
+    label: Annotated[str | None, Field(description="Only this kind: PERSON, ORG, GPE, DATE, ...")] = None,
+    project: Annotated[str, Field(description="The project")] = "default",
+    limit: Annotated[int, Field(ge=1, le=200, description="Entities, at most")] = 20,
+    cursor: Annotated[str | None, Field(description="`next_cursor` of the answer before")] = None,
+) -> Annotated[CallToolResult, EntitiesAnswer]:
+    """List the people, organisations, places and dates that a project's documents name, most mentioned first."""
+    return await answer(
+        lambda ke: ke.list_merged_entities(project=project, label=label, q=name, limit=limit, cursor=cursor)
+    )
+
+
+async def entity_neighbours(
+    entity_id: Annotated[str, Field(description="An id that `list_entities` gave")],
+    label: Annotated[str | None, Field(description="Only neighbours of this kind")] = None,
+    limit: Annotated[int, Field(ge=1, le=200, description="Neighbours, at most")] = 20,
+) -> Annotated[CallToolResult, EntitiesAnswer]:
+    """List what is named in the same passages as an entity, that with the most common passages first."""
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        return {"data": await ke.list_neighbours(entity_id_of(entity_id), label=label, limit=limit)}
 
     return await answer(work)
 

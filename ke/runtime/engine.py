@@ -40,6 +40,7 @@ from ke.contracts.jobs import (
     JobOutcome,
     JobProgress,
     JobStatus,
+    Lane,
 )
 from ke.contracts.naming import (
     CLEANUP_WORKFLOW,
@@ -192,7 +193,9 @@ class Engine:
         Raises:
             WorkflowAlreadyStartedError: There is, or was, a workflow of this id.
         """
-        lanes = [name for name, spec in (("collect", job.collect), ("extract", job.extract)) if spec is not None]
+        finder = job.extract.entities if job.extract is not None else None
+        specs = ((Lane.COLLECT, job.collect), (Lane.EXTRACT, job.extract), (Lane.ENTITIES, finder))
+        lanes = [lane.value for lane, spec in specs if spec is not None]
         attributes = (
             SearchAttributePair(JOB_KIND, job.kind.value),
             SearchAttributePair(JOB_STATUS, JobStatus.QUEUED.value),

@@ -73,7 +73,9 @@ class Settings(BaseSettings):
     heartbeat_cap_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Seconds between two heartbeats, at most; a cancel is seen at the next one. The embedded stack sets 0.2."""
     cpu_processes: Annotated[int | None, Field(ge=1, le=64)] = None
-    """Processes for parsing, embedding and entities in each worker; unset: one for each core."""
+    """Processes for parsing and embedding in each worker; unset: one for each core."""
+    entity_processes: Annotated[int | None, Field(ge=1, le=64)] = None
+    """Processes for finding entities in each worker; unset: as many as for parsing and embedding."""
     graceful_shutdown_s: Annotated[float, Field(ge=0, le=600)] = 20.0
     """Seconds a worker gives its activities to hand back their work on SIGTERM."""
     fetch_allow: Annotated[frozenset[str], NoDecode] = frozenset()

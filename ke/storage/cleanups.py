@@ -18,6 +18,7 @@ from ke.storage.tables import (
     cleanups,
     dead_letters,
     entities,
+    entity_tasks,
     extraction_tasks,
     extractions,
     job_progress,
@@ -193,7 +194,7 @@ async def tombstone(connection: AsyncConnection, job_id: uuid.UUID) -> None:
     if row.result is not None:
         result = {name: value for name, value in row.result.items() if name in _KEPT_OF_RESULT}
     await give_up_retries(connection, job_id)
-    for table in (job_progress, extraction_tasks):
+    for table in (job_progress, entity_tasks, extraction_tasks):
         await connection.execute(sa.delete(table).where(table.c.job_id == job_id))
     await connection.execute(
         sa.update(jobs)

@@ -26,7 +26,7 @@ from ke.storage.database import Database
 from ke.storage.extract_queue import skip_open_tasks
 from ke.storage.frontier import SKIP_BATCH, skip_open_pages
 from ke.storage.jobs import JobRow, get_job, move_job, set_run_id
-from ke.storage.tables import dead_letters, entities, extraction_tasks, extractions, pages, sources
+from ke.storage.tables import dead_letters, entities, entity_tasks, extraction_tasks, extractions, pages, sources
 
 MAX_LISTED_SKIPPED: Final = 100
 """Skipped sources that a result names; the rest are in the list of the job's sources."""
@@ -182,7 +182,8 @@ async def count_job(
         return sum(part.number for part in (await tally(table)).values())
 
     page, chunk = await tally(pages), await tally(extractions)
-    task = await _count_tasks(connection, job_id)
+    task = await _count_tasks(connection, extraction_tasks, job_id)
+    searched = await _count_tasks(connection, entity_tasks, job_id)
     none = _Tally()
     counters = Counters(
         pages_fetched=page.get("fetched", none).number,
@@ -196,11 +197,13 @@ async def count_job(
         sources_skipped=task.get("skipped", 0),
         extractions=sum(part.number for part in chunk.values()),
         entities=await total(entities),
+        entity_sources=searched.get("done", 0),
+        entity_sources_skipped=searched.get("skipped", 0),
         vectors=chunk.get("ready", none).number,
         dead_letters=await total(dead_letters),
         bytes=sum(part.bytes for part in page.values()),
     )
-    return counters, bool(counters.pages_failed or task.get("failed"))
+    return counters, bool(counters.pages_failed or task.get("failed") or searched.get("failed"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,10 +245,10 @@ async def _tally(
             return found
 
 
-async def _count_tasks(connection: AsyncConnection, job_id: uuid.UUID) -> dict[str, int]:
-    """Counts the extract lane's sources by their state, which an index has."""
-    state = extraction_tasks.c.state
-    statement = sa.select(state, sa.func.count()).where(extraction_tasks.c.job_id == job_id).group_by(state)
+async def _count_tasks(connection: AsyncConnection, tasks: sa.Table, job_id: uuid.UUID) -> dict[str, int]:
+    """Counts a lane's sources by their state, which an index has."""
+    state = tasks.c.state
+    statement = sa.select(state, sa.func.count()).where(tasks.c.job_id == job_id).group_by(state)
     return {record[0]: record[1] for record in await connection.execute(statement)}
 
 

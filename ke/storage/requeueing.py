@@ -17,7 +17,7 @@ from ke.contracts.retries import LetterFilter, Subject
 from ke.storage.dead_letters import fits
 from ke.storage.frontier import FrontierEntry, claim_pages
 from ke.storage.jobs import add_progress
-from ke.storage.tables import dead_letters, extraction_tasks, pages, retries
+from ke.storage.tables import dead_letters, entity_tasks, extraction_tasks, pages, retries
 
 REQUEUE_BATCH: Final = 5_000
 """Letters that one transaction takes up, or buries: a second or less, far below the statement timeout."""
@@ -74,21 +74,50 @@ async def requeue_sources(
     limit: int = REQUEUE_BATCH,
 ) -> int | None:
     """The same for the extract lane: sources go back to its tasks."""
+    return await _requeue_tasks(connection, job_id, retry_id, letters, Lane.EXTRACT, after, limit)
+
+
+async def requeue_entities(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    retry_id: str,
+    letters: LetterFilter,
+    *,
+    after: int,
+    limit: int = REQUEUE_BATCH,
+) -> int | None:
+    """The same for the entities lane, which a source fails in only after it was extracted."""
+    return await _requeue_tasks(connection, job_id, retry_id, letters, Lane.ENTITIES, after, limit)
+
+
+_TASKS: Final = {Lane.EXTRACT: extraction_tasks, Lane.ENTITIES: entity_tasks}
+
+
+async def _requeue_tasks(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    retry_id: str,
+    letters: LetterFilter,
+    lane: Lane,
+    after: int,
+    limit: int,
+) -> int | None:
+    tasks = _TASKS[lane]
     picked = _pick(job_id, "source", letters, after, limit)
     moved = (
-        sa.update(extraction_tasks)
+        sa.update(tasks)
         .where(
-            extraction_tasks.c.job_id == job_id,
-            extraction_tasks.c.source_id.in_(sa.select(picked.c.subject_id)),
-            extraction_tasks.c.state == "failed",
+            tasks.c.job_id == job_id,
+            tasks.c.source_id.in_(sa.select(picked.c.subject_id)),
+            tasks.c.state == "failed",
         )
         .values(state="pending", attempts=0, claim=None)
-        .returning(extraction_tasks.c.source_id)
+        .returning(tasks.c.source_id)
         .cte("moved")
     )
     last, number = await _take_up(connection, retry_id, picked, moved)
     if number:
-        await add_progress(connection, job_id, Lane.EXTRACT, Counters(dead_letters=-number), seeded=True, done=False)
+        await add_progress(connection, job_id, lane, Counters(dead_letters=-number), seeded=True, done=False)
     return last
 
 
@@ -202,7 +231,16 @@ async def bury_pages(connection: AsyncConnection, job_id: uuid.UUID, limit: int 
 
 async def bury_sources(connection: AsyncConnection, job_id: uuid.UUID, limit: int = REQUEUE_BATCH) -> int:
     """The same for sources that were not extracted."""
-    tasks = extraction_tasks
+    return await _bury_tasks(connection, job_id, Lane.EXTRACT, limit)
+
+
+async def bury_entities(connection: AsyncConnection, job_id: uuid.UUID, limit: int = REQUEUE_BATCH) -> int:
+    """The same for sources whose entities were not looked for."""
+    return await _bury_tasks(connection, job_id, Lane.ENTITIES, limit)
+
+
+async def _bury_tasks(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane, limit: int) -> int:
+    tasks = _TASKS[lane]
     untried = (
         sa.select(tasks.c.source_id, dead_letters.c.attempts)
         .join_from(tasks, dead_letters, dead_letters.c.subject_id == tasks.c.source_id)
@@ -222,5 +260,5 @@ async def bury_sources(connection: AsyncConnection, job_id: uuid.UUID, limit: in
     )
     number = (await connection.execute(statement)).rowcount
     if number:
-        await add_progress(connection, job_id, Lane.EXTRACT, Counters(dead_letters=number))
+        await add_progress(connection, job_id, lane, Counters(dead_letters=number))
     return number

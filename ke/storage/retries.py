@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.errors import Conflict, Fenced, NotFound
-from ke.contracts.jobs import TERMINAL, Artifacts, CollectSpec, CrawlLimits, JobError, Lane
+from ke.contracts.jobs import TERMINAL, Artifacts, CollectSpec, Counters, CrawlLimits, JobError, Lane
 from ke.contracts.params import specs_of
 from ke.contracts.retries import CloseRetry, LetterFilter, OpenedRetry, RetryInput, RetryOutcome, RetryStatus
 from ke.storage.closing import count_job, counted_result, outcome_of
@@ -20,10 +20,10 @@ from ke.storage.dead_letters import fits
 from ke.storage.extract_queue import skip_open_tasks
 from ke.storage.extracting import open_tasks
 from ke.storage.frontier import frontier_state, skip_open_pages
-from ke.storage.jobs import JobRow, find_job, get_job, lane_progress
+from ke.storage.jobs import JobRow, add_progress, find_job, get_job, lane_progress
 from ke.storage.listing import Owner, hold_owners
-from ke.storage.requeueing import REQUEUE_BATCH, bury_pages, bury_sources
-from ke.storage.tables import dead_letters, extraction_tasks, jobs, pages, retries, sources
+from ke.storage.requeueing import REQUEUE_BATCH, bury_entities, bury_pages, bury_sources
+from ke.storage.tables import dead_letters, entity_tasks, extraction_tasks, jobs, pages, retries, sources
 
 _NOW: Final = sa.func.clock_timestamp()
 
@@ -79,13 +79,14 @@ async def unknown_letters(connection: AsyncConnection, job_id: uuid.UUID, ids: t
 async def has_retriable(connection: AsyncConnection, job_id: uuid.UUID, letters: LetterFilter) -> bool:
     """Whether a letter fits whose page or source is still there, to be tried again."""
     page = sa.exists().where(pages.c.id == dead_letters.c.subject_id, pages.c.state == "failed")
-    task = sa.exists().where(
-        extraction_tasks.c.job_id == job_id,
-        extraction_tasks.c.source_id == dead_letters.c.subject_id,
-        extraction_tasks.c.state == "failed",
-    )
+    failed = [
+        sa.exists().where(
+            tasks.c.job_id == job_id, tasks.c.source_id == dead_letters.c.subject_id, tasks.c.state == "failed"
+        )
+        for tasks in (extraction_tasks, entity_tasks)
+    ]
     statement = (
-        sa.select(sa.literal(1)).where(dead_letters.c.job_id == job_id, fits(letters), sa.or_(page, task)).limit(1)
+        sa.select(sa.literal(1)).where(dead_letters.c.job_id == job_id, fits(letters), sa.or_(page, *failed)).limit(1)
     )
     return (await connection.execute(statement)).first() is not None
 
@@ -172,17 +173,24 @@ async def plan_retry(connection: AsyncConnection, row: JobRow, retry_id: str) ->
     """
     retry = await get_retry(connection, retry_id)
     collect, extract = specs_of(row.kind, row.params)
+    finder = extract.entities if extract is not None else None
     n_pages = (await frontier_state(connection, row.id)).due
     if collect is not None:
         collect = await _with_room(connection, row.id, collect, n_pages) if n_pages else None
     if collect is None and extract is not None and not await open_tasks(connection, row.id):
         extract = None
+    if extract is not None:
+        # The entities lane ends after it, and not by what the job's own lane wrote at its end.
+        await add_progress(connection, row.id, Lane.EXTRACT, Counters(), done=False)
+    elif not await open_tasks(connection, row.id, entity_tasks):
+        finder = None
     return OpenedRetry(
         epoch=row.write_epoch,
         started_at=retry.created_at.isoformat(),
         letters=retry.letters,
         collect=collect,
         extract=extract,
+        entities=finder,
     )
 
 
@@ -247,7 +255,7 @@ def _steps(close: CloseRetry) -> tuple[_Bury, ...]:
     async def skip_pages(connection: AsyncConnection, job_id: uuid.UUID, limit: int) -> int:
         return await skip_open_pages(connection, job_id, close.status.value, limit=limit)
 
-    return bury_pages, bury_sources, skip_pages, skip_open_tasks
+    return bury_pages, bury_sources, bury_entities, skip_pages, skip_open_tasks
 
 
 async def _bury_batch(

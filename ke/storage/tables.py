@@ -183,6 +183,22 @@ extraction_tasks = sa.Table(
 )
 """Which sources a job extracts, and how far it is: the frontier of the extract lane."""
 
+entity_tasks = sa.Table(
+    "entity_tasks",
+    metadata,
+    sa.Column("job_id", UUID(as_uuid=True), sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("source_id", UUID(as_uuid=True), sa.ForeignKey("sources.id", ondelete="CASCADE"), primary_key=True),
+    _seq(),
+    sa.Column("state", sa.Text, nullable=False, server_default="pending"),
+    sa.Column("claim", UUID(as_uuid=True)),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("next_chunk", sa.Integer, nullable=False, server_default="0"),  # the entities before it are stored
+    sa.CheckConstraint(f"state IN {TASK_STATES}", name="state"),
+    sa.Index(None, "source_id"),
+    sa.Index(None, "job_id", "state", "seq"),
+)
+"""Of which extracted sources a job finds the entities, and how far it is: the frontier of the entities lane."""
+
 EXTRACTION_STATES: Final = ("pending", "ready")
 
 extractions = sa.Table(
@@ -221,10 +237,17 @@ entities = sa.Table(
     sa.Column("label", sa.Text, nullable=False),
     sa.Column("start", sa.Integer, nullable=False),  # characters into the extraction's text
     sa.Column("end", sa.Integer, nullable=False),
+    # Of the entity that it mentions: its project, its merge key, and its id, which is made of these and the label.
+    sa.Column("project", sa.Text),
+    sa.Column("key", sa.Text(collation="C")),  # ordered by code point: the same everywhere, and good for prefixes
+    sa.Column("merged_id", UUID(as_uuid=True)),
     sa.Index(None, "job_id", "seq"),
     sa.Index(None, "extraction_id"),
+    sa.Index(None, "merged_id"),
+    sa.Index("ix_entities_merged", "project", "key", "label", "merged_id"),
 )
-"""A mention of a named entity in a chunk."""
+"""A mention of a named entity in a chunk. What mentions have in common is counted when it is read: a deletion of
+sources takes what was merged with it, exactly, by the same cascade."""
 
 dead_letters = sa.Table(
     "dead_letters",

@@ -319,6 +319,7 @@ _OWNED: Final = (
     ("extractions", "owner_job_id"),
     ("entities", "job_id"),
     ("extraction_tasks", "job_id"),
+    ("entity_tasks", "job_id"),
     ("dead_letters", "job_id"),
 )
 
@@ -334,13 +335,24 @@ _ROWS: Final = {
     "sources_skipped": "extraction_tasks x WHERE x.job_id = j.id AND state = 'skipped'",
     "extractions": "extractions x WHERE x.job_id = j.id",
     "entities": "entities x WHERE x.job_id = j.id",
+    "entity_sources": "entity_tasks x WHERE x.job_id = j.id AND state = 'done'",
+    "entity_sources_skipped": "entity_tasks x WHERE x.job_id = j.id AND state = 'skipped'",
     "vectors": "extractions x WHERE x.job_id = j.id AND state = 'ready'",
     "dead_letters": "dead_letters x WHERE x.job_id = j.id",
 }
-_PROGRESS: Final = ("pages_fetched", "pages_failed", "pages_duplicate", "sources", "sources_extracted", "vectors")
+_PROGRESS: Final = (
+    "pages_fetched",
+    "pages_failed",
+    "pages_duplicate",
+    "sources",
+    "sources_extracted",
+    "entity_sources",
+    "vectors",
+)
 _OPEN_ROWS: Final = {
     "open_pages": "pages x WHERE x.job_id = j.id AND state IN ('pending', 'fetching')",
     "open_tasks": "extraction_tasks x WHERE x.job_id = j.id AND state IN ('pending', 'claimed')",
+    "open_entity_tasks": "entity_tasks x WHERE x.job_id = j.id AND state IN ('pending', 'claimed')",
 }
 _ENDED: Final = (
     "SELECT j.id, j.retries, (SELECT r.status FROM retries r WHERE r.job_id = j.id AND r.number = j.retries) AS"

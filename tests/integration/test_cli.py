@@ -347,6 +347,21 @@ def test_sources_and_dead_letters_are_listed_and_purged(ke: RunKe, api: ApiTwin)
     assert document(ke("dead-letters", "list", job, "--json"))["data"] == []
 
 
+def test_entities_are_listed_and_followed(ke: RunKe, api: ApiTwin) -> None:
+    """Filters reach the gateway; a table shows spellings without what would steer a terminal, and where to go on."""
+    listed = ke("entities", "list", "--project", "docs", "--label", "GPE", "--name", "bell", "--limit", "5")
+    assert api.calls[-1].query == {"project": "docs", "label": "GPE", "q": "bell", "limit": "5"}
+    assert all(word in listed.stdout for word in ("Bell Rock", "1,234", "the Bell Rock"))
+    assert "\x1b" not in listed.stdout
+    assert "--cursor more" in listed.stderr
+    entity = api.entity["id"]
+    assert document(ke("entities", "get", entity, "--json")) == api.entity
+    assert "https://e.com/light" in ke("entities", "sources", entity).stdout
+    assert "Robert Stevenson" in ke("entities", "neighbours", entity, "--limit", "3").stdout
+    assert (api.calls[-1].path, api.calls[-1].query["limit"]) == (f"/entities/{entity}/neighbours", "3")
+    assert ke("entities", "get", "Bell Rock").returncode == 2
+
+
 def test_dead_letters_are_retried_and_followed(ke: RunKe, api: ApiTwin) -> None:
     """What is chosen reaches the gateway; with --wait the end is told, and a retry that failed is exit code 1."""
     job = api.add_job("completed_with_errors")

@@ -9,6 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from ke.contracts.ids import merged_entity_id
 from ke.runtime.embedded.postgres import temporary_postgres
 from ke.storage.database import _async_url, alembic_config, migrate
 from ke.storage.tables import metadata
@@ -121,3 +122,42 @@ async def _old_job(connection: asyncpg.Connection, urls: list[str]) -> uuid.UUID
             *(uuid.uuid4(), job, source, content_hash),
         )
     return job
+async def test_mentions_of_before_are_merged() -> None:
+    """Mentions that were stored before they had a merge key get it, with the entity that later ones have."""
+    async with temporary_postgres() as url:
+        await _move(url, "upgrade", "0002")
+        connection = await asyncpg.connect(url)
+        try:
+            job, source, chunk = (uuid.uuid4() for _ in range(3))
+            await connection.execute(
+                "INSERT INTO jobs (id, request_hash, kind, project, workflow_id, created_at)"
+                " VALUES ($1, '', 'crawl', 'lights', 'w', now())",
+                job,
+            )
+            await connection.execute(
+                "INSERT INTO sources (id, job_id, url, text, content_type, content_hash, bytes, fetched_at)"
+                " VALUES ($1, $2, 'u', 't', 'c', ''::bytea, 1, now())",
+                source,
+                job,
+            )
+            await connection.execute(
+                "INSERT INTO extractions (id, job_id, owner_job_id, source_id, chunk_number, text,"
+                ' start, "end", tokens, embedder, collection, epoch) VALUES ($1, $2, $2, $3, 0, 't', 0, 1, 1, 'e', 'c', 1)",
+                chunk,
+                job,
+                source,
+            )
+            for text in ("the Bell Rock", "Bell\nRock's"):
+                await connection.execute(
+                    'INSERT INTO entities (id, job_id, extraction_id, text, label, start, "end")'
+                    " VALUES ($1, $2, $3, $4, 'GPE', 0, 1)",
+                    uuid.uuid4(),
+                    job,
+                    chunk,
+                    text,
+                )
+            await migrate(url)
+            found = await connection.fetch("SELECT DISTINCT project, key, merged_id FROM entities")
+        finally:
+            await connection.close()
+    assert [tuple(row) for row in found] == [("lights", "bell rock", merged_entity_id("lights", "GPE", "bell rock"))]

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from temporalio.testing import ActivityEnvironment
 
+from activities.entities import EntityActivities
 from activities.extract import ExtractActivities
 from activities.retry import RetryActivities
 from ke.contracts.activities import CloseJob, ExtractSlice
@@ -425,7 +426,7 @@ async def test_sources_that_failed_are_extracted(stores: Stores) -> None:
     assert (opened.collect, opened.letters, (await job.counters(Lane.EXTRACT)).dead_letters) == (None, 3, 0)
     pool = CpuPool(1)
     try:
-        lane = ExtractActivities(stores.database, stores.vectors, pool)
+        lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
         piece = ExtractSlice(str(job.id), opened.epoch, opened.extract, collecting=False)
         report = await ActivityEnvironment().run(lane.extract_sources, piece)
     finally:
@@ -434,7 +435,8 @@ async def test_sources_that_failed_are_extracted(stores: Stores) -> None:
     outcome = await job.close(retry, RetryStatus.COMPLETED)
     assert (outcome.succeeded, outcome.failed, await job.letters()) == (3, 0, {})
     row = await job.row()
-    assert outcome.counters == replace(await job.counters(Lane.EXTRACT), sources=0)
+    counted = await job.counters(Lane.EXTRACT) + await job.counters(Lane.ENTITIES)
+    assert outcome.counters == replace(counted, sources=0)
     assert (row.result or {})["sources_extracted"] == 3
     points = await stores.vectors.count_job("wordllama-256", job.id)
     assert points == (row.result or {})["vectors"] > 0

@@ -74,6 +74,7 @@ def test_readme_names_every_setting_and_no_other() -> None:
     assert list(told) == list(fields)
     hosts = ",".join(sorted(fields["KE_API_HOSTS"]))
     wordy = {"KE_TASK_QUEUES": "all", "KE_CPU_PROCESSES": "one a core", "KE_FETCH_ALLOW": "-", "KE_API_HOSTS": hosts}
+    wordy["KE_ENTITY_PROCESSES"] = "as many"
     for name, default in fields.items():
         plain = str(default).lower() if isinstance(default, bool) else str(default)
         assert told[name] == wordy.get(name, "-" if default is None else plain), name

@@ -138,6 +138,7 @@ class Stage:
             self.twin.retry,
             collect=collect if Lane.COLLECT in lanes else None,
             extract=ExtractSpec() if Lane.EXTRACT in lanes else None,
+            entities="spacy" if Lane.ENTITIES in lanes else None,
         )
         job_id = str(uuid.uuid4())
         retry = RetryInput(retry_id(job_id, 1), job_id, 1, "2026-01-01T00:00:00+00:00", carried=carried)
@@ -301,7 +302,7 @@ def _job(lanes: tuple[Lane, ...], *, follow: bool, carried: CarriedState | None)
         created_at="2026-01-01T00:00:00+00:00",
         project="twins",
         collect=collect if Lane.COLLECT in lanes else None,
-        extract=ExtractSpec() if Lane.EXTRACT in lanes else None,
+        extract=ExtractSpec(entities="spacy" if Lane.ENTITIES in lanes else None) if Lane.EXTRACT in lanes else None,
         carried=carried,
     )
 
@@ -320,6 +321,7 @@ def _workers(client: Client, twin: Twin) -> list[Worker]:
         },
         TaskQueue.COLLECT: {"activities": [twin.collect_pages]},
         TaskQueue.EXTRACT: {"activities": [twin.extract_sources]},
+        TaskQueue.ENTITIES: {"activities": [twin.find_entities]},
         TaskQueue.CLEANUP: {
             "workflows": [CleanupWorkflow, ProjectCleanupWorkflow],
             "activities": [

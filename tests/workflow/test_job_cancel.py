@@ -12,9 +12,9 @@ AWAY = ApplicationError("The database did not answer in time.", type="database-u
 CANCELLED = [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELLING, JobStatus.CANCELLED]
 
 
-async def test_cancel_waits_for_both_lanes(stage: Stage) -> None:
+async def test_cancel_waits_for_all_lanes(stage: Stage) -> None:
     """The row is cancelling, then cancelled once every running slice has handed back; Temporal shows it cancelled."""
-    handle = await stage.running(Lane.COLLECT, Lane.EXTRACT)
+    handle = await stage.running(*Lane)
     await handle.cancel(reason="wrong site")
     with pytest.raises(WorkflowFailureError) as failure:
         await stage.outcome(handle)
@@ -22,9 +22,9 @@ async def test_cancel_waits_for_both_lanes(stage: Stage) -> None:
     assert await stage.ended(handle) is WorkflowExecutionStatus.CANCELED
     row = stage.twin.row
     assert row.seen == CANCELLED
-    assert (row.receipt.activities_drained, row.receipt.activities_timed_out) == (2, 0)
+    assert (row.receipt.activities_drained, row.receipt.activities_timed_out) == (3, 0)
     assert (row.receipt.reason, row.error, row.cleaning) == ("wrong site", None, False)
-    assert [stage.twin.lanes[lane].handed_back for lane in Lane] == [1, 1]
+    assert [stage.twin.lanes[lane].handed_back for lane in Lane] == [1, 1, 1]
     assert row.receipt.requested_at <= row.receipt.quiescent_at
 
 

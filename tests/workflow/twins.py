@@ -9,7 +9,15 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from ke.contracts import activities as contract
-from ke.contracts.activities import CloseJob, CollectSlice, ExtractSlice, OpenedJob, SliceReport, StatusChange
+from ke.contracts.activities import (
+    CloseJob,
+    CollectSlice,
+    EntitySlice,
+    ExtractSlice,
+    OpenedJob,
+    SliceReport,
+    StatusChange,
+)
 from ke.contracts.cleanup import (
     CleanupFailure,
     CleanupInput,
@@ -76,7 +84,7 @@ class Script:
     """Whether a cancelled slice happens to have just finished its lane."""
     deaf: bool = False
     """Neither beats nor hears a cancellation, as if its worker were dead."""
-    started: list[CollectSlice | ExtractSlice] = field(default_factory=list)
+    started: list[CollectSlice | ExtractSlice | EntitySlice] = field(default_factory=list)
     handed_back: int = 0
     running: int = 0
 
@@ -85,6 +93,7 @@ class Twin(
     contract.RecordActivities,
     contract.CollectActivities,
     contract.ExtractActivities,
+    contract.EntityActivities,
     contract.RetryActivities,
     contract.CleanupActivities,
     contract.ProjectCleanupActivities,
@@ -141,7 +150,8 @@ class Twin(
         row = self.rows.setdefault(job.job_id, Row())
         if row.status is JobStatus.QUEUED:
             row.move(JobStatus.RUNNING)
-        return OpenedJob(epoch=1, status=row.status, started_at="2026-01-01T00:00:00+00:00")
+        finder = job.extract.entities if job.extract is not None else None
+        return OpenedJob(epoch=1, status=row.status, started_at="2026-01-01T00:00:00+00:00", entities=finder)
 
     @activity.defn(name="set_job_status")
     async def set_job_status(self, change: StatusChange) -> JobStatus:
@@ -196,7 +206,13 @@ class Twin(
         await self._enter("extract_sources")
         return await self._slice(Lane.EXTRACT, piece)
 
-    async def _slice(self, lane: Lane, piece: CollectSlice | ExtractSlice) -> SliceReport:
+    @activity.defn(name="find_entities")
+    async def find_entities(self, piece: EntitySlice) -> SliceReport:
+        """Finds nothing; each slice counts one source."""
+        await self._enter("find_entities")
+        return await self._slice(Lane.ENTITIES, piece)
+
+    async def _slice(self, lane: Lane, piece: CollectSlice | ExtractSlice | EntitySlice) -> SliceReport:
         script = self.lanes[lane]
         script.started.append(piece)
         script.running += 1
@@ -233,7 +249,13 @@ class Twin(
 
     def _counters(self, lane: Lane) -> Counters:
         number = len(self.lanes[lane].started)
-        return Counters(pages_fetched=number) if lane is Lane.COLLECT else Counters(sources_extracted=number)
+        match lane:
+            case Lane.COLLECT:
+                return Counters(pages_fetched=number)
+            case Lane.EXTRACT:
+                return Counters(sources_extracted=number)
+            case Lane.ENTITIES:
+                return Counters(entity_sources=number)
 
     # The cleanup
 
