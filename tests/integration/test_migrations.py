@@ -122,6 +122,8 @@ async def _old_job(connection: asyncpg.Connection, urls: list[str]) -> uuid.UUID
             *(uuid.uuid4(), job, source, content_hash),
         )
     return job
+
+
 async def test_mentions_of_before_are_merged() -> None:
     """Mentions that were stored before they had a merge key get it, with the entity that later ones have."""
     async with temporary_postgres() as url:
@@ -142,7 +144,8 @@ async def test_mentions_of_before_are_merged() -> None:
             )
             await connection.execute(
                 "INSERT INTO extractions (id, job_id, owner_job_id, source_id, chunk_number, text,"
-                ' start, "end", tokens, embedder, collection, epoch) VALUES ($1, $2, $2, $3, 0, 't', 0, 1, 1, 'e', 'c', 1)",
+                ' start, "end", tokens, embedder, collection, epoch)'
+                " VALUES ($1, $2, $2, $3, 0, 't', 0, 1, 1, 'e', 'c', 1)",
                 chunk,
                 job,
                 source,
