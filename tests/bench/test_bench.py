@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from ke.web.sitemap import parse_sitemap
 from tests.bench import site
 from tests.bench.__main__ import BENCHMARKS
 from tests.bench.figures import Figure, Goal, table, write
@@ -98,6 +99,18 @@ async def test_the_small_server_serves_files_and_nothing_else(pages: site.Served
         async with session.get("/index.html") as answer:
             assert answer.status == 200
     assert pages.fetches()["/index.html"] == 1
+
+
+async def test_a_sitemap_names_every_page_while_the_site_is_served(tmp_path: Path, no_nginx: None) -> None:
+    """Also what no page links to, by URLs that can be fetched; the folder is afterwards as it was."""
+    (tmp_path / "a b.html").write_text("<p>Alone")
+    site_ = Site("a site", tmp_path, "/")
+    async with served(site_, sitemap=True) as web, aiohttp.ClientSession() as session:
+        async with session.get(f"http://{web.host_port}/sitemap.xml") as answer:
+            (url,) = parse_sitemap(await answer.read(), str(answer.url)).urls
+        async with session.get(url) as answer:
+            assert await answer.text() == "<p>Alone"
+    assert [path.name for path in tmp_path.iterdir()] == ["a b.html"]
 
 
 async def test_the_small_server_ends_with_its_block(tmp_path: Path, no_nginx: None) -> None:
