@@ -44,15 +44,21 @@ class Figure:
     """One for each run; none when it was not measured."""
     note: str = ""
     """The measured values behind the ratio, or why there are none."""
+    worst: bool = False
+    """Whether the worst run counts rather than the median: where the goal is about the longest or the most."""
 
     @property
     def ratio(self) -> float | None:
-        """The median of the runs."""
-        return statistics.median(self.ratios) if self.ratios else None
+        """The median of the runs, or the worst of them; None when it was not measured."""
+        if not self.ratios:
+            return None
+        if self.worst:
+            return min(self.ratios) if self.goal.at_least else max(self.ratios)
+        return statistics.median(self.ratios)
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is met by the median; None when it was not measured."""
+        """Whether the ratio meets the goal; None when it was not measured."""
         return None if self.ratio is None else self.goal.is_met(self.ratio)
 
     def document(self) -> dict[str, Any]:

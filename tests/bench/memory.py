@@ -37,7 +37,7 @@ async def memory(lab: Lab) -> AsyncIterator[Figure]:
         yield Figure("memory", goal, note="rust-doc cannot be had")
         return
     wanted = lab.options.size(PAGES, QUICK_PAGES)
-    async with served(site) as web, a_stack(web.host_port) as stack:
+    async with served(site, sitemap=True) as web, a_stack(web.host_port) as stack:
         await warm(stack, web.url)
         async with stack.client() as client:
             job = await submit(client, crawl_body(web.url, extract=None, max_pages=wanted))

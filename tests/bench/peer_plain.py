@@ -62,21 +62,8 @@ class Script:
 
     async def run(self, url: str) -> int:
         """Crawls the site; returns the number of pages."""
-        spec = CollectSpec(
-            (canonicalize(url),),
-            follow=True,
-            limits=CrawlLimits(max_pages=MAX_PAGES, max_depth=50),
-            scope=CrawlScope(sitemaps=False),
-            rate=FetchRate(concurrency=CONCURRENCY),
-        )
-        job = JobInput(str(self._job), JobKind.CRAWL, datetime.now(UTC).isoformat(), collect=spec)
-        async with self._database.transaction() as connection:
-            await open_job(connection, job, "run")
-        reader = PageReader(
-            self._fetcher, self._pool, Robots(self._fetcher), HostGate(CONCURRENCY), Reach.of(spec, self._pool)
-        )
-        due = deque([(spec.urls[0], 0)])
-        seen = {spec.urls[0]}
+        reader, first = await self._begin(url)
+        due, seen = deque([(first, 0)]), {first}
         tasks: set[asyncio.Task[PageOutcome]] = set()
         batch: list[PageOutcome] = []
         extracting: set[asyncio.Task[None]] = set()
@@ -102,6 +89,21 @@ class Script:
                     extracting.add(asyncio.create_task(self._extract(kept, room)))
         await asyncio.gather(*extracting)
         return fetched
+
+    async def _begin(self, url: str) -> tuple[PageReader, str]:
+        """Writes the row that the others refer to; returns what reads pages, and the first one's URL."""
+        spec = CollectSpec(
+            (canonicalize(url),),
+            follow=True,
+            limits=CrawlLimits(max_pages=MAX_PAGES, max_depth=50),
+            scope=CrawlScope(sitemaps=False),
+            rate=FetchRate(concurrency=CONCURRENCY),
+        )
+        job = JobInput(str(self._job), JobKind.CRAWL, datetime.now(UTC).isoformat(), collect=spec)
+        async with self._database.transaction() as connection:
+            await open_job(connection, job, "run")
+        gate, reach = HostGate(CONCURRENCY), Reach.of(spec, self._pool)
+        return PageReader(self._fetcher, self._pool, Robots(self._fetcher), gate, reach), spec.urls[0]
 
     async def _write(self, batch: list[PageOutcome]) -> list[PageOutcome]:
         """Writes a batch's rows in one transaction; returns the pages that were stored."""

@@ -26,7 +26,9 @@ from tests.faults.bulk import Size, seed
 from tests.faults.measures import percentile, say
 from tests.integration.vectors_process import VectorsProcess
 
-SEARCHES = (400, 40)
+SEARCH_S = (20.0, 2.0)
+PAUSE_S = 0.01
+"""Between two searches, so that they are spread over the ingest rather than done before it has begun."""
 WARM = 10
 """Searches that are not counted: the first one loads the gateway's model."""
 SEEDED = (Size(sources=2_000, chunks_each=10), Size(sources=50, chunks_each=4))
@@ -48,18 +50,18 @@ async def search_ingest(lab: Lab) -> AsyncIterator[Figure]:
     ratios: list[float] = []
     idle: list[float] = []
     busy: list[float] = []
-    number = lab.options.size(*SEARCHES)
+    seconds = SEARCH_S[lab.options.quick]
     vectors = EdgeVectors(Path(stack.endpoints["vectors"]))
     try:
         job = await seed(stack.endpoints["database"], vectors, SEEDED[lab.options.quick])
     finally:
         await vectors.close()
     async with stack.client() as client:
-        await _searches(client, WARM)
+        await _searches(client, 0, WARM)
         for run in range(lab.options.runs):
-            idle.append(percentile(await _searches(client, number), 0.99))
+            idle.append(percentile(await _searches(client, seconds), 0.99))
             async with ingesting(client, web.url):
-                busy.append(percentile(await _searches(client, number), 0.99))
+                busy.append(percentile(await _searches(client, seconds), 0.99))
             ratios.append(busy[-1] / idle[-1])
             say(f"  run {run + 1}: p99 idle {idle[-1] * 1000:.1f} ms, during ingest {busy[-1] * 1000:.1f} ms")
         await remove(client, str(job))
@@ -67,14 +69,18 @@ async def search_ingest(lab: Lab) -> AsyncIterator[Figure]:
     yield Figure("search-ingest", Goal.most(3.0), ratios, note)
 
 
-async def _searches(client: KnowledgeExtractionClient, number: int) -> list[float]:
-    """Seconds of each search, one after the other."""
-    seconds = []
-    for query in itertools.islice(itertools.cycle(QUERIES), number):
+async def _searches(client: KnowledgeExtractionClient, seconds: float, least: int = 20) -> list[float]:
+    """Seconds of each search, one after the other, for so long."""
+    ends_at = time.monotonic() + seconds
+    taken: list[float] = []
+    for query in itertools.cycle(QUERIES):
         began = time.monotonic()
+        if began >= ends_at and len(taken) >= least:
+            break
         await client.search(query, limit=10)
-        seconds.append(time.monotonic() - began)
-    return seconds
+        taken.append(time.monotonic() - began)
+        await asyncio.sleep(PAUSE_S)
+    return taken
 
 
 async def search_optimised(lab: Lab) -> AsyncIterator[Figure]:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from tests.faults.measures import open_folder, say
 from tests.faults.prose import write_site
@@ -24,6 +25,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ke" 
 DOWNLOAD_TIMEOUT_S = 300.0
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
+SITEMAP = "sitemap.xml"
 GENERATED_PAGES = 1_169
 GENERATED_CHARACTERS = 6_000
 
@@ -44,7 +46,7 @@ def postgres_docs() -> Site:
 
 
 def rust_docs() -> Site | None:
-    """Rust's documentation, tens of thousands of pages; None where it cannot be had."""
+    """Rust's documentation, 32,101 pages, of which links lead to 21,633; None where it cannot be had."""
     return _packaged("rust-doc", "html", "/index.html")
 
 
@@ -130,12 +132,13 @@ class Served:
 
 
 @asynccontextmanager
-async def served(site: Site, *, logged: bool = False) -> AsyncIterator[Served]:
+async def served(site: Site, *, logged: bool = False, sitemap: bool = False) -> AsyncIterator[Served]:
     """Serves a site by nginx, or by `static_server` where there is none, until the block ends.
 
     Args:
         site: The site.
         logged: Whether every request is written down.
+        sitemap: Whether it has a sitemap of all its pages, those that no page links to among them.
     """
     work = open_folder("ke-bench-server-")
     log = work / "requests.log" if logged else None
@@ -144,12 +147,22 @@ async def served(site: Site, *, logged: bool = False) -> AsyncIterator[Served]:
         process, port = _start_nginx(nginx, site, work, log) if nginx else _start_own(site, log)
         try:
             await _answers(process, port)
+            if sitemap:
+                await asyncio.to_thread(_write_sitemap, site.folder, port)
             server = "nginx" if nginx else "tests/bench/static_server.py"
             yield Served(site, f"127.0.0.1:{port}", server, log)
         finally:
             await asyncio.to_thread(_end, process)
+            (site.folder / SITEMAP).unlink(missing_ok=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _write_sitemap(folder: Path, port: int) -> None:
+    pages = (quote(str(page.relative_to(folder))) for page in sorted(folder.rglob("*.html")))
+    urls = "".join(f"<url><loc>http://127.0.0.1:{port}/{page}</loc></url>\n" for page in pages)
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
+    (folder / SITEMAP).write_text(f"{head}{urls}</urlset>\n", encoding="utf-8")
 
 
 def _unpacked_nginx() -> str | None:
@@ -173,7 +186,8 @@ def _start_nginx(binary: str, site: Site, work: Path, log: Path | None) -> "tupl
         f"daemon off; master_process off; pid {work}/nginx.pid; error_log {work}/error.log;\n"
         f"events {{ worker_connections 512; }}\n"
         f"http {{ {temp}\n"
-        "  types { text/html html; text/css css; application/javascript js; image/svg+xml svg; text/plain txt; }\n"
+        "  types { text/html html; application/xml xml; text/css css; application/javascript js;"
+        " image/svg+xml svg; text/plain txt; }\n"
         "  default_type application/octet-stream; sendfile on; tcp_nopush on; keepalive_requests 1000000;\n"
         "  log_format path '$request_uri';\n"
         f"  server {{ listen 127.0.0.1:{port}; root {site.folder}; index index.html; {access} }} }}\n"

@@ -46,7 +46,7 @@ async def stalls(lab: Lab) -> AsyncIterator[Figure]:
     for number in range(lab.options.runs):
         began = time.time()
         async with stack.client() as client, everything(client, web.url):
-            await asyncio.sleep(lab.options.size(*LOAD_S))
+            await asyncio.sleep(LOAD_S[lab.options.quick])
         await asyncio.sleep(WINDOW_S + 1)  # the line of the last window, and what runs when jobs have ended
         for name in PROCESSES:
             longest[name].append(await asyncio.to_thread(_longest_s, stack.data_dir / "logs", name, began))
@@ -56,7 +56,7 @@ async def stalls(lab: Lab) -> AsyncIterator[Figure]:
         await remove(client, str(filler))
     for name, values in longest.items():
         note = f"longest of a run {max(values) * 1000:.0f} ms, against {STALL_S * 1000:g}; shorter than 20 ms reads 20"
-        yield Figure(f"stalls-{name}", Goal.most(1.0), [value / STALL_S for value in values], note)
+        yield Figure(f"stalls-{name}", Goal.most(1.0), [value / STALL_S for value in values], note, worst=True)
 
 
 @asynccontextmanager
