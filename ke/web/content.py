@@ -39,6 +39,8 @@ LINKED: Final = 0.5
 """The share of a block's characters in links above which it is taken for navigation."""
 MAX_TERM: Final = 40
 """Characters of a link amid content that may be one of its terms; a longer one leads to another page's content."""
+ABOVE: Final = 8
+"""Blocks above the content among which its title is looked for."""
 PROBE: Final = 32
 """Characters, of words alone, by which a block is looked for in what trafilatura found."""
 SHORT: Final = 12
@@ -119,12 +121,20 @@ def _chosen(written: Written, found: str, *, declared: bool) -> list[Block]:
         weights = [0 if b.doubtful else max(0, len(b.plain) - 2 * b.linked) for b in blocks]
     first, end = (0, len(blocks)) if declared and not any(sure) else _innermost(written.spans, weights, MOST)
     first, end = _without_edges(blocks, first, end)
+    title = _title_above(blocks, first)
     return [
         block
         for n, (block, keep) in enumerate(zip(blocks, sure, strict=True))
-        if (keep and not _is_linked(block))
+        if n == title
+        or (keep and not _is_linked(block))
         or (first <= n < end and (keep or (not block.doubtful and _reads_on(block))))
     ]
+
+
+def _title_above(blocks: Sequence[Block], first: int) -> int | None:
+    """The heading of the whole that stands in a box of its own above the content."""
+    above = range(first - 1, max(-1, first - 1 - ABOVE), -1)
+    return next((n for n in above if blocks[n].text.startswith("# ") and not blocks[n].doubtful), None)
 
 
 def _is_linked(block: Block) -> bool:
