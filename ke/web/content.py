@@ -47,6 +47,9 @@ SHORT: Final = 12
 """Below so many characters a block is only looked for close behind the one before it."""
 NEAR: Final = 400
 """Characters that are close."""
+FAR: Final = 16_384
+"""Characters before and behind that a longer block is looked for in: heads and tables of contents repeat what comes
+later, and a search through all of a long page for each of its blocks would take seconds."""
 
 _MAIN: Final[Reader] = "main"
 _DENSITY: Final[Reader] = "density"
@@ -176,21 +179,14 @@ def _found_in(blocks: Sequence[Block], found: str) -> list[bool]:
 
 
 def _locate(words: str, found: str, at: int) -> int | None:
-    """Where the block ends in what was found, looked for from where the one before it ended."""
+    """Where the block ends in what was found, looked for around where the one before it ended."""
     if not words:
         return None
     if len(words) < SHORT:
         position = found.find(words, at, at + NEAR)
         return position + len(words) if position >= 0 else None
-    middle = len(words) // 2
-    for probe, offset in (
-        (words[:PROBE], 0),
-        (words[-PROBE:], len(words) - PROBE),
-        (words[middle : middle + PROBE], middle),
-    ):
-        position = found.find(probe, at)
-        if position < 0:
-            position = found.find(probe)
+    for offset in dict.fromkeys((0, max(0, len(words) - PROBE), max(0, (len(words) - PROBE) // 2))):
+        position = found.find(words[offset : offset + PROBE], max(0, at - FAR), at + FAR)
         if position >= 0:
-            return max(at, position - offset + len(words)) if offset >= 0 else position + len(words)
+            return max(at, position - offset + len(words))
     return None
