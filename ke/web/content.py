@@ -39,12 +39,17 @@ LINKED: Final = 0.5
 """The share of a block's characters in links above which it is taken for navigation."""
 MAX_TERM: Final = 40
 """Characters of a link amid content that may be one of its terms; a longer one leads to another page's content."""
+ABOVE: Final = 8
+"""Blocks above the content among which its title is looked for."""
 PROBE: Final = 32
 """Characters, of words alone, by which a block is looked for in what trafilatura found."""
 SHORT: Final = 12
 """Below so many characters a block is only looked for close behind the one before it."""
 NEAR: Final = 400
 """Characters that are close."""
+FAR: Final = 16_384
+"""Characters before and behind that a longer block is looked for in: heads and tables of contents repeat what comes
+later, and a search through all of a long page for each of its blocks would take seconds."""
 
 _MAIN: Final[Reader] = "main"
 _DENSITY: Final[Reader] = "density"
@@ -119,12 +124,20 @@ def _chosen(written: Written, found: str, *, declared: bool) -> list[Block]:
         weights = [0 if b.doubtful else max(0, len(b.plain) - 2 * b.linked) for b in blocks]
     first, end = (0, len(blocks)) if declared and not any(sure) else _innermost(written.spans, weights, MOST)
     first, end = _without_edges(blocks, first, end)
+    title = _title_above(blocks, first)
     return [
         block
         for n, (block, keep) in enumerate(zip(blocks, sure, strict=True))
-        if (keep and not _is_linked(block))
+        if n == title
+        or (keep and not _is_linked(block))
         or (first <= n < end and (keep or (not block.doubtful and _reads_on(block))))
     ]
+
+
+def _title_above(blocks: Sequence[Block], first: int) -> int | None:
+    """The heading of the whole that stands in a box of its own above the content."""
+    above = range(first - 1, max(-1, first - 1 - ABOVE), -1)
+    return next((n for n in above if blocks[n].text.startswith("# ") and not blocks[n].doubtful), None)
 
 
 def _is_linked(block: Block) -> bool:
@@ -166,21 +179,14 @@ def _found_in(blocks: Sequence[Block], found: str) -> list[bool]:
 
 
 def _locate(words: str, found: str, at: int) -> int | None:
-    """Where the block ends in what was found, looked for from where the one before it ended."""
+    """Where the block ends in what was found, looked for around where the one before it ended."""
     if not words:
         return None
     if len(words) < SHORT:
         position = found.find(words, at, at + NEAR)
         return position + len(words) if position >= 0 else None
-    middle = len(words) // 2
-    for probe, offset in (
-        (words[:PROBE], 0),
-        (words[-PROBE:], len(words) - PROBE),
-        (words[middle : middle + PROBE], middle),
-    ):
-        position = found.find(probe, at)
-        if position < 0:
-            position = found.find(probe)
+    for offset in dict.fromkeys((0, max(0, len(words) - PROBE), max(0, (len(words) - PROBE) // 2))):
+        position = found.find(words[offset : offset + PROBE], max(0, at - FAR), at + FAR)
         if position >= 0:
-            return max(at, position - offset + len(words)) if offset >= 0 else position + len(words)
+            return max(at, position - offset + len(words))
     return None

@@ -119,6 +119,13 @@ def test_links_of_the_text_are_absolute(reading):
 
 
 @pytest.mark.parametrize("reading", list(Reading))
+def test_a_title_in_a_box_of_its_own_is_kept(reading):
+    """As DocBook puts it; a byline may stand between it and the content."""
+    page = f"<body><div class=head><h1>The title</h1></div><div>Ada, in May</div><div>{PARAGRAPHS}</div></body>"
+    assert parse_page(page.encode(), "text/html", None, URL, reading).text.startswith("# The title\n\n")
+
+
+@pytest.mark.parametrize("reading", list(Reading))
 def test_a_declared_content_that_is_empty_is_no_trap(reading):
     """Pages that fill `<main>` by script, or have the text elsewhere, are read from the body."""
     page = b"<body><main></main><div>" + PARAGRAPHS.encode() + b"</div></body>"
