@@ -24,6 +24,7 @@ class SourceItem(BaseModel):
     bytes: int
     fetched_at: datetime
     extraction_state: str | None = Field(description="How far this job is with extracting it; null: it does not")
+    entities_state: str | None = Field(description="The same of its entities, once it is extracted")
 
     @classmethod
     def of(cls, row: SourceRow) -> Self:

@@ -128,6 +128,7 @@ class SourceItem(TypedDict):
     bytes: int
     fetched_at: str
     extraction_state: str | None
+    entities_state: str | None
 
 
 class MergedEntity(TypedDict):

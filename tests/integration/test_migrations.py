@@ -143,9 +143,8 @@ async def test_mentions_of_before_are_merged() -> None:
                 job,
             )
             await connection.execute(
-                "INSERT INTO extractions (id, job_id, owner_job_id, source_id, chunk_number, text,"
-                ' start, "end", tokens, embedder, collection, epoch)'
-                " VALUES ($1, $2, $2, $3, 0, 't', 0, 1, 1, 'e', 'c', 1)",
+                'INSERT INTO extractions (id, job_id, owner_job_id, source_id, chunk_number, text, start, "end",'
+                " tokens, embedder, collection, epoch) VALUES ($1, $2, $2, $3, 0, 't', 0, 1, 1, 'e', 'c', 1)",
                 chunk,
                 job,
                 source,
