@@ -30,7 +30,9 @@ class Recrawl:
         if earlier is None:
             return cls(spec, None)
         hosts, before = (frozenset(host_key(url) for url in s.urls) for s in (spec, earlier))
-        followed = earlier.follow and spec.scope == earlier.scope and hosts <= before
+        followed = (
+            earlier.follow and spec.scope == earlier.scope and spec.browser == earlier.browser and hosts <= before
+        )
         return cls(spec, earlier, same_reach=not spec.follow or followed)
 
     def knows_links(self, entry: FrontierEntry) -> bool:
@@ -48,7 +50,10 @@ class Recrawl:
     def conditions(self, entry: FrontierEntry) -> EarlierPage | None:
         """What the page is asked for against: its earlier self, where an answer without a body is enough."""
         before = entry.earlier
-        return before if before is not None and before.source_id is not None and self.knows_links(entry) else None
+        if self.spec.browser or before is None or before.source_id is None:
+            # What scripts make of a page may change while the page itself does not.
+            return None
+        return before if self.knows_links(entry) else None
 
 
 def is_same(entry: FrontierEntry, content_hash: bytes) -> bool:

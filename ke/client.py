@@ -42,6 +42,7 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         *,
         extract: Mapping[str, Any] | None = None,
         recrawl_of: str | None = None,
+        browser: bool = False,
         project: str = "default",
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
@@ -52,14 +53,17 @@ class KnowledgeExtractionClient(DeadLetterCalls):
             urls: At most 1,000.
             extract: What to extract from the pages; `{}`: with all defaults; None: nothing.
             recrawl_of: A job that has ended: what is as it was then is neither stored nor extracted again.
+            browser: Whether HTML pages are shown by the worker's Chromium and read as their scripts have made them.
             project: What the job belongs to.
             labels: At most 32 names and values of the caller's.
             idempotency_key: Names the job: the same key gives the same job. None: one is made, so that a repeat
                 inside this call is safe.
         """
-        body = {"kind": "scrape", "urls": list(urls), "extract": extract}
+        body: dict[str, Any] = {"kind": "scrape", "urls": list(urls), "extract": extract}
         if recrawl_of is not None:
             body["recrawl_of"] = recrawl_of
+        if browser:
+            body["browser"] = True
         return await self._submit(body, project, labels, idempotency_key)
 
     async def submit_crawl(
@@ -71,6 +75,7 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         rate: Mapping[str, Any] | None = None,
         extract: Mapping[str, Any] | None = None,
         recrawl_of: str | None = None,
+        browser: bool = False,
         project: str = "default",
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
@@ -84,6 +89,7 @@ class KnowledgeExtractionClient(DeadLetterCalls):
             rate: `concurrency`, `delay_s`.
             extract: As in `submit_scrape`.
             recrawl_of: As in `submit_scrape`.
+            browser: As in `submit_scrape`.
             project: As in `submit_scrape`.
             labels: As in `submit_scrape`.
             idempotency_key: As in `submit_scrape`.
@@ -91,6 +97,8 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         body: dict[str, Any] = {"kind": "crawl", "seeds": list(seeds), "extract": extract}
         if recrawl_of is not None:
             body["recrawl_of"] = recrawl_of
+        if browser:
+            body["browser"] = True
         body |= {k: dict(v) for k, v in (("limits", limits), ("scope", scope), ("rate", rate)) if v is not None}
         return await self._submit(body, project, labels, idempotency_key)
 

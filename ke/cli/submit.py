@@ -34,6 +34,9 @@ RecrawlOf = Annotated[
         help="Ask for this job's pages again, and take only what has changed since.",
     ),
 ]
+Rendered = Annotated[
+    bool, typer.Option("--browser", help="Let the worker's Chromium run the pages' scripts before they are read.")
+]
 Project = Annotated[str, typer.Option(metavar="NAME", help="What the job belongs to.")]
 Labels = Annotated[
     list[str] | None,
@@ -78,6 +81,7 @@ def crawl(
     ] = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", help="Requests to one host at once (8).")] = None,
     recrawl_of: RecrawlOf = None,
+    browser: Rendered = False,
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
@@ -110,6 +114,7 @@ def crawl(
             rate=rate or None,
             extract=spec,
             recrawl_of=recrawl_of,
+            browser=browser,
             project=project,
             labels=labels_of(label),
             idempotency_key=key,
@@ -122,6 +127,7 @@ def scrape(
     urls: Urls,
     *,
     recrawl_of: RecrawlOf = None,
+    browser: Rendered = False,
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
@@ -143,6 +149,7 @@ def scrape(
             urls,
             extract=spec,
             recrawl_of=recrawl_of,
+            browser=browser,
             project=project,
             labels=labels_of(label),
             idempotency_key=key,

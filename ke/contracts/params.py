@@ -16,7 +16,8 @@ def params_of(job: JobInput) -> dict[str, Any]:
         extract.pop("source_job_id")
         extract.pop("source_ids")
     if not job.collect.follow:
-        return {"urls": list(job.collect.urls), "recrawl_of": job.collect.recrawl_of, "extract": extract}
+        named = {"recrawl_of": job.collect.recrawl_of, "browser": job.collect.browser}
+        return {"urls": list(job.collect.urls), **named, "extract": extract}
     collect = asdict(job.collect)
     return {
         "seeds": list(job.collect.urls),
@@ -24,6 +25,7 @@ def params_of(job: JobInput) -> dict[str, Any]:
         "scope": collect["scope"],
         "rate": collect["rate"],
         "recrawl_of": job.collect.recrawl_of,
+        "browser": job.collect.browser,
         "extract": extract,
     }
 
@@ -33,9 +35,10 @@ def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | No
     if kind is JobKind.EXTRACT:
         return None, _extract_of(params)
     extract = _extract_of(params["extract"]) if params["extract"] is not None else None
+    # Jobs of before have neither an earlier job, nor a browser, nor dropped parameters.
+    named = {"recrawl_of": params.get("recrawl_of"), "browser": params.get("browser", False)}
     if kind is JobKind.SCRAPE:
-        return CollectSpec(tuple(params["urls"]), follow=False, recrawl_of=params.get("recrawl_of")), extract
-    # Jobs of before have neither dropped parameters nor an earlier job.
+        return CollectSpec(tuple(params["urls"]), follow=False, **named), extract
     scope = {"drop_params": (), **params["scope"]}
     lists = {name: tuple(scope[name]) for name in ("include", "exclude", "drop_params")}
     collect = CollectSpec(
@@ -44,7 +47,7 @@ def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | No
         limits=CrawlLimits(**params["limits"]),
         scope=CrawlScope(**scope | lists),
         rate=FetchRate(**params["rate"]),
-        recrawl_of=params.get("recrawl_of"),
+        **named,
     )
     return collect, extract
 
