@@ -170,8 +170,8 @@ RecrawlOf = Annotated[
 Rendered = Annotated[
     Flag,
     Field(
-        description="Show HTML pages by the worker's Chromium, and read what their scripts have made of them: for sites "
-        "that are empty without. Many times slower; the job fails where a worker has no Chromium"
+        description="Let the worker's Chromium run the pages' scripts before they are read: for sites that are empty "
+        "without. Many times slower; the job fails where a worker has no Chromium"
     ),
 ]
 

@@ -22,6 +22,8 @@ RENDER_TIMEOUT_S: Final = 15.0
 """Seconds for the scripts of one page; what it shows by then is taken."""
 QUIET_S: Final = 0.5
 """Seconds without a request after which a page that has loaded is taken to be complete."""
+UNLOADED_QUIET_S: Final = 2.0
+"""The same where only the document is read: a page that tries to lead elsewhere never says that it has loaded."""
 SNAPSHOT_TIMEOUT_S: Final = 5.0
 MAX_REQUESTS: Final = 100
 """Requests of one page's scripts and styles; more are refused."""
@@ -159,7 +161,8 @@ class _Page:
         self._left_bytes = MAX_LOADED_BYTES
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
-        self._has_loaded = False
+        self._quiet_s: float | None = None
+        """Seconds without a request after which the page is complete; None while it is not even read."""
 
     async def html(self, max_bytes: int) -> str:
         made = await self._chromium.call("Target.createBrowserContext", {"disposeOnDetach": True})
@@ -198,14 +201,7 @@ class _Page:
             async with asyncio.timeout(RENDER_TIMEOUT_S):
                 while True:
                     self._changed.clear()
-                    quiet = self._has_loaded and not self._running
-                    try:
-                        async with asyncio.timeout(QUIET_S if quiet else None):
-                            await self._changed.wait()
-                    except TimeoutError:
-                        if quiet and not self._changed.is_set():
-                            return
-                        raise
+                    await asyncio.wait_for(self._changed.wait(), None if self._running else self._quiet_s)
         except TimeoutError:
             return
 
@@ -223,8 +219,11 @@ class _Page:
 
     def _heard(self, method: str, params: dict[str, Any]) -> None:
         match method:
+            case "Page.domContentEventFired":
+                self._quiet_s = self._quiet_s or UNLOADED_QUIET_S
+                self._changed.set()
             case "Page.loadEventFired":
-                self._has_loaded = True
+                self._quiet_s = QUIET_S
                 self._changed.set()
             case "Page.javascriptDialogOpening":
                 self._send("Page.handleJavaScriptDialog", {"accept": False})

@@ -236,20 +236,19 @@ async def test_killed_worker_leaves_no_browser(tmp_path: Path) -> None:
         "from ke.web.chromium import Chromium, find_chromium\n"
         "async def main():\n"
         "    made = await Chromium.start(find_chromium(), 'ke-test/1')\n"
-        "    print(made.pid, made._folder, flush=True)\n"
+        "    print(made.pid, flush=True)\n"
         "    await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
     owner = await asyncio.create_subprocess_exec(sys.executable, program, stdout=asyncio.subprocess.PIPE)
     assert owner.stdout is not None
-    pid, folder = (await owner.stdout.readline()).decode().split()
-    tree = [psutil.Process(int(pid)), *psutil.Process(int(pid)).children(recursive=True)]
+    pid = int(await owner.stdout.readline())
+    tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     assert len(tree) > 1
     owner.kill()
     await owner.wait()
     _, alive = await asyncio.to_thread(psutil.wait_procs, tree, timeout=15)
     assert alive == []
-    assert folder
 
 
 # In a job
