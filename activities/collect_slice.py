@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Final
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.budget import Budget
@@ -32,7 +31,6 @@ from ke.storage.host_turns import HostTurns
 from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
 from ke.storage.recrawls import earlier_spec, with_earlier
 from ke.storage.requeueing import bury_pages, claim_letters_first
-from ke.storage.tables import pages
 from ke.web.errors import NoBrowser
 from ke.web.fetch import Fetcher
 from ke.web.politeness import HostGate
@@ -142,16 +140,10 @@ class CollectRun:
             await frontier.release_pages(connection, self._job_id)
             if not self._piece.retrying:
                 await frontier.add_pages(connection, self._job_id, ((url, 0) for url in self._spec.urls))
-            moved = await connection.execute(
-                sa.select(pages.c.final_url).where(
-                    pages.c.job_id == self._job_id,
-                    pages.c.depth == 0,
-                    pages.c.final_url.is_not(None),
-                    pages.c.state.in_(("fetched", "duplicate", "unchanged")),
-                )
-            )
-            for url in moved.scalars():
-                self._reach.widen(url)
+            # What the earlier job has seen there is in reach before the seeds are asked for again.
+            for job_id in (self._job_id, self._earlier) if self._earlier is not None else (self._job_id,):
+                for url in await frontier.moved_seeds(connection, job_id, self._spec.urls):
+                    self._reach.widen(url)
             if self._earlier is not None:
                 earlier = await earlier_spec(connection, self._earlier)
                 self._reader = self._read_with(Recrawl.of(self._spec, earlier))

@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from ke.contracts.jobs import CollectSpec
-from ke.storage.frontier import EarlierPage, FrontierEntry
+from ke.storage.frontier import HAD_CONTENT, EarlierPage, FrontierEntry
 from ke.web.response import Response
 from ke.web.urls import host_key
 
-WAS_THERE: Final = frozenset({"fetched", "duplicate", "unchanged"})
-"""States of a page that had content."""
 NO_MORE: Final = frozenset({404, 410})
 """The statuses by which a server says that a page is not there (RFC 9110, 15.5.5 and 15.5.11)."""
 
@@ -64,4 +62,4 @@ def is_same(entry: FrontierEntry, content_hash: bytes) -> bool:
 
 def is_gone(entry: FrontierEntry, response: Response) -> bool:
     """Whether a page was there and is not any more."""
-    return entry.earlier is not None and entry.earlier.state in WAS_THERE and response.status in NO_MORE
+    return entry.earlier is not None and entry.earlier.state in HAD_CONTENT and response.status in NO_MORE

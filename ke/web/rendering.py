@@ -23,7 +23,7 @@ RENDER_TIMEOUT_S: Final = 15.0
 QUIET_S: Final = 0.5
 """Seconds without a request after which a page that has loaded is taken to be complete."""
 UNLOADED_QUIET_S: Final = 2.0
-"""The same where only the document is read: a page that tries to lead elsewhere never says that it has loaded."""
+"""The same before it says so: a page that tries to lead elsewhere never does."""
 SNAPSHOT_TIMEOUT_S: Final = 5.0
 MAX_REQUESTS: Final = 100
 """Requests of one page's scripts and styles; more are refused."""
@@ -219,7 +219,7 @@ class _Page:
 
     def _heard(self, method: str, params: dict[str, Any]) -> None:
         match method:
-            case "Page.domContentEventFired":
+            case "Page.domContentEventFired" | "Page.frameStoppedLoading" if self._is_shown:
                 self._quiet_s = self._quiet_s or UNLOADED_QUIET_S
                 self._changed.set()
             case "Page.loadEventFired":
