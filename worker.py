@@ -43,6 +43,7 @@ from ke.runtime.settings import Settings, describe_invalid_settings
 from ke.runtime.settling import WorkerBackends
 from ke.runtime.temporal_client import connect
 from ke.storage.database import WORKER_IDLE_TIMEOUT_S, Database
+from ke.web.rendering import Browser
 from workflows.cleanup import CleanupWorkflow
 from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
@@ -79,6 +80,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
         vectors = open_vectors(connections, settings)
         stack.push_async_callback(vectors.close)
         fetcher = await stack.enter_async_context(open_fetcher(settings))
+        browser = await stack.enter_async_context(Browser(settings.chromium, settings.user_agent))
         processes = settings.cpu_processes or os.cpu_count() or 1
         pool = CpuPool(processes)
         stack.push_async_callback(pool.close)
@@ -86,7 +88,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
         stack.push_async_callback(entity_pool.close)
 
         record, retry = RecordActivities(database), RetryActivities(database, vectors)
-        collect = CollectActivities(database, fetcher, pool)
+        collect = CollectActivities(database, fetcher, pool, browser)
         entities = EntityActivities(database, entity_pool)
         extract = ExtractActivities(database, vectors, pool, entities)
         cleanup = CleanupActivities(database, vectors)

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Final
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.budget import Budget
@@ -32,10 +31,11 @@ from ke.storage.host_turns import HostTurns
 from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
 from ke.storage.recrawls import earlier_spec, with_earlier
 from ke.storage.requeueing import bury_pages, claim_letters_first
-from ke.storage.tables import pages
+from ke.web.errors import NoBrowser
 from ke.web.fetch import Fetcher
 from ke.web.politeness import HostGate
 from ke.web.query import without_params
+from ke.web.rendering import Browser, RenderingFetcher
 from ke.web.robots import Robots
 from ke.web.urls import canonicalize, host_key
 
@@ -58,12 +58,14 @@ class CollectRun:
         gate: HostGate,
         piece: CollectSlice,
         beat: Beat,
+        browser: Browser | None = None,
     ) -> None:
         dropped = piece.spec.scope.drop_params
         urls = dict.fromkeys(without_params(canonicalize(url), dropped) for url in piece.spec.urls)
         spec = replace(piece.spec, urls=tuple(urls))
         self._database = database
         self._fetcher = fetcher
+        self._browser = browser
         self._pool = pool
         self._piece = piece
         self._spec = spec
@@ -77,13 +79,13 @@ class CollectRun:
         self._budget = Budget(limits, datetime.fromisoformat(piece.started_at))
         self._robots = Robots(fetcher)
         self._reach = Reach.of(spec, pool)
-        self._reader = self._read_with(Recrawl.of(spec, None))
         self._shares = HostShares(gate, spec.rate.concurrency)
         self._turns = HostTurns()
         self._tasks: dict[asyncio.Task[PageOutcome], tuple[FrontierEntry, int]] = {}
         self._buffer: list[PageOutcome] = []
         self._buffered_at = 0.0
         self._known_links: set[str] = set()
+        self._reader = self._read_with(Recrawl.of(spec, None))
         self._started = 0
         self._totals = Counters()
         self._note = WaitingNote(self._write_note)
@@ -97,6 +99,7 @@ class CollectRun:
             WorkLost: Another attempt has taken the slice over.
             Unavailable: Postgres does not answer; what was not committed is fetched again.
             BadPattern: One of the crawl's patterns is not one: the job's fault.
+        NoBrowser: The job needs a browser, and there is none.
         """
         await self._prepare()
         try:
@@ -109,8 +112,22 @@ class CollectRun:
 
     def _read_with(self, recrawl: Recrawl) -> PageReader:
         return PageReader(
-            self._fetcher, self._pool, self._robots, self._gate, self._reach, lambda: self._beat.stopping, recrawl
+            self._page_fetcher(),
+            self._pool,
+            self._robots,
+            self._gate,
+            self._reach,
+            lambda: self._beat.stopping,
+            recrawl,
         )
+
+    def _page_fetcher(self) -> Fetcher | RenderingFetcher:
+        if not self._spec.browser:
+            return self._fetcher
+        if self._browser is None:
+            raise NoBrowser
+        self._browser.check()
+        return RenderingFetcher(self._fetcher, self._browser, lambda: self._beat.stopping)
 
     async def _prepare(self) -> None:
         """Seeds the frontier, once, and takes back what a dead slice had claimed."""
@@ -123,16 +140,10 @@ class CollectRun:
             await frontier.release_pages(connection, self._job_id)
             if not self._piece.retrying:
                 await frontier.add_pages(connection, self._job_id, ((url, 0) for url in self._spec.urls))
-            moved = await connection.execute(
-                sa.select(pages.c.final_url).where(
-                    pages.c.job_id == self._job_id,
-                    pages.c.depth == 0,
-                    pages.c.final_url.is_not(None),
-                    pages.c.state.in_(("fetched", "duplicate", "unchanged")),
-                )
-            )
-            for url in moved.scalars():
-                self._reach.widen(url)
+            # What the earlier job has seen there is in reach before the seeds are asked for again.
+            for job_id in (self._job_id, self._earlier) if self._earlier is not None else (self._job_id,):
+                for url in await frontier.moved_seeds(connection, job_id, self._spec.urls):
+                    self._reach.widen(url)
             if self._earlier is not None:
                 earlier = await earlier_spec(connection, self._earlier)
                 self._reader = self._read_with(Recrawl.of(self._spec, earlier))

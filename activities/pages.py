@@ -21,6 +21,7 @@ from ke.web.errors import BadPattern, RedirectRefused, TooLarge, UnsupportedType
 from ke.web.fetch import Fetcher
 from ke.web.parse import READABLE_TYPES, ParsedPage
 from ke.web.politeness import HostGate
+from ke.web.rendering import RenderingFetcher
 from ke.web.response import Fail, Response, Retry, classify
 from ke.web.robots import UNREACHABLE_S, Robots, RobotsRules
 from ke.web.urls import host_key
@@ -48,7 +49,7 @@ class PageReader:
 
     def __init__(
         self,
-        fetcher: Fetcher,
+        fetcher: Fetcher | RenderingFetcher,
         pool: CpuPool,
         robots: Robots,
         gate: HostGate,

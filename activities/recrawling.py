@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from ke.contracts.jobs import CollectSpec
-from ke.storage.frontier import EarlierPage, FrontierEntry
+from ke.storage.frontier import HAD_CONTENT, EarlierPage, FrontierEntry
 from ke.web.response import Response
 from ke.web.urls import host_key
 
-WAS_THERE: Final = frozenset({"fetched", "duplicate", "unchanged"})
-"""States of a page that had content."""
 NO_MORE: Final = frozenset({404, 410})
 """The statuses by which a server says that a page is not there (RFC 9110, 15.5.5 and 15.5.11)."""
 
@@ -30,7 +28,9 @@ class Recrawl:
         if earlier is None:
             return cls(spec, None)
         hosts, before = (frozenset(host_key(url) for url in s.urls) for s in (spec, earlier))
-        followed = earlier.follow and spec.scope == earlier.scope and hosts <= before
+        followed = (
+            earlier.follow and spec.scope == earlier.scope and spec.browser == earlier.browser and hosts <= before
+        )
         return cls(spec, earlier, same_reach=not spec.follow or followed)
 
     def knows_links(self, entry: FrontierEntry) -> bool:
@@ -48,7 +48,10 @@ class Recrawl:
     def conditions(self, entry: FrontierEntry) -> EarlierPage | None:
         """What the page is asked for against: its earlier self, where an answer without a body is enough."""
         before = entry.earlier
-        return before if before is not None and before.source_id is not None and self.knows_links(entry) else None
+        if self.spec.browser or before is None or before.source_id is None:
+            # What scripts make of a page may change while the page itself does not.
+            return None
+        return before if self.knows_links(entry) else None
 
 
 def is_same(entry: FrontierEntry, content_hash: bytes) -> bool:
@@ -59,4 +62,4 @@ def is_same(entry: FrontierEntry, content_hash: bytes) -> bool:
 
 def is_gone(entry: FrontierEntry, response: Response) -> bool:
     """Whether a page was there and is not any more."""
-    return entry.earlier is not None and entry.earlier.state in WAS_THERE and response.status in NO_MORE
+    return entry.earlier is not None and entry.earlier.state in HAD_CONTENT and response.status in NO_MORE

@@ -169,6 +169,15 @@ RecrawlOf = Annotated[
 ]
 
 
+Rendered = Annotated[
+    Flag,
+    Field(
+        description="Let the worker's Chromium run the pages' scripts before they are read: for sites that are empty "
+        "without. Many times slower; the job fails where a worker has no Chromium"
+    ),
+]
+
+
 class ScrapeBody(JobBody):
     """Fetches a list of URLs."""
 
@@ -183,11 +192,18 @@ class ScrapeBody(JobBody):
         Reading.THOROUGH,
         description="How a page's content is told from what is around it: `thorough`, or in a fifth of the time `fast`",
     )
+    browser: Rendered = False
     extract: ExtractOptions | None = Field(None, description="{}: with all defaults; null: only fetch")
 
     def to_specs(self) -> tuple[CollectSpec | None, ExtractSpec | None]:
         """What the two lanes are to do."""
-        collect = CollectSpec(urls=self.urls, follow=False, recrawl_of=_text_of(self.recrawl_of), reading=self.reading)
+        collect = CollectSpec(
+            urls=self.urls,
+            follow=False,
+            recrawl_of=_text_of(self.recrawl_of),
+            reading=self.reading,
+            browser=self.browser,
+        )
         return collect, self.extract.to_spec() if self.extract else None
 
 
@@ -212,6 +228,7 @@ class CrawlBody(JobBody):
         Reading.THOROUGH,
         description="How a page's content is told from what is around it: `thorough`, or in a fifth of the time `fast`",
     )
+    browser: Rendered = False
     extract: ExtractOptions | None = Field(None, description="{}: with all defaults; null: only fetch")
 
     def to_specs(self) -> tuple[CollectSpec | None, ExtractSpec | None]:
@@ -224,6 +241,7 @@ class CrawlBody(JobBody):
             rate=FetchRate(**self.rate.model_dump()),
             recrawl_of=_text_of(self.recrawl_of),
             reading=self.reading,
+            browser=self.browser,
         )
         return collect, self.extract.to_spec() if self.extract else None
 

@@ -44,6 +44,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         reading: str | None = None,
         extract: Mapping[str, Any] | None = None,
         recrawl_of: str | None = None,
+        browser: bool = False,
         project: str = "default",
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
@@ -55,6 +56,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
             reading: How a page's content is found: `thorough` (the gateway's default) or `fast`.
             extract: What to extract from the pages; `{}`: with all defaults; None: nothing.
             recrawl_of: A job that has ended: what is as it was then is neither stored nor extracted again.
+            browser: Whether HTML pages are shown by the worker's Chromium and read as their scripts have made them.
             project: What the job belongs to.
             labels: At most 32 names and values of the caller's.
             idempotency_key: Names the job: the same key gives the same job. None: one is made, so that a repeat
@@ -63,6 +65,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         body: dict[str, Any] = {"kind": "scrape", "urls": list(urls), "extract": extract}
         body |= {"recrawl_of": recrawl_of} if recrawl_of is not None else {}
         body |= {"reading": reading} if reading is not None else {}
+        body |= {"browser": True} if browser else {}
         return await self._submit(body, project, labels, idempotency_key)
 
     async def submit_crawl(
@@ -75,6 +78,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         reading: str | None = None,
         extract: Mapping[str, Any] | None = None,
         recrawl_of: str | None = None,
+        browser: bool = False,
         project: str = "default",
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
@@ -89,6 +93,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
             reading: As in `submit_scrape`.
             extract: As in `submit_scrape`.
             recrawl_of: As in `submit_scrape`.
+            browser: As in `submit_scrape`.
             project: As in `submit_scrape`.
             labels: As in `submit_scrape`.
             idempotency_key: As in `submit_scrape`.
@@ -96,6 +101,8 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         body: dict[str, Any] = {"kind": "crawl", "seeds": list(seeds), "extract": extract}
         if recrawl_of is not None:
             body["recrawl_of"] = recrawl_of
+        if browser:
+            body["browser"] = True
         body |= {k: dict(v) for k, v in (("limits", limits), ("scope", scope), ("rate", rate)) if v is not None}
         body |= {"reading": reading} if reading is not None else {}
         return await self._submit(body, project, labels, idempotency_key)

@@ -38,6 +38,9 @@ RecrawlOf = Annotated[
         help="Ask for this job's pages again, and take only what has changed since.",
     ),
 ]
+Rendered = Annotated[
+    bool, typer.Option("--browser", help="Let the worker's Chromium run the pages' scripts before they are read.")
+]
 Project = Annotated[str, typer.Option(metavar="NAME", help="What the job belongs to.")]
 Labels = Annotated[
     list[str] | None,
@@ -83,6 +86,7 @@ def crawl(
     concurrency: Annotated[int | None, typer.Option(metavar="N", help="Requests to one host at once (8).")] = None,
     recrawl_of: RecrawlOf = None,
     reading: Reading = None,
+    browser: Rendered = False,
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
@@ -116,6 +120,7 @@ def crawl(
             reading=reading,
             extract=spec,
             recrawl_of=recrawl_of,
+            browser=browser,
             project=project,
             labels=labels_of(label),
             idempotency_key=key,
@@ -129,6 +134,7 @@ def scrape(
     *,
     recrawl_of: RecrawlOf = None,
     reading: Reading = None,
+    browser: Rendered = False,
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
@@ -151,6 +157,7 @@ def scrape(
             extract=spec,
             recrawl_of=recrawl_of,
             reading=reading,
+            browser=browser,
             project=project,
             labels=labels_of(label),
             idempotency_key=key,

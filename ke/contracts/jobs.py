@@ -145,6 +145,8 @@ class CollectSpec:
     recrawl_of: str | None = None
     """The job whose pages are asked for again: what is the same as then is not stored anew."""
     reading: Reading = Reading.THOROUGH
+    browser: bool = False
+    """Whether HTML pages are shown by a browser, and read as their scripts have made them."""
 
 
 @dataclass(frozen=True, slots=True)

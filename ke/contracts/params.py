@@ -16,12 +16,12 @@ def params_of(job: JobInput) -> dict[str, Any]:
         extract.pop("source_job_id")
         extract.pop("source_ids")
     if not job.collect.follow:
-        return {
-            "urls": list(job.collect.urls),
+        named = {
             "recrawl_of": job.collect.recrawl_of,
             "reading": job.collect.reading.value,
-            "extract": extract,
+            "browser": job.collect.browser,
         }
+        return {"urls": list(job.collect.urls), **named, "extract": extract}
     collect = asdict(job.collect)
     return {
         "seeds": list(job.collect.urls),
@@ -30,6 +30,7 @@ def params_of(job: JobInput) -> dict[str, Any]:
         "rate": collect["rate"],
         "recrawl_of": job.collect.recrawl_of,
         "reading": job.collect.reading.value,
+        "browser": job.collect.browser,
         "extract": extract,
     }
 
@@ -39,11 +40,14 @@ def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | No
     if kind is JobKind.EXTRACT:
         return None, _extract_of(params)
     extract = _extract_of(params["extract"]) if params["extract"] is not None else None
-    reading = Reading(params.get("reading", Reading.THOROUGH))  # rows of older jobs do not have it
+    # Jobs of before have neither an earlier job, nor a browser, nor a choice of reading, nor dropped parameters.
+    named = {
+        "recrawl_of": params.get("recrawl_of"),
+        "reading": Reading(params.get("reading", Reading.THOROUGH)),
+        "browser": params.get("browser", False),
+    }
     if kind is JobKind.SCRAPE:
-        urls = tuple(params["urls"])
-        return CollectSpec(urls, follow=False, recrawl_of=params.get("recrawl_of"), reading=reading), extract
-    # Jobs of before have neither dropped parameters nor an earlier job.
+        return CollectSpec(tuple(params["urls"]), follow=False, **named), extract
     scope = {"drop_params": (), **params["scope"]}
     lists = {name: tuple(scope[name]) for name in ("include", "exclude", "drop_params")}
     collect = CollectSpec(
@@ -52,8 +56,7 @@ def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | No
         limits=CrawlLimits(**params["limits"]),
         scope=CrawlScope(**scope | lists),
         rate=FetchRate(**params["rate"]),
-        recrawl_of=params.get("recrawl_of"),
-        reading=reading,
+        **named,
     )
     return collect, extract
 

@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     """Seconds for one request, redirects and body included."""
     fetch_max_bytes: Annotated[int, Field(ge=1024)] = 10_000_000
     """The longest body, decompressed, in bytes."""
+    chromium: str | None = None
+    """The Chromium that shows pages for jobs that ask for it, by path or name; unset: looked for on PATH."""
     log_level: str = "INFO"
 
     @field_validator("data_dir", mode="before")
@@ -122,7 +124,7 @@ class Settings(BaseSettings):
             _check_host_port(pair)
         return pairs
 
-    @field_validator("temporal_address", "database_url", "qdrant_url", mode="before")
+    @field_validator("temporal_address", "database_url", "qdrant_url", "chromium", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

@@ -19,6 +19,8 @@ from ke.storage.tables import pages
 _OPEN: Final = ("pending", "fetching")
 _ANY: Final[sa.ColumnElement[bool]] = sa.true()
 
+HAD_CONTENT: Final = ("fetched", "duplicate", "unchanged")
+"""States of a page that was there."""
 PIECE: Final = 2_000
 """URLs in one statement, at most: their ids are computed on the event loop, which nobody else has meanwhile."""
 SKIP_BATCH: Final = 10_000
@@ -193,6 +195,17 @@ def _due(only: sa.ColumnElement[bool]) -> sa.CTE:
 
 
 _CLAIM: Final = _claim(_ANY)
+
+
+async def moved_seeds(connection: AsyncConnection, job_id: uuid.UUID, seeds: Sequence[str]) -> Sequence[str]:
+    """Where those of the seeds led that a job has found to be moved: their hosts are in its reach."""
+    statement = sa.select(pages.c.final_url).where(
+        pages.c.id.in_([page_id(job_id, url) for url in seeds]),
+        pages.c.depth == 0,
+        pages.c.final_url.is_not(None),
+        pages.c.state.in_(HAD_CONTENT),
+    )
+    return (await connection.execute(statement)).scalars().all()
 
 
 async def release_pages(

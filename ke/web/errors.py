@@ -8,9 +8,11 @@
     │   ├── UnsupportedType      not a type that can be read                  final
     │   ├── BrokenDocument       of a type that can be read, and damaged      final
     │   ├── LockedDocument       the same, and opens by a password only       final
+    │   ├── NoBrowser            there is none to show pages with             final
     │   └── FetchRefused         the egress guard says no (ke.contracts.errors)
     └── FetchError               the fetch did not succeed                    final
         ├── FetchTimeout         the time for the whole request ran out       retryable
+        ├── BrowserFailed        the browser does not do what it is told      retryable
         ├── FetchFailed          no connection, or it broke                   retryable
         │   └── BadCertificate   the server is not who it says it is          final
         ├── BadResponse          not HTTP as it is agreed                     final
@@ -67,6 +69,12 @@ class LockedDocument(InvalidInput):
     code = "locked-document"
 
 
+class NoBrowser(InvalidInput):
+    """There is no Chromium to show pages with."""
+
+    code = "no-browser"
+
+
 class FetchError(KeError):
     """The fetch did not succeed."""
 
@@ -77,6 +85,13 @@ class FetchTimeout(FetchError):
     """The server did not finish its answer in time."""
 
     code = "fetch-timeout"
+    retryable = True
+
+
+class BrowserFailed(FetchError):
+    """The browser did not show the page."""
+
+    code = "browser-failed"
     retryable = True
 
 

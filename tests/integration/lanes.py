@@ -22,6 +22,7 @@ from ke.storage.jobs import open_job
 from ke.storage.tables import pages, sources
 from ke.web.egress import EgressPolicy
 from ke.web.fetch import Fetcher
+from ke.web.rendering import Browser
 
 Answer = Callable[[web.BaseRequest], web.StreamResponse | Awaitable[web.StreamResponse]]
 
@@ -88,6 +89,7 @@ class Lanes:
     site: LaneSite
     others: list[LaneSite] = field(default_factory=list)
     """Further hosts that may be fetched."""
+    browser: Browser | None = None
 
     @property
     def answers(self) -> dict[str, Answer]:
@@ -125,7 +127,7 @@ class Lanes:
         async with Fetcher(
             user_agent="ke-test/1", timeout_s=5, max_bytes=100_000, policy=EgressPolicy(hosts)
         ) as fetcher:
-            lane = CollectActivities(self.database, fetcher, self.pool)
+            lane = CollectActivities(self.database, fetcher, self.pool, self.browser)
             return await (environment or ActivityEnvironment()).run(lane.collect_pages, piece)
 
     async def whole(self, spec: CollectSpec) -> tuple[str, JobOutcome]:

@@ -74,13 +74,17 @@ def test_crawl_passes_every_option_on(ke: RunKe, api: ApiTwin) -> None:
     options = "--max-pages 9 --max-depth 2 --include a --include b --exclude c --no-robots --delay 0.5 --concurrency 3"
     options += " --reading fast"
     more = "--chunk-size 7 --chunk-tokens 99 --no-entities --project docs --label team=x --label k=v=w --key k1"
-    ke("crawl", "https://example.com/", *options.split(), *more.split())
+    earlier = str(uuid.uuid4())
+    anew = f"--recrawl-of job-{earlier} --browser --drop-param utm_* --drop-param gclid"
+    ke("crawl", "https://example.com/", *options.split(), *more.split(), *anew.split())
     call = api.calls[-1]
     assert call.body == {
         "kind": "crawl",
         "seeds": ["https://example.com/"],
         "limits": {"max_pages": 9, "max_depth": 2},
-        "scope": {"include": ["a", "b"], "exclude": ["c"], "robots": False},
+        "scope": {"include": ["a", "b"], "exclude": ["c"], "drop_params": ["utm_*", "gclid"], "robots": False},
+        "recrawl_of": earlier,
+        "browser": True,
         "rate": {"concurrency": 3, "delay_s": 0.5},
         "reading": "fast",
         "extract": {"chunk_size": 7, "chunk_tokens": 99, "entities": None},

@@ -282,3 +282,17 @@ async def test_earlier_job_that_is_deleted_makes_all_pages_new(lanes: Lanes) -> 
         await connection.execute(sa.update(jobs).where(jobs.c.id == uuid.UUID(first)).values(values))
     _, numbers = await again(lanes, first)
     assert numbers == {"fetched": 5, "failed": 1}
+
+
+async def test_site_that_its_seed_leads_to_is_crawled_again(lanes: Lanes) -> None:
+    """A seed that redirects to another host, as to one with `www`: the pages there are in reach from the start."""
+    async with running_site() as www:
+        lanes.others.append(www)
+        lanes.answers["/"] = lambda _: web.Response(status=301, headers={"Location": f"{www.url}/"})
+        www.versioned("/", "/a", text="The home page.", etag='"1"')
+        www.versioned("/a", text="The other page.", etag='"2"')
+        first, outcome = await lanes.whole(lanes.crawl())
+        assert outcome.counters.pages_fetched == 2
+        _, numbers = await again(lanes, first)
+        assert numbers == {"unchanged": 2}
+        assert [path for path in www.asked if path == "/a"] == ["/a", "/a"]
