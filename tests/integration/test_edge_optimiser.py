@@ -394,6 +394,17 @@ def test_growth_makes_a_collection_due(engine: EdgeEngine) -> None:
     engine.close()
 
 
+def test_a_write_is_looked_at_when_it_is_flushed(engine: EdgeEngine) -> None:
+    """Asked between a write and its flush, a collection is not done with: it is due after the flush."""
+    tuning = Tuning(growing_rows=1, quiet_s=0.0)
+    owners = [Owner(uuid.uuid4(), JOB, JOB, uuid.uuid4())]
+    engine.upsert(COLLECTION, owners, as_matrix([[1.0] * DIMENSIONS]), EPOCHS)
+    assert due(engine, tuning) is None
+    engine.flush(COLLECTION)
+    assert due(engine, tuning) == COLLECTION
+    engine.close()
+
+
 def test_deletion_makes_a_collection_due(engine: EdgeEngine) -> None:
     """It is due when enough rows, and a large enough part of all, are of deleted points."""
     tuning = Tuning(removed_rows=100, removed_share=0.5, quiet_s=0.0)

@@ -1,10 +1,11 @@
 """The contract of `ke.storage.vectors.base.VectorStore`, held by both adapters."""
 
+import asyncio
 import dataclasses
 import math
 import random
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,43 @@ async def edge_process(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
     await process.stop()
 
 
-@pytest.fixture(params=["edge", "server"])
-async def store(request: pytest.FixtureRequest, edge_process: VectorsProcess) -> AsyncIterator[VectorStore]:
-    on_edge = request.param == "edge"
-    found = EdgeVectors(edge_process.socket, timeout_s=60) if on_edge else ServerVectors(AsyncQdrantClient(":memory:"))
+@pytest.fixture(scope="module")
+async def optimising_process(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VectorsProcess]:
+    folder = tmp_path_factory.mktemp("optimising")
+    options = ("--optimise-rows", "1", "--optimise-quiet-s", "0.02", "--full-scan-kb", "1")
+    process = VectorsProcess(folder / "data", folder / "s", options)
+    await process.start()
+    yield process
+    await process.stop()
+
+
+class Optimised(EdgeVectors):
+    """Goes on after an upsert when another, optimised shard has the place of the one that was written to."""
+
+    def __init__(self, process: VectorsProcess) -> None:
+        super().__init__(process.socket, timeout_s=60)
+        self._folder = process.folder
+
+    async def upsert(self, collection: str, points: Sequence[Point], *, epochs: Mapping[uuid.UUID, int]) -> None:
+        manifest = self._folder / "collections" / collection / "collection.json"
+        before = manifest.read_bytes() if manifest.exists() else b""
+        await super().upsert(collection, points, epochs=epochs)
+        async with asyncio.timeout(240):
+            while points and manifest.read_bytes() == before:  # noqa: ASYNC110 - another process's file
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture(params=["edge", "optimised", "server"])
+async def store(
+    request: pytest.FixtureRequest, edge_process: VectorsProcess, optimising_process: VectorsProcess
+) -> AsyncIterator[VectorStore]:
+    found: VectorStore
+    if request.param == "edge":
+        found = EdgeVectors(edge_process.socket, timeout_s=60)
+    elif request.param == "optimised":
+        found = Optimised(optimising_process)
+    else:
+        found = ServerVectors(AsyncQdrantClient(":memory:"))
     yield found
     await found.close()
 

@@ -36,8 +36,11 @@ from ke.storage.vectors.edge_files import Collection, create, load, sync_folder
 from ke.storage.vectors.fences import Fences
 
 _UNFINISHED: Final = ".new-"
-_SEARCH: Final = qdrant.SearchParams(hnsw_ef=128)
-"""How many candidates a search follows through a graph: ADR 20 has the recall."""
+_CANDIDATES: Final = 128
+"""How many candidates a search follows through a graph; ADR 20 has the recall."""
+_SEARCH: Final = qdrant.SearchParams(hnsw_ef=_CANDIDATES)
+# Through neighbours that the filter leaves out: without it, 3 in 100 of the nearest were out of reach.
+_SEARCH_FILTERED: Final = qdrant.SearchParams(hnsw_ef=_CANDIDATES, acorn=qdrant.AcornSearchParams(enable=True))
 
 
 class FolderInUse(Exception):
@@ -211,7 +214,10 @@ class EdgeEngine:
             made_by = qdrant.Filter(must=[qdrant.FieldCondition("job_id", match=match)])
         found = collection.shard.search(
             qdrant.SearchRequest(
-                query=qdrant.Query.Nearest(vector[0].tolist()), limit=limit, filter=made_by, params=_SEARCH
+                query=qdrant.Query.Nearest(vector[0].tolist()),
+                limit=limit,
+                filter=made_by,
+                params=_SEARCH if made_by is None else _SEARCH_FILTERED,
             )
         )
         return [Hit(id=_uuid(point.id), score=point.score) for point in found]

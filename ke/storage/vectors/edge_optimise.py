@@ -60,7 +60,8 @@ def due(engine: EdgeEngine, tuning: Tuning) -> str | None:
     """The name of a collection that should be optimised now."""
     for name in engine.collections():
         collection = engine.collection(name)
-        if not collection.changed:
+        # Rows count when they are on disk: a write whose flush is still to come is looked at the next time.
+        if not collection.changed or collection.dirty:
             continue
         count = rows(collection.shard_folder)
         total = count.growing + count.settled
