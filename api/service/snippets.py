@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 SNIPPET_CHARS: Final = 320
+_BRACKETS: Final = str.maketrans("<>", "  ")
 _LEAD_CHARS: Final = 60
 """Before the first marked word, at most."""
 
@@ -29,7 +30,10 @@ def new_marks() -> tuple[str, str]:
 
 
 def find_marks(text: str, marked: str, marks: tuple[str, str]) -> list[tuple[int, int]]:
-    """Where in a text the words are that stand between marks in its marked copy; none when it is no copy."""
+    """Where in a text the words are that stand between marks in its marked copy; none when it is no copy.
+
+    In the copy angle brackets are blanks.
+    """
     found: list[tuple[int, int]] = []
     place = 0
     rest = []
@@ -38,7 +42,7 @@ def find_marks(text: str, marked: str, marks: tuple[str, str]) -> list[tuple[int
             found.append((place, place + len(piece)))
         place += len(piece)
         rest.append(piece)
-    return found if "".join(rest) == text else []
+    return found if "".join(rest) == text.translate(_BRACKETS) else []
 
 
 def cut_snippet(text: str, words: Sequence[tuple[int, int]]) -> Snippet:

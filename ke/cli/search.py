@@ -23,7 +23,7 @@ def search(
     *,
     mode: Annotated[
         Mode | None,
-        typer.Option(help="By meaning (dense), by words (text), or by both (hybrid), which is the default."),
+        typer.Option(help="By meaning (dense), by words (text), or both (hybrid), the default."),
     ] = None,
     job: Annotated[
         list[str] | None,

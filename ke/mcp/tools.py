@@ -130,10 +130,8 @@ async def search(
     project: Annotated[str | None, Field(description="Only this project")] = None,
     url_prefix: Annotated[str | None, Field(description="Only pages whose URL begins so")] = None,
     language: Annotated[str | None, Field(description="Only pages in this language, such as `en`")] = None,
-    date_from: Annotated[
-        str | None, Field(description="Only pages published on this day, 2026-03-31, or later")
-    ] = None,
-    date_to: Annotated[str | None, Field(description="Only pages published on this day or before")] = None,
+    date_from: Annotated[str | None, Field(description="Only pages published on 2026-03-31, say, or later")] = None,
+    date_to: Annotated[str | None, Field(description="Only pages published on that day or before")] = None,
     entity: Annotated[str | None, Field(description="Only passages that mention this person, place, ...")] = None,
     entity_label: Annotated[str | None, Field(description="What that is: PERSON, ORG, GPE, ...")] = None,
     limit: Annotated[int, Field(ge=1, le=100, description="Passages, at most")] = 10,

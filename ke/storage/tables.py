@@ -190,8 +190,14 @@ extraction_tasks = sa.Table(
 """Which sources a job extracts, and how far it is: the frontier of the extract lane."""
 
 EXTRACTION_STATES: Final = ("pending", "ready")
-WORDS_SQL: Final = "to_tsvector('english'::regconfig, (heading || ' '::text) || text)"
-"""The stems of a chunk and of the headings that it stands under, without the most common words of English."""
+WORDS_SQL: Final = (
+    "to_tsvector('english'::regconfig, translate((heading || ' '::text) || text, '<>'::text, '  '::text))"
+)
+"""The stems of a chunk and of the headings that it stands under, without the most common words of English.
+
+Without angle brackets, as what stands between two would be taken for a tag and left out: the text is Markdown, and
+`Vec<String>` in it is code.
+"""
 
 extractions = sa.Table(
     "extractions",

@@ -171,7 +171,8 @@ async def _corpus(connection: AsyncConnection) -> tuple[float, float]:
 
 
 def _idf(df: int, chunks: float) -> float:
-    return math.log(1 + max(chunks - df, 0) + 0.5) - math.log(df + 0.5)
+    """`ln(1 + (N - df + 0.5) / (df + 0.5))`: never below 0, though df may be of a later moment than N."""
+    return math.log((max(chunks, df) + 1) / (df + 0.5))
 
 
 def _steps(terms: Sequence[Term]) -> tuple[list[str], list[str]]:
@@ -239,6 +240,8 @@ async def mark_words(
 ) -> dict[uuid.UUID, str]:
     """The texts of some chunks with each word of the query between two marks, by the stems that they are found by.
 
+    Angle brackets are blanks in them, as they are to the index.
+
     Args:
         connection: The transaction.
         query: As it was asked.
@@ -258,6 +261,7 @@ async def mark_words(
 
 
 _HEADLINES: Final = sa.text(
-    "SELECT id, ts_headline('english', text, CAST(CAST(:query AS text) AS tsquery), :options) AS text"
+    "SELECT id, ts_headline('english', translate(text, '<>', '  '), CAST(CAST(:query AS text) AS tsquery), :options)"
+    " AS text"
     " FROM extractions WHERE id = ANY(:ids)"
 )

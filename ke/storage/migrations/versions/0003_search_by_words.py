@@ -19,7 +19,10 @@ def upgrade() -> None:
         sa.Column(
             "words",
             postgresql.TSVECTOR(),
-            sa.Computed("to_tsvector('english'::regconfig, (heading || ' '::text) || text)", persisted=True),
+            sa.Computed(
+                "to_tsvector('english'::regconfig, translate((heading || ' '::text) || text, '<>'::text, '  '::text))",
+                persisted=True,
+            ),
             nullable=False,
         ),
     )
