@@ -62,6 +62,7 @@ class ApiTwin:
     script: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """For a job, the changes that its next reads see, one a read."""
     hits: list[dict[str, Any]] = field(default_factory=list)
+    complete: bool = True
     sources: list[dict[str, Any]] = field(default_factory=list)
     letters: list[dict[str, Any]] = field(default_factory=list)
     retry: dict[str, Any] = field(default_factory=dict)
@@ -304,7 +305,7 @@ class ApiTwin:
         return web.json_response(self.retry)
 
     async def _search(self, _: web.Request) -> web.Response:
-        return web.json_response({"data": self.hits})
+        return web.json_response({"data": self.hits, "complete": self.complete})
 
 
 def problem(status: int, code: str, detail: str, *, retry_after: int | None = None, **members: Any) -> web.Response:

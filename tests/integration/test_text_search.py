@@ -119,9 +119,7 @@ async def test_queries_are_words_whatever_is_in_them(stores: Stores, query: str)
 
 
 async def test_common_words_are_bounded(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With more chunks than the budget the rare word proposes, and chunks with several common ones do; no step scores
-    more than the budget, and what was left out is told.
-    """
+    """The rare word proposes, and pairs of common ones do; no step scores more than the budget, and that is told."""
     monkeypatch.setattr(text_search, "BUDGET", 20)
     monkeypatch.setattr(text_search, "MAX_DF", 30)
     texts = ["common plain"] * 60 + ["common"] * 60 + ["common plain rare"] + ["rare " + "filler " * 30]
@@ -139,7 +137,7 @@ async def test_common_words_are_bounded(stores: Stores, monkeypatch: pytest.Monk
         await prefer_indexes(connection)
         query = await read_query(connection, "a rare, common and plain thing")
         hits, more = await best_by_words(connection, query, EVERYTHING, limit=5)
-    assert [(term.lexeme, term.chunks) for term in query.terms][0] == ("rare", 2)
+    assert (query.terms[0].lexeme, query.terms[0].chunks) == ("rare", 2)
     assert hits[0].id == job.extractions[-2]
     assert max(looked_at) <= 20
     assert len(looked_at) == 2

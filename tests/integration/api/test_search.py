@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from api.service import candidates
+from api.service import candidates, searching
 from ke.contracts.ids import entity_id
 from ke.extraction.embed import collection_name, embed
 from ke.storage.tables import entities
@@ -116,7 +116,7 @@ async def test_query_without_words_is_searched_by_meaning(api: ApiStack) -> None
 
 @each_mode
 async def test_filters_hold_in_every_mode(api: ApiStack, mode: str) -> None:
-    """Each filter takes what fits and nothing else, alone and together; what is not known of a source fits no filter."""
+    """Each filter takes what fits and nothing else, alone and together; what is not known of a source fits none."""
     text = "A lamp of the tower."
     name = f"Smeaton-{uuid.uuid4()}"
     english = Page([text], "https://a.example/docs/1", {"language": "en-gb", "date": "2024-05-01"}, [(name, "PERSON")])
@@ -171,6 +171,7 @@ async def test_an_answer_that_runs_short_says_so(api: ApiStack, monkeypatch: pyt
     monkeypatch.setattr(candidates, "MAX_FETCH", 5)
     monkeypatch.setattr(candidates, "MAX_SEARCH_IDS", 5)
     monkeypatch.setattr(candidates, "MAX_WALK", 1)
+    monkeypatch.setattr(searching, "MAX_DEPTH", 60)
     project = f"p-{uuid.uuid4()}"
     near = [Page(["A lamp of the tower."], f"https://near.example/{number}") for number in range(100)]
     far = [Page([f"Bread and yeast, number {number}."], f"https://far.example/{number}") for number in range(30)]
