@@ -1,10 +1,11 @@
 """What the gateway takes: each body with its ranges. Out of range is refused, never clamped."""
 
 import re
+from datetime import date
 from typing import Annotated, ClassVar, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from ke.contracts.errors import InvalidInput
@@ -12,6 +13,8 @@ from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec,
 from ke.contracts.retries import LetterFilter, Subject
 from ke.extraction.embed import DEFAULT_EMBEDDER, find_embedder
 from ke.extraction.entities import check_entities
+from ke.extraction.rerank import check_reranker
+from ke.storage.search import ChunkFilter
 from ke.web.errors import BadPattern
 from ke.web.query import MAX_DROPPED, MAX_NAME_CHARS
 from ke.web.urls import MAX_PATTERN_CHARS, MAX_PATTERNS, MAX_URL_CHARS, Scope
@@ -41,6 +44,7 @@ def _parameter(name: str) -> str:
     return name
 
 
+_ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _FORMAT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -60,12 +64,26 @@ def _embedder(name: str) -> str:
     return name
 
 
+def _reranker(name: str) -> str:
+    try:
+        check_reranker(name)
+    except InvalidInput as error:
+        raise PydanticCustomError("unknown_reranker", "{why}", {"why": error.message}) from None
+    return name
+
+
 def _entities(name: str) -> str:
     try:
         check_entities(name)
     except InvalidInput as error:
         raise PydanticCustomError("unknown_entities", "{why}", {"why": error.message}) from None
     return name
+
+
+def _day(value: object) -> object:
+    if not isinstance(value, str) or not _ISO_DAY.fullmatch(value):
+        raise PydanticCustomError("day", "A day is written like 2026-03-31")
+    return value
 
 
 NoNul = AfterValidator(_without_nul)
@@ -83,11 +101,14 @@ LabelValue = Annotated[str, StringConstraints(max_length=256), NoNul]
 Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=32)]
 Reason = Annotated[str, StringConstraints(max_length=500), NoNul]
 EmbedderName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_embedder)]
+RerankerName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_reranker)]
 FinderName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_entities)]
 EntityLabel = Annotated[str, StringConstraints(min_length=1, max_length=64), NoNul]
-EntityName = Annotated[str, StringConstraints(min_length=1, max_length=200), NoNul]
+EntityName = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), NoNul]
 ErrorType = Annotated[str, StringConstraints(min_length=1, max_length=100), NoNul]
 UrlPrefix = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARS), NoNul]
+Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$", max_length=35)]
+Day = Annotated[date, BeforeValidator(_day)]
 Flag = Annotated[bool, Field(strict=True)]
 MAX_BIGINT = 2**63 - 1
 
@@ -354,10 +375,47 @@ class SearchBody(Body):
     )
 
     query: Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True), NoNul]
+    mode: Literal["dense", "text", "hybrid"] = Field(
+        "hybrid", description="`dense`: by meaning; `text`: by words (BM25); `hybrid`: by both, weighted"
+    )
+    limit: Annotated[int, Field(strict=True, ge=1, le=100, description="Hits, at most")] = 10
+    distinct_sources: Flag = Field(
+        default=True, description="One hit for each source, its best chunk; false: as many chunks as fit"
+    )
     job_ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=100)] | None = Field(
         None, description="Only chunks that these jobs made"
     )
-    project: ProjectName | None = None
-    limit: Annotated[int, Field(strict=True, ge=1, le=100)] = 10
-    mode: Literal["dense"] = Field("dense", description="By meaning; text and hybrid are not offered yet")
-    embedder: EmbedderName = DEFAULT_EMBEDDER
+    project: ProjectName | None = Field(None, description="Only chunks that jobs of this project made")
+    url_prefix: UrlPrefix | None = Field(None, description="What the source's URL begins with")
+    language: Language | None = Field(
+        None, description="Of the source: `en` takes `en-gb` too; a source whose language is not known is left out"
+    )
+    date_from: Day | None = Field(
+        None, description="The first day of publication; a source whose day is not known is left out"
+    )
+    date_to: Day | None = Field(None, description="The last day of publication; likewise")
+    entity: EntityName | None = Field(None, description="A named entity that the chunk mentions, in whatever case")
+    entity_label: EntityLabel | None = Field(None, description="What kind of entity that is, such as PERSON or ORG")
+    embedder: EmbedderName = Field(DEFAULT_EMBEDDER, description="Whose vectors are asked; of no use to `text`")
+    rerank: RerankerName | None = Field(None, description="What takes a second look at the 20 best hits: `minilm`")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.entity_label is not None and self.entity is None:
+            raise PydanticCustomError("label_alone", "entity_label says what kind of entity: give entity too")
+        if self.date_from is not None and self.date_to is not None and self.date_from > self.date_to:
+            raise PydanticCustomError("no_days", "date_from is after date_to")
+        return self
+
+    def to_filter(self) -> ChunkFilter:
+        """The same as the stores have it."""
+        return ChunkFilter(
+            job_ids=self.job_ids,
+            project=self.project,
+            url_prefix=self.url_prefix,
+            language=self.language,
+            date_from=self.date_from,
+            date_to=self.date_to,
+            entity=self.entity,
+            entity_label=self.entity_label,
+        )

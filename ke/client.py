@@ -20,7 +20,7 @@ from typing import Any, Final
 from ke.client_entities import EntityCalls
 from ke.client_http import ApiError, ClientError, GatewayUnreachable, RequestRefused, each, segment
 from ke.client_letters import DeadLetterCalls
-from ke.client_types import Job, Page, Receipt, Reconciliation, SearchHit, Source, SourceItem
+from ke.client_types import Job, Page, Receipt, Reconciliation, SearchHit, SearchResult, Source, SourceItem
 
 __all__ = ["ApiError", "ClientError", "GatewayUnreachable", "KnowledgeExtractionClient", "RequestRefused"]
 
@@ -231,17 +231,38 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         self,
         query: str,
         *,
+        mode: str | None = None,
         job_ids: Sequence[str] | None = None,
-        project: str | None = None,
         limit: int = 10,
-        embedder: str | None = None,
+        **options: Any,
     ) -> list[SearchHit]:
-        """The chunks whose meaning is nearest to the query, best first."""
-        body: dict[str, Any] = {"query": query, "limit": limit}
-        filters = {"job_ids": None if job_ids is None else list(job_ids), "project": project, "embedder": embedder}
-        body |= {name: value for name, value in filters.items() if value is not None}
-        found: dict[str, list[SearchHit]] = await self._call("POST", "/search", json=body, repeatable=True)
-        return found["data"]
+        """The chunks that answer a query, best first: the `data` of `search_answer`, which takes the same."""
+        answer = await self.search_answer(query, mode=mode, job_ids=job_ids, limit=limit, **options)
+        return answer["data"]
+
+    async def search_answer(
+        self,
+        query: str,
+        *,
+        mode: str | None = None,
+        job_ids: Sequence[str] | None = None,
+        limit: int = 10,
+        **options: Any,
+    ) -> SearchResult:
+        """What answers a query, best first, and whether there may be more when it is less than `limit`.
+
+        Args:
+            query: A question, or what a passage is about.
+            mode: `dense`, `text` or `hybrid`; None: the gateway's default, `hybrid`.
+            job_ids: Only what these jobs made.
+            limit: Hits, at most.
+            options: `project`, `url_prefix`, `language`, `date_from`, `date_to` (as 2026-03-31), `entity`,
+                `entity_label`, `distinct_sources`, `embedder`, `rerank`; None is as if it were not given.
+        """
+        given = {"mode": mode, "job_ids": None if job_ids is None else list(job_ids), **options}
+        body = {"query": query, "limit": limit} | {name: value for name, value in given.items() if value is not None}
+        found: SearchResult = await self._call("POST", "/search", json=body, repeatable=True)
+        return found
 
     # Steer
 

@@ -195,17 +195,35 @@ class Retry(TypedDict):
     completed_at: str | None
 
 
+class Snippet(TypedDict):
+    """A part of a chunk, and where in it the query's words are."""
+
+    text: str
+    start: int
+    marks: list[tuple[int, int]]
+
+
 class SearchHit(TypedDict):
     """A chunk that answers a query."""
 
     id: str
     text: str
     heading: str
+    snippet: Snippet
     score: float
+    dense_score: float | None
+    text_score: float | None
     url: str
     title: str | None
     source_id: str
     job_id: str
+
+
+class SearchResult(TypedDict):
+    """What was found, best first; whether there may be more, when it is less than was asked for."""
+
+    data: list[SearchHit]
+    complete: bool
 
 
 class Purged(TypedDict):

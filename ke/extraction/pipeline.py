@@ -19,8 +19,6 @@ T = TypeVar("T")
 
 PIECE_CHARACTERS: Final = 65_536
 """Of a source's text in one chunking task: 40 ms of English, 130 ms of the worst that is known."""
-EMBED_CHUNKS: Final = 64
-"""In one embedding task: 50 ms."""
 _AT_ONCE: Final = 8
 """Tasks of one source in the pool's queue, so that a long source leaves room for others and is soon cancelled."""
 
@@ -80,8 +78,8 @@ async def extract_source(pool: Pool, source: SourceText, spec: ExtractSpec) -> E
 
     try:
         async with asyncio.TaskGroup() as tasks:
-            for first in range(0, len(chunks), EMBED_CHUNKS):
-                tasks.create_task(embed_batch(chunks[first : first + EMBED_CHUNKS]))
+            for first in range(0, len(chunks), embedder.batch):
+                tasks.create_task(embed_batch(chunks[first : first + embedder.batch]))
     except ExceptionGroup as group:
         raise group.exceptions[0] from None  # the first one cancelled the others
     made = tuple(ExtractedChunk(chunk, vectors[chunk.number]) for chunk in chunks)
@@ -95,9 +93,10 @@ async def embed_chunks(pool: Pool, embedder: str, texts: Sequence[str]) -> list[
         InvalidInput: The embedder is unknown.
         WorkLost: A pool process died.
     """
+    batch = find_embedder(embedder).batch
     vectors: list[Vector] = []
-    for first in range(0, len(texts), EMBED_CHUNKS):
-        vectors += await pool.run(embed, embedder, list(texts[first : first + EMBED_CHUNKS]))
+    for first in range(0, len(texts), batch):
+        vectors += await pool.run(embed, embedder, list(texts[first : first + batch]))
     return vectors
 
 

@@ -128,9 +128,13 @@ class Hit(_Answer):
     url: str
     source_id: str
     job_id: str
+    snippet: dict[str, Any] = Field(
+        default_factory=dict, description="The part of it with most of the query's words; `marks` says where they are"
+    )
 
 
 class SearchAnswer(_Answer):
-    """The passages nearest to a query, best first."""
+    """The passages that answer a query, best first."""
 
     data: list[Hit]
+    complete: bool = Field(default=True, description="False: fewer than were asked for, and there may be more")

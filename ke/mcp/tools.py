@@ -141,15 +141,43 @@ async def list_jobs(
 
 async def search(
     query: Annotated[str, Field(min_length=1, description="A question, or what a passage is about")],
+    mode: Annotated[
+        Literal["dense", "text", "hybrid"], Field(description="By meaning, by words, or by both, which is best")
+    ] = "hybrid",
     job_ids: Annotated[list[str] | None, Field(description="Only what these jobs extracted")] = None,
     project: Annotated[str | None, Field(description="Only this project")] = None,
+    url_prefix: Annotated[str | None, Field(description="Only pages whose URL begins so")] = None,
+    language: Annotated[str | None, Field(description="Only pages in this language, such as `en`")] = None,
+    date_from: Annotated[str | None, Field(description="Only pages published on 2026-03-31, say, or later")] = None,
+    date_to: Annotated[str | None, Field(description="Only pages published on that day or before")] = None,
+    entity: Annotated[str | None, Field(description="Only passages that mention this person, place, ...")] = None,
+    entity_label: Annotated[str | None, Field(description="What that is: PERSON, ORG, GPE, ...")] = None,
     limit: Annotated[int, Field(ge=1, le=100, description="Passages, at most")] = 10,
+    *,
+    distinct_sources: Annotated[bool, Field(description="One passage of each page; false: all that fit")] = True,
+    embedder: Annotated[str | None, Field(description="Whose vectors are asked")] = None,
+    rerank: Annotated[str | None, Field(description="`minilm`: a second, slower look at the best")] = None,
 ) -> Annotated[CallToolResult, SearchAnswer]:
-    """Find the passages, among all that jobs have extracted, whose meaning is nearest to a question."""
+    """Find the passages, among all that jobs have extracted, that answer a question."""
 
     async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
         ids = [job_id_of(job_id) for job_id in job_ids] if job_ids else None
-        return {"data": await ke.search(query, job_ids=ids, project=project, limit=limit)}
+        return await ke.search_answer(
+            query,
+            mode=mode,
+            job_ids=ids,
+            limit=limit,
+            project=project,
+            url_prefix=url_prefix,
+            language=language,
+            date_from=date_from,
+            date_to=date_to,
+            entity=entity,
+            entity_label=entity_label,
+            distinct_sources=distinct_sources,
+            embedder=embedder,
+            rerank=rerank,
+        )
 
     return await answer(work)
 

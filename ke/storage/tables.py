@@ -3,7 +3,7 @@
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR, UUID
 
 from ke.contracts.cleanup import CleanupScope, CleanupStatus
 from ke.contracts.jobs import COUNTER_NAMES, TERMINAL, Artifacts, JobKind, JobStatus, Lane
@@ -163,6 +163,18 @@ sources = sa.Table(
     sa.Column("fetched_at", TIME, nullable=False),
     sa.Index(None, "job_id", "seq"),
     sa.Index(None, "job_id", "content_hash"),
+    # What a search filters by; `text_pattern_ops` is for prefixes, and compares bytes.
+    sa.Index("ix_sources_url", "url", postgresql_ops={"url": "text_pattern_ops"}),
+    sa.Index(
+        "ix_sources_language",
+        sa.literal_column("\"left\"(metadata ->> 'language', 35)").label("language"),
+        postgresql_ops={"language": "text_pattern_ops"},
+    ),
+    sa.Index(
+        "ix_sources_date",
+        sa.literal_column("\"left\"(metadata ->> 'date', 10)").label("date"),
+        postgresql_ops={"date": "text_pattern_ops"},
+    ),
 )
 """A stored document, owned by the job that fetched it."""
 
@@ -200,6 +212,14 @@ entity_tasks = sa.Table(
 """Of which extracted sources a job finds the entities, and how far it is: the frontier of the entities lane."""
 
 EXTRACTION_STATES: Final = ("pending", "ready")
+WORDS_SQL: Final = (
+    "to_tsvector('english'::regconfig, translate((heading || ' '::text) || text, '<>'::text, '  '::text))"
+)
+"""The stems of a chunk and of the headings that it stands under, without the most common words of English.
+
+Without angle brackets, as what stands between two would be taken for a tag and left out: the text is Markdown, and
+`Vec<String>` in it is code.
+"""
 
 extractions = sa.Table(
     "extractions",
@@ -219,10 +239,19 @@ extractions = sa.Table(
     sa.Column("collection", sa.Text, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("state", sa.Text, nullable=False, server_default="pending"),
+    sa.Column("words", TSVECTOR, sa.Computed(WORDS_SQL, persisted=True), nullable=False),
     sa.CheckConstraint(f"state IN {EXTRACTION_STATES}", name="state"),
     sa.Index(None, "job_id", "seq"),
     sa.Index(None, "owner_job_id", "id"),
     sa.Index(None, "source_id"),
+    # Of what may be found only, so that a chunk's words are put in once, when it becomes `ready`.
+    sa.Index(
+        "ix_extractions_words",
+        "words",
+        postgresql_using="gin",
+        postgresql_where=sa.text("state = 'ready'"),
+        postgresql_with={"gin_pending_list_limit": 1024},  # KB that a search reads through, at most
+    ),
 )
 """One chunk. Its id is its point's id in the vector store; `ready` means that the point is there."""
 
@@ -245,6 +274,7 @@ entities = sa.Table(
     sa.Index(None, "extraction_id"),
     sa.Index(None, "merged_id"),
     sa.Index("ix_entities_merged", "project", "key", "label", "merged_id"),
+    sa.Index("ix_entities_name", sa.text('"left"(lower(text), 64)')),
 )
 """A mention of a named entity in a chunk. What mentions have in common is counted when it is read: a deletion of
 sources takes what was merged with it, exactly, by the same cascade."""

@@ -75,6 +75,7 @@ class ApiTwin:
     """For a job, the changes that its next reads see, one a read."""
     hits: list[dict[str, Any]] = field(default_factory=list)
     entity: dict[str, Any] = field(default_factory=lambda: {"id": str(uuid.uuid4()), **ENTITY})
+    complete: bool = True
     sources: list[dict[str, Any]] = field(default_factory=list)
     letters: list[dict[str, Any]] = field(default_factory=list)
     retry: dict[str, Any] = field(default_factory=dict)
@@ -321,7 +322,7 @@ class ApiTwin:
         return web.json_response(self.retry)
 
     async def _search(self, _: web.Request) -> web.Response:
-        return web.json_response({"data": self.hits})
+        return web.json_response({"data": self.hits, "complete": self.complete})
 
     async def _entities(self, _: web.Request) -> web.Response:
         return web.json_response({"data": [self.entity], "next_cursor": "more"})

@@ -331,6 +331,39 @@ def test_search_shows_hits_and_no_control_characters(ke: RunKe, api: ApiTwin) ->
     assert document(ke("search", "lamps", "--json"))["data"] == api.hits
 
 
+def test_search_sends_every_filter_that_is_given(ke: RunKe, api: ApiTwin) -> None:
+    """Each option is a member of the body, by the API's name; what is not given is not sent."""
+    job = api.add_job("completed")
+    options = {
+        "mode": "text",
+        "project": "docs",
+        "url_prefix": "https://e.com/",
+        "language": "en",
+        "date_from": "2024-01-01",
+        "date_to": "2024-12-31",
+        "entity": "Ada",
+        "entity_label": "PERSON",
+        "embedder": "minilm",
+        "rerank": "minilm",
+    }
+    given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    assert ke("search", "lamps", *given, "--job", job, "--every-chunk", "--json").returncode == 0
+    expected = {"query": "lamps", "limit": 5, "job_ids": [job], "distinct_sources": False, **options}
+    assert api.calls[-1].body == expected
+
+
+def test_search_shows_the_snippet_and_that_there_may_be_more(ke: RunKe, api: ApiTwin) -> None:
+    """The part with the query's words is shown, not the beginning; an answer that is not complete says so."""
+    snippet = {"text": "one\n lamp \x1b[0m more", "start": 100, "marks": [[5, 9]]}
+    api.hits = [{"text": "beginning", "snippet": snippet, "score": 0.5, "url": "https://e.com/", "id": "1"}]
+    api.complete = False
+    done = ke("search", "lamps")
+    assert "one lamp " in done.stdout
+    assert "beginning" not in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "There may be more" in done.stdout
+
+
 def test_sources_and_dead_letters_are_listed_and_purged(ke: RunKe, api: ApiTwin) -> None:
     """The thin commands over what a job leaves behind."""
     job = api.add_job("completed")

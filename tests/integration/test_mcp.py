@@ -193,6 +193,30 @@ async def test_entities_are_listed_and_followed(api: ApiTwin) -> None:
     assert refused.is_error
 
 
+async def test_search_takes_all_that_the_api_does(api: ApiTwin) -> None:
+    """Each argument is a member of the body, by the same name; what is not given is not sent."""
+    arguments = {
+        "query": "lamps",
+        "mode": "text",
+        "limit": 3,
+        "project": "docs",
+        "url_prefix": "https://e.com/",
+        "language": "en",
+        "date_from": "2024-01-01",
+        "date_to": "2024-12-31",
+        "entity": "Ada",
+        "entity_label": "PERSON",
+        "distinct_sources": False,
+        "embedder": "minilm",
+        "rerank": "minilm",
+    }
+    async with connected(api.url) as client:
+        await client.call_tool("search", arguments)
+        assert api.calls[-1].body == arguments
+        await client.call_tool("search", {"query": "lamps"})
+    assert api.calls[-1].body == {"query": "lamps", "mode": "hybrid", "limit": 10, "distinct_sources": True}
+
+
 async def test_refused_input_keeps_the_field_errors(api: ApiTwin) -> None:
     """A 422 passes through whole."""
     async with connected(api.url) as client:

@@ -12,7 +12,7 @@ import pytest
 from qdrant_client import AsyncQdrantClient
 
 from ke.contracts.errors import InvalidInput, NotFound, VectorStoreUnavailable
-from ke.storage.vectors.base import MAX_BATCH, Point, VectorStore
+from ke.storage.vectors.base import MAX_BATCH, MAX_SEARCH_IDS, Point, VectorStore
 from ke.storage.vectors.edge import EdgeVectors
 from ke.storage.vectors.server import ServerVectors
 from tests.integration.vectors_process import VectorsProcess
@@ -237,6 +237,26 @@ async def test_search_filters_and_orders(store: VectorStore, collection: str) ->
     assert [hit.id for hit in both] == [point.id for point in points]
     assert await store.search(collection, vectors[0], limit=10, job_ids=[]) == []
     assert await store.search(collection, vectors[0], limit=10, job_ids=[uuid.uuid4()]) == []
+
+
+async def test_search_among_named_points(store: VectorStore, collection: str) -> None:
+    """With ids a search ranks those only, with their true cosines; both filters must hold, and no ids means no hits."""
+    first, second = uuid.uuid4(), uuid.uuid4()
+    vectors = [[math.cos(angle), math.sin(angle)] + [0.0] * 6 for angle in (0.0, 0.3, 0.6, 0.9)]
+    points = [a_point(job, vector=vector) for job, vector in zip((first, second, first, second), vectors, strict=True)]
+    await store.upsert(collection, points, epochs={first: 1, second: 1})
+    named = [points[3].id, uuid.uuid4(), points[1].id]
+    hits = await store.search(collection, vectors[0], limit=10, ids=named)
+    assert [(hit.id, round(hit.score, 4)) for hit in hits] == [
+        (points[1].id, round(math.cos(0.3), 4)),
+        (points[3].id, round(math.cos(0.9), 4)),
+    ]
+    assert await store.search(collection, vectors[0], limit=10, ids=named, job_ids=[first]) == []
+    assert await store.search(collection, vectors[0], limit=10, ids=[]) == []
+    most = [uuid.uuid4() for _ in range(MAX_SEARCH_IDS)]
+    assert await store.search(collection, vectors[0], limit=10, ids=most) == []
+    with pytest.raises(InvalidInput, match="at most"):
+        await store.search(collection, vectors[0], limit=10, ids=[*most, uuid.uuid4()])
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10_001])

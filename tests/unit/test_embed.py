@@ -67,7 +67,7 @@ def test_no_texts_no_vectors() -> None:
 def test_unknown_name_lists_the_known() -> None:
     """An unknown embedder is an error that names those there are, in every function."""
     for call in (dimensions, collection_name, lambda name: embed(name, ["a"])):
-        with pytest.raises(InvalidInput, match="known: wordllama"):
+        with pytest.raises(InvalidInput, match="known: minilm, wordllama"):
             call("nothing")
 
 

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import qdrant_edge as qdrant
 
@@ -29,6 +29,7 @@ from ke.storage.vectors.checks import (
     check_epochs,
     check_limit,
     check_matrix,
+    check_search_ids,
     following,
 )
 from ke.storage.vectors.edge_builder import end_left_builder
@@ -39,6 +40,7 @@ _UNFINISHED: Final = ".new-"
 _CANDIDATES: Final = 128
 """How many candidates a search follows through a graph; ADR 20 has the recall."""
 _SEARCH: Final = qdrant.SearchParams(hnsw_ef=_CANDIDATES)
+_EXACT: Final = qdrant.SearchParams(exact=True)
 # Through neighbours that the filter leaves out: without it, 3 in 100 of the nearest were out of reach.
 _SEARCH_FILTERED: Final = qdrant.SearchParams(hnsw_ef=_CANDIDATES, acorn=qdrant.AcornSearchParams(enable=True))
 
@@ -201,23 +203,34 @@ class EdgeEngine:
         found = self.collection(name).shard.retrieve(list(ids), with_payload=False, with_vector=False)
         return [_uuid(record.id) for record in found]
 
-    def search(self, name: str, vector: Matrix, *, limit: int, job_ids: Sequence[uuid.UUID] | None = None) -> list[Hit]:
-        """The nearest points, best first, by cosine; with `job_ids` only those that these jobs made."""
+    def search(
+        self,
+        name: str,
+        vector: Matrix,
+        *,
+        limit: int,
+        job_ids: Sequence[uuid.UUID] | None = None,
+        ids: Sequence[uuid.UUID] | None = None,
+    ) -> list[Hit]:
+        """The nearest points, best first, by cosine; with `job_ids` or `ids` only those of these jobs, or these."""
         collection = self.collection(name)
         check_limit(limit)
         check_matrix(vector, collection.dimensions)
-        if job_ids is not None and not job_ids:
-            return []
-        made_by = None
+        check_search_ids(ids)
+        must: list[Any] = []
         if job_ids is not None:
             match = qdrant.MatchAny([str(job_id) for job_id in job_ids])
-            made_by = qdrant.Filter(must=[qdrant.FieldCondition("job_id", match=match)])
+            must.append(qdrant.FieldCondition("job_id", match=match))
+        if ids is not None:
+            must.append(qdrant.HasIdCondition(set(ids)))
+        if any(names is not None and not names for names in (job_ids, ids)):
+            return []
         found = collection.shard.search(
             qdrant.SearchRequest(
                 query=qdrant.Query.Nearest(vector[0].tolist()),
                 limit=limit,
-                filter=made_by,
-                params=_SEARCH if made_by is None else _SEARCH_FILTERED,
+                filter=qdrant.Filter(must=must) if must else None,
+                params=_EXACT if ids is not None else _SEARCH_FILTERED if must else _SEARCH,
             )
         )
         return [Hit(id=_uuid(point.id), score=point.score) for point in found]

@@ -147,8 +147,11 @@ async def search(request: web.Request) -> web.Response:
     name, body = request.match_info["name"], await _body(request)
     vector = _matrix(body["vector"], int(body["dimensions"]))
     job_ids = None if body.get("job_ids") is None else _ids(body["job_ids"])
+    ids = None if body.get("ids") is None else _ids(body["ids"])
     limit = int(body["limit"])
-    hits = await request.app[ENGINE].read(lambda engine: engine.search(name, vector, limit=limit, job_ids=job_ids))
+    hits = await request.app[ENGINE].read(
+        lambda engine: engine.search(name, vector, limit=limit, job_ids=job_ids, ids=ids)
+    )
     return _answer({"hits": [(hit.id, hit.score) for hit in hits]})
 
 

@@ -162,7 +162,7 @@ async def test_search_refuses_what_it_cannot_do(api: ApiStack) -> None:
     """Empty queries, unknown modes and embedders, and limits out of range are refused with a pointer."""
     for members, pointer in (
         ({"query": "  "}, "/query"),
-        ({"query": "cats", "mode": "hybrid"}, "/mode"),
+        ({"query": "cats", "mode": "sparse"}, "/mode"),
         ({"query": "cats", "embedder": "nobody"}, "/embedder"),
         ({"query": "cats", "limit": 0}, "/limit"),
         ({"query": "cats", "limit": 101}, "/limit"),

@@ -10,7 +10,7 @@ from ke.contracts.ids import merged_entity_id
 from ke.contracts.merging import merge_key
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 
 _LANE = op.f("ck_job_progress_lane")
 _COUNTERS = ("entity_sources", "entity_sources_skipped")
