@@ -397,7 +397,7 @@ class SearchBody(Body):
     entity: EntityName | None = Field(None, description="A named entity that the chunk mentions, in whatever case")
     entity_label: EntityLabel | None = Field(None, description="What kind of entity that is, such as PERSON or ORG")
     embedder: EmbedderName = Field(DEFAULT_EMBEDDER, description="Whose vectors are asked; of no use to `text`")
-    rerank: RerankerName | None = Field(None, description="What takes a second look at the 20 best hits: `minilm`")
+    rerank: RerankerName | None = Field(None, description="What takes a second look at the 20 best chunks: `minilm`")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

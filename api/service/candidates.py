@@ -1,6 +1,5 @@
 """The two halves of a search: by meaning from the vector store, by words from Postgres, under the same filter."""
 
-import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +11,8 @@ from ke.storage.search import (
     fitting_chunks,
     prefer_indexes,
     project_jobs,
-    visible_sources,
 )
-from ke.storage.text_search import TextQuery, best_by_words, read_query, score_by_words
+from ke.storage.text_search import TextHit, TextQuery, best_by_words, read_query, score_by_words
 from ke.storage.vectors.base import MAX_SEARCH_IDS
 
 MAX_FETCH: Final = 5000
@@ -33,6 +31,8 @@ class Half:
     """Of chunks, best first."""
     sources: Mapping[uuid.UUID, uuid.UUID] = field(default_factory=dict)
     """What they are from."""
+    by_words: Mapping[uuid.UUID, float] = field(default_factory=dict)
+    """Of the half by meaning: what the words make of the same chunks."""
     more: bool = False
     """Whether there may be more that were not looked at."""
 
@@ -78,6 +78,7 @@ async def by_meaning(
     gateway: Gateway,
     collection: str,
     vector: Sequence[float],
+    query: TextQuery,
     scope: Scope,
     *,
     depth: int,
@@ -93,6 +94,7 @@ async def by_meaning(
         gateway: The clients.
         collection: An existing collection.
         vector: The query's.
+        query: Its words, by which what is found is scored too.
         scope: What is looked among.
         depth: Chunks, at most.
         is_enough: Whether what was found will do, or is to be looked for among all that fit.
@@ -100,20 +102,39 @@ async def by_meaning(
     asked = depth
     while True:
         hits = await gateway.vectors.search(collection, vector, limit=asked, job_ids=scope.job_ids, ids=scope.ids)
-        async with gateway.database.transaction() as connection:
-            sources = await visible_sources(connection, [hit.id for hit in hits], scope.matching)
-        scores = {hit.id: hit.score for hit in hits if hit.id in sources}
+        shown = await _shown(gateway, [hit.id for hit in hits], query, scope)
+        scores = {hit.id: hit.score for hit in hits if hit.id in shown}
         more = len(hits) == asked
         if len(scores) >= depth or not more or asked >= MAX_FETCH:
             break
         asked = min(asked * _STEP, MAX_FETCH)
-    found = Half(dict(list(scores.items())[:depth]), sources, more or len(scores) > depth)
+    found = _half(dict(list(scores.items())[:depth]), shown, more=more or len(scores) > depth)
     if more and not scope.held and not is_enough(found):
-        return await _walk(gateway, collection, vector, scope, depth)
+        return await _walk(gateway, collection, vector, query, scope, depth)
     return found
 
 
-async def _walk(gateway: Gateway, collection: str, vector: Sequence[float], scope: Scope, depth: int) -> Half:
+async def _shown(
+    gateway: Gateway, ids: Sequence[uuid.UUID], query: TextQuery, scope: Scope
+) -> dict[uuid.UUID, TextHit]:
+    """Those of the points that may be shown and fit, scored by words on the way."""
+    async with gateway.database.transaction() as connection:
+        hits = await score_by_words(connection, query, ids, scope.matching, limit=max(len(ids), 1))
+    return {hit.id: hit for hit in hits}
+
+
+def _half(scores: Mapping[uuid.UUID, float], shown: Mapping[uuid.UUID, TextHit], *, more: bool) -> Half:
+    return Half(
+        scores,
+        {key: shown[key].source_id for key in scores},
+        {key: shown[key].score for key in scores if shown[key].score},
+        more=more,
+    )
+
+
+async def _walk(
+    gateway: Gateway, collection: str, vector: Sequence[float], query: TextQuery, scope: Scope, depth: int
+) -> Half:
     """Ranks all chunks that fit a filter, a batch at a time."""
     best: dict[uuid.UUID, float] = {}
     after, batch = _NO_UUID, MAX_SEARCH_IDS
@@ -126,9 +147,8 @@ async def _walk(gateway: Gateway, collection: str, vector: Sequence[float], scop
         if len(ids) < batch:
             break
         after = ids[-1]
-    async with gateway.database.transaction() as connection:
-        sources = await visible_sources(connection, list(best), scope.matching)
-    return Half({key: score for key, score in best.items() if key in sources}, sources, len(ids) == batch)
+    shown = await _shown(gateway, list(best), query, scope)
+    return _half({key: score for key, score in best.items() if key in shown}, shown, more=len(ids) == batch)
 
 
 async def by_words(gateway: Gateway, query: TextQuery, scope: Scope, *, depth: int) -> Half:
@@ -139,10 +159,11 @@ async def by_words(gateway: Gateway, query: TextQuery, scope: Scope, *, depth: i
         await prefer_indexes(connection)
         if scope.ids is not None:
             hits = await score_by_words(connection, query, scope.ids, scope.matching, limit=depth)
+            hits = [hit for hit in hits if hit.score]
             more = len(hits) == depth
         else:
             hits, more = await best_by_words(connection, query, scope.matching, limit=depth)
-    return Half({hit.id: hit.score for hit in hits}, {hit.id: hit.source_id for hit in hits}, more)
+    return Half({hit.id: hit.score for hit in hits}, {hit.id: hit.source_id for hit in hits}, more=more)
 
 
 async def read_words(gateway: Gateway, query: str) -> TextQuery:
@@ -152,36 +173,12 @@ async def read_words(gateway: Gateway, query: str) -> TextQuery:
         return await read_query(connection, query)
 
 
-async def complete_halves(
-    gateway: Gateway,
-    collection: str | None,
-    vector: Sequence[float],
-    query: TextQuery,
-    scope: Scope,
-    halves: tuple[Half, Half],
-) -> tuple[dict[uuid.UUID, float], dict[uuid.UUID, float]]:
-    """Both scores of every chunk that either half found: one that a half had too deep to see is not one without score.
-
-    Returns:
-        Cosines and BM25 scores; of a chunk that has none of the words, or no point in the collection, none.
-    """
-    meaning, words = halves
-    without_cosine = [key for key in words.scores if key not in meaning.scores]
-    without_words = [key for key in meaning.scores if key not in words.scores]
-
-    async def cosines() -> dict[uuid.UUID, float]:
-        if collection is None or not without_cosine:
-            return {}
-        count = len(without_cosine)
-        hits = await gateway.vectors.search(collection, vector, limit=count, ids=without_cosine)
-        return {hit.id: hit.score for hit in hits}
-
-    async def scores() -> dict[uuid.UUID, float]:
-        async with gateway.database.transaction() as connection:
-            hits = await score_by_words(
-                connection, query, without_words, scope.matching, limit=max(1, len(without_words))
-            )
-        return {hit.id: hit.score for hit in hits}
-
-    more_cosines, more_scores = await asyncio.gather(cosines(), scores())
-    return {**meaning.scores, **more_cosines}, {**words.scores, **more_scores}
+async def add_cosines(
+    gateway: Gateway, collection: str | None, vector: Sequence[float], meaning: Half, words: Half
+) -> dict[uuid.UUID, float]:
+    """The cosines of all that either half found: what lay too deep to see for one half has its score all the same."""
+    missing = [key for key in words.scores if key not in meaning.scores]
+    if collection is None or not missing:
+        return dict(meaning.scores)
+    hits = await gateway.vectors.search(collection, vector, limit=len(missing), ids=missing)
+    return {**meaning.scores, **{hit.id: hit.score for hit in hits}}

@@ -9,7 +9,7 @@ from ke.contracts.errors import Unavailable
 from ke.extraction.rerank import judge
 
 RERANKED: Final = 20
-"""Hits that are looked at: more find no better, measured (docs/adr/0018)."""
+"""Chunks that are looked at: more find no better, measured (docs/adr/0018)."""
 WAIT_S: Final = 5.0
 """Seconds that a search waits for its turn: one is reranked after the other, each for about half a second of a core."""
 
@@ -20,13 +20,13 @@ _MAX_CHARS: Final = 2000
 
 
 async def rerank(gateway: Gateway, name: str, query: str, texts: Sequence[str], shares: Sequence[float]) -> list[float]:
-    """New scores for hits, 0 to 1: those behind the first `RERANKED` keep their order and their place behind them.
+    """New scores for some chunks, 0 to 1.
 
     Args:
         gateway: Whose turn it is.
         name: The reranker.
         query: What was asked.
-        texts: The hits', best first.
+        texts: The chunks', at most `RERANKED`.
         shares: Their scores from 0 to 1.
 
     Raises:
@@ -40,10 +40,7 @@ async def rerank(gateway: Gateway, name: str, query: str, texts: Sequence[str], 
     except TimeoutError:
         raise Unavailable("Others are being reranked: try again, or without.") from None
     try:
-        judged = await asyncio.to_thread(judge, name, query, [text[:_MAX_CHARS] for text in texts[:RERANKED]])
+        judged = await asyncio.to_thread(judge, name, query, [text[:_MAX_CHARS] for text in texts])
     finally:
         gateway.reranking.release()
-    scores = [_WEIGHT * new + (1 - _WEIGHT) * first for new, first in zip(judged, shares, strict=False)]
-    lowest = min(scores)
-    rest = [lowest * (1 - (number + 1) / (len(texts) + 1)) for number in range(len(texts) - len(scores))]
-    return scores + rest
+    return [_WEIGHT * new + (1 - _WEIGHT) * first for new, first in zip(judged, shares, strict=True)]

@@ -3,13 +3,13 @@
 import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from api.errors import ValidationFailed
 from api.resources import Gateway
 from api.schemas import SearchBody
-from api.service.candidates import Half, Scope, by_meaning, by_words, complete_halves, find_scope, read_words
+from api.service.candidates import Half, Scope, add_cosines, by_meaning, by_words, find_scope, read_words
 from api.service.reranking import RERANKED, rerank
 from api.service.snippets import cut_snippet, find_marks, new_marks
 from api.views import SearchHit, SearchResult, SnippetView
@@ -55,7 +55,7 @@ class Question:
     @property
     def wanted(self) -> int:
         """Hits that are to be found."""
-        return max(self.body.limit, RERANKED if self.body.rerank else 0)
+        return self.body.limit
 
     def pick(self, ranked: Sequence[Ranked]) -> list[Ranked]:
         """The best, or the best of each source."""
@@ -87,8 +87,10 @@ async def search(gateway: Gateway, body: SearchBody) -> SearchResult:
         if len(picked) >= question.wanted or not more or depth >= MAX_DEPTH:
             break
         depth = min(depth * _STEP, MAX_DEPTH)
+    if body.rerank is not None:
+        picked = question.pick(await _look_again(gateway, question, body.rerank, ranked))
     hits = await _tell(gateway, question, picked)
-    return SearchResult(data=hits[: body.limit], complete=len(hits) >= body.limit or not more)
+    return SearchResult(data=hits, complete=len(hits) >= body.limit or not more)
 
 
 async def _ask(gateway: Gateway, body: SearchBody) -> Question:
@@ -125,17 +127,15 @@ async def _rank(gateway: Gateway, question: Question, depth: int) -> tuple[list[
             gateway,
             question.collection,
             question.vector,
+            question.words,
             question.scope,
             depth=depth,
             is_enough=question.is_enough,
         )
 
     near, wordy = await asyncio.gather(meaning(), by_words(gateway, question.words, question.scope, depth=depth))
-    cosines, scores = near.scores, wordy.scores
-    if question.body.mode == "hybrid":
-        cosines, scores = await complete_halves(
-            gateway, question.collection, question.vector, question.words, question.scope, (near, wordy)
-        )
+    cosines = await add_cosines(gateway, question.collection, question.vector, near, wordy)
+    scores = {**near.by_words, **wordy.scores}
     sources = {**near.sources, **wordy.sources}
     keys = cosines.keys() | scores.keys()
     ranked = [_judge(question, key, sources[key], cosines, scores) for key in keys if key in sources]
@@ -168,6 +168,24 @@ def _judge(
     return Ranked(key, source, score, score, cosine, bm25)
 
 
+async def _look_again(gateway: Gateway, question: Question, name: str, ranked: Sequence[Ranked]) -> list[Ranked]:
+    """The ranking with the best chunks ordered anew by a reranker; the others follow them in the order they have.
+
+    Chunks, not sources: the chunk that the first look liked best is not always the one that answers.
+    """
+    first = ranked[:RERANKED]
+    async with gateway.database.transaction() as connection:
+        chunks = await visible_chunks(connection, [one.id for one in first], question.scope.matching)
+    first = [one for one in first if one.id in chunks]
+    texts = [chunks[one.id].text for one in first]
+    scores = await rerank(gateway, name, question.body.query, texts, [one.share for one in first])
+    again = [replace(one, score=score) for one, score in zip(first, scores, strict=True)]
+    again.sort(key=lambda one: (-one.score, one.id))
+    lowest = again[-1].score if again else 0.0
+    top = max((one.share for one in ranked[RERANKED:]), default=0.0) or 1.0
+    return again + [replace(one, score=lowest * one.share / top) for one in ranked[RERANKED:]]
+
+
 async def _tell(gateway: Gateway, question: Question, picked: Sequence[Ranked]) -> list[SearchHit]:
     """The hits with what is shown of them; what was deleted in between is left out."""
     marks = new_marks()
@@ -176,26 +194,17 @@ async def _tell(gateway: Gateway, question: Question, picked: Sequence[Ranked]) 
         chunks = await visible_chunks(connection, keys, question.scope.matching)
         marked = await mark_words(connection, question.body.query, list(chunks), marks)
     shown = [(one, chunks[one.id]) for one in picked if one.id in chunks]
-    if question.body.rerank is not None:
-        shares = [one.share for one, _ in shown]
-        scores = await rerank(gateway, question.body.rerank, question.body.query, [c.text for _, c in shown], shares)
-    else:
-        scores = [one.score for one, _ in shown]
-    hits = [
-        _view(one, chunk, score, find_marks(chunk.text, marked.get(chunk.id, ""), marks))
-        for (one, chunk), score in zip(shown, scores, strict=True)
-    ]
-    return sorted(hits, key=lambda hit: -hit.score)
+    return [_view(one, chunk, find_marks(chunk.text, marked.get(chunk.id, ""), marks)) for one, chunk in shown]
 
 
-def _view(one: Ranked, chunk: FoundChunk, score: float, words: Sequence[tuple[int, int]]) -> SearchHit:
+def _view(one: Ranked, chunk: FoundChunk, words: Sequence[tuple[int, int]]) -> SearchHit:
     snippet = cut_snippet(chunk.text, words)
     return SearchHit(
         id=chunk.id,
         text=chunk.text,
         heading=chunk.heading,
         snippet=SnippetView(text=snippet.text, start=snippet.start, marks=list(snippet.marks)),
-        score=round(score, 6),
+        score=round(one.score, 6),
         dense_score=None if one.cosine is None else round(one.cosine, 6),
         text_score=None if one.bm25 is None else round(one.bm25, 6),
         url=chunk.url,

@@ -5,7 +5,8 @@ over the query's words, of `idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * length
 
 Every number comes in bounded time, whatever the size of the corpus:
 
-- How many chunks there are is the planner's estimate; their mean length is that of a sample.
+- How many chunks there are, and their mean length, is what the planner knows; a few thousand are counted where it
+  knows nothing yet.
 - In how many chunks a word is (df) is what Postgres's statistics say of the thousand commonest, and a count up to
   `MAX_DF` for the others, which are rare.
 - Chunks are proposed by the rarest words, as many of them as are in `BUDGET` chunks together, and by pairs of the
@@ -17,6 +18,7 @@ import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -39,9 +41,7 @@ PAIRED: Final = 4
 """Of the common words, those that propose by twos."""
 
 _EXACT: Final = 5000
-"""Chunks that are counted where the planner has no estimate yet."""
-_SAMPLE: Final = 2000
-"""Chunks whose lengths are looked at: the same ones each time, so that a repeated search scores alike."""
+"""Chunks that are counted and measured where the planner has no statistics yet."""
 _DEFAULT_LENGTH: Final = 150.0
 
 
@@ -124,8 +124,8 @@ async def best_by_words(
 async def score_by_words(
     connection: AsyncConnection, query: TextQuery, ids: Sequence[uuid.UUID], matching: ChunkFilter, *, limit: int
 ) -> list[TextHit]:
-    """Those of some chunks that have a word of the query and fit, the best `limit` of them first."""
-    if not query.terms or not ids:
+    """Those of some chunks that may be shown and fit, the best `limit` of them first; 0 for one without the words."""
+    if not ids:
         return []
     these = sa.bindparam(None, list(ids), type_=ARRAY(sa.UUID(as_uuid=True)), unique=True)
     chunks = showable(_SCORED, matching).where(extractions.c.id == sa.any_(these))
@@ -149,25 +149,33 @@ _COUNT: Final = sa.text(
     " FROM unnest(CAST(:lexemes AS text[]), CAST(:queries AS text[])) AS q(lexeme, query)"
 )
 _CORPUS: Final = sa.text(
-    "SELECT reltuples AS rows, relpages AS pages, pg_relation_size(oid) / current_setting('block_size')::int AS now"
-    " FROM pg_class WHERE oid = 'extractions'::regclass"
+    "SELECT c.reltuples AS rows, c.relpages AS pages,"
+    " pg_relation_size(c.oid) / current_setting('block_size')::int AS now,"
+    " s.most_common_vals::text::int[] AS common, s.most_common_freqs AS shares,"
+    " s.histogram_bounds::text::int[] AS bounds"
+    " FROM pg_class AS c LEFT JOIN pg_stats AS s ON s.schemaname = current_schema()"
+    " AND s.tablename = 'extractions' AND s.attname = 'tokens' WHERE c.oid = 'extractions'::regclass"
 )
-_COUNT_SOME: Final = sa.text("SELECT count(*) FROM (SELECT 1 FROM extractions LIMIT :most) AS few")
-_LENGTH: Final = sa.text(
-    "SELECT avg(tokens) FROM extractions TABLESAMPLE SYSTEM (CAST(:percent AS real)) REPEATABLE (0)"
+_FIRST: Final = sa.text(
+    "SELECT count(*) AS rows, avg(tokens) AS length FROM (SELECT tokens FROM extractions LIMIT :most) AS few"
 )
 
 
 async def _corpus(connection: AsyncConnection) -> tuple[float, float]:
     """How many chunks there are, about, and their mean length in tokens."""
-    size = (await connection.execute(_CORPUS)).one()
-    if size.rows > 0 and size.pages > 0:
-        chunks = size.rows / size.pages * size.now  # as the planner reckons
-    else:
-        chunks = float((await connection.execute(_COUNT_SOME, {"most": _EXACT})).scalar_one())
-    percent = min(100.0, 100.0 * _SAMPLE / max(chunks, 1.0))
-    length = (await connection.execute(_LENGTH, {"percent": percent})).scalar_one()
-    return max(chunks, 1.0), float(length or _DEFAULT_LENGTH)
+    told = (await connection.execute(_CORPUS)).one()
+    if told.rows > 0 and told.pages > 0 and (told.shares or told.bounds):
+        chunks = told.rows / told.pages * told.now  # as the planner reckons
+        return max(chunks, 1.0), _mean(told.common or [], told.shares or [], told.bounds or [])
+    first = (await connection.execute(_FIRST, {"most": _EXACT})).one()
+    return max(float(first.rows), 1.0), float(first.length or _DEFAULT_LENGTH)
+
+
+def _mean(common: Sequence[int], shares: Sequence[float], bounds: Sequence[int]) -> float:
+    """The mean of a column by its statistics: its commonest values, and between two bounds as many each of the rest."""
+    middle = sum(low + high for low, high in pairwise(bounds)) / 2 / max(len(bounds) - 1, 1)
+    named = sum(value * share for value, share in zip(common, shares, strict=True))
+    return named + middle * max(1 - sum(shares), 0.0)
 
 
 def _idf(df: int, chunks: float) -> float:
@@ -220,13 +228,13 @@ async def _score(
     statement = (
         sa.select(proposed.c.id, proposed.c.source_id, _BM25.label("score"), sa.func.count().over().label("proposed"))
         .add_cte(_TERMS)
-        .order_by(sa.desc("score"), proposed.c.id)
+        .order_by(sa.desc("score").nulls_last(), proposed.c.id)
         .limit(limit)
     )
     values = {"queries": [_quoted(term.lexeme) for term in query.terms], "idfs": [term.idf for term in query.terms]}
     values |= {"mean_length": query.mean_length}
     records = (await connection.execute(statement, values)).all()
-    hits = [TextHit(record.id, record.source_id, record.score) for record in records if record.score]
+    hits = [TextHit(record.id, record.source_id, record.score or 0.0) for record in records]
     return hits, records[0].proposed if records else 0
 
 

@@ -11,7 +11,7 @@ import typer
 from pydantic import BaseModel
 
 from api.app import assemble
-from api.schemas import CrawlBody, ExtractBody, ExtractOptions, ScrapeBody
+from api.schemas import CrawlBody, ExtractBody, ExtractOptions, ScrapeBody, SearchBody
 from ke.cli.errors import ExitCode
 from ke.cli.main import app
 from ke.contracts.cleanup import STORES
@@ -155,6 +155,13 @@ def test_readme_tells_every_field_of_a_job_with_its_default() -> None:
     del expected["kind"]
     told = {cells[1].strip("`"): cells[2].strip("`") for cells in rows(section("Jobs"))[1:]}
     assert told == expected
+
+
+def test_search_tells_every_field_with_its_default() -> None:
+    """The table of what a search takes is the body's."""
+    told = {cells[0].strip("`"): cells[1] for cells in rows((ROOT / "docs/SEARCH.md").read_text(encoding="utf-8"))[1:]}
+    defaults = {name: field.default for name, field in SearchBody.model_fields.items() if not field.is_required()}
+    assert told == {"query": "required"} | {name: f"`{json.dumps(value)}`" for name, value in defaults.items()}
 
 
 def test_readme_tells_states_counters_and_receipts() -> None:

@@ -1,10 +1,10 @@
 """The optional embedder and the reranker over it."""
 
-import inspect
 import math
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,13 +77,15 @@ def test_it_is_not_loaded_where_it_is_not_used() -> None:
     assert done.stdout.strip() == "False"
 
 
+SOURCE = Path(embedders.__file__).read_text(encoding="utf-8")
+
+
 async def test_a_source_is_extracted_with_it() -> None:
     """In pool processes each chunk gets the vector that it has here, in batches that the embedder can do in time."""
     pool = CpuPool(1)
-    text = inspect.getsource(embedders)
     try:
         made = await extract_source(
-            pool, SourceText(uuid.uuid4(), text), ExtractSpec(embedder="minilm", entities=None, chunk_tokens=64)
+            pool, SourceText(uuid.uuid4(), SOURCE), ExtractSpec(embedder="minilm", entities=None, chunk_tokens=64)
         )
     finally:
         await pool.close()
