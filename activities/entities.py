@@ -5,24 +5,25 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 from temporalio import activity
 
+from activities.entity_backlog import Backlog, OpenSource
 from activities.heartbeat import Beat, run_with_heartbeat
 from ke.contracts import activities as contract
 from ke.contracts.activities import EntitySlice, SliceReport
 from ke.contracts.errors import KeError, WorkLost
 from ke.contracts.jobs import Counters, Lane
-from ke.extraction.entities import ENTITY_TOKENS, Mention, find_entities
+from ke.extraction.entities import Mention, find_entities
 from ke.runtime.pool import CpuPool
 from ke.storage import entity_lane
 from ke.storage.database import Database
 from ke.storage.dead_letters import DeadLetter
-from ke.storage.entity_lane import EntityMention, Progress, ReadyChunk, SearchedSource
+from ke.storage.entity_lane import ReadyChunk, SearchedSource
 from ke.storage.extracting import open_tasks
 from ke.storage.jobs import hold_fence, hold_lease, lane_progress, take_lease
 from ke.storage.tables import entity_tasks
@@ -73,22 +74,6 @@ class EntityActivities(contract.EntityActivities):
         return await _Slice(self._database, self._pool, self._alone, piece, beat).run()
 
 
-@dataclass
-class _Open:
-    """A claimed source."""
-
-    source: SearchedSource
-    numbers: deque[int] = field(default_factory=deque)
-    """Its chunks that were loaded and are not committed, in order."""
-    mentions: dict[int, list[EntityMention]] = field(default_factory=dict)
-    """What was found in some of them, by their numbers."""
-    next_chunk: int = 0
-    is_loaded: bool = False
-    """Whether it has no more chunks to load."""
-    attempts: int = 0
-    """How often it was there when something went wrong."""
-
-
 class _Slice:
     """One attempt at a slice: claims ahead, keeps the pool busy, commits beside it."""
 
@@ -103,13 +88,10 @@ class _Slice:
         self._project = ""
         self._totals = Counters()
         self._ends_at = time.monotonic() + piece.max_seconds
-        self._open: dict[uuid.UUID, _Open] = {}
-        self._place = (-1, -1)
-        self._claim_at = 0.0
-        self._waiting: deque[ReadyChunk] = deque()
+        self._backlog = Backlog("")
         self._suspects: deque[list[ReadyChunk]] = deque()
         self._running: dict[asyncio.Task[list[list[Mention]]], list[ReadyChunk]] = {}
-        self._n_found = 0
+        self._claim_at = 0.0
         self._committed_at = time.monotonic()
 
     async def run(self) -> SliceReport:
@@ -119,15 +101,15 @@ class _Slice:
             while not (done or self._beat.stopping):
                 await self._refill()
                 await self._keep_busy()
-                if self._n_found >= COMMIT_MENTIONS or time.monotonic() - self._committed_at > COMMIT_S:
+                if self._backlog.n_found >= COMMIT_MENTIONS or time.monotonic() - self._committed_at > COMMIT_S:
                     await self._commit()
-                if self._running or self._waiting or self._suspects:
+                if self._running or self._backlog.n_waiting or self._suspects:
                     continue
                 await self._commit()
                 if self._is_over():
                     break
                 done = await self._nothing_more_comes()
-                if not (done or self._open):
+                if self._backlog.is_empty and not done:
                     await self._beat.wait(POLL_S)
         finally:
             for task in self._running:
@@ -143,7 +125,7 @@ class _Slice:
             await hold_fence(connection, self._job_id, self._piece.epoch)
             await take_lease(connection, self._job_id, Lane.ENTITIES, self._claim)
             self._totals = (await lane_progress(connection, self._job_id, Lane.ENTITIES)).counters
-            self._project = await entity_lane.project_of(connection, self._job_id)
+            self._backlog = Backlog(await entity_lane.project_of(connection, self._job_id))
             await entity_lane.release_sources(connection, self._job_id)
 
     def _is_over(self) -> bool:
@@ -153,35 +135,28 @@ class _Slice:
 
     async def _refill(self) -> None:
         """Loads more chunks, and claims more sources, while the pool works on the ones before."""
-        if len(self._waiting) >= LOAD_CHUNKS // 2 or self._suspects or self._is_over():
+        backlog = self._backlog
+        if backlog.n_waiting >= LOAD_CHUNKS // 2 or self._suspects or self._is_over():
             return
-        unloaded = [entry for entry in self._open.values() if not entry.is_loaded]
-        if not unloaded and time.monotonic() < self._claim_at:
+        if not backlog.unloaded and time.monotonic() < self._claim_at:
             return
         async with self._database.transaction() as connection:
             await hold_fence(connection, self._job_id, self._piece.epoch)
             await hold_lease(connection, self._job_id, Lane.ENTITIES, self._claim)
-            if not unloaded:
+            claimed: Sequence[SearchedSource] = ()
+            if not backlog.unloaded:
                 claimed = await entity_lane.claim_sources(connection, self._job_id, self._claim, limit=CLAIM_SOURCES)
                 if not claimed:
                     self._claim_at = time.monotonic() + POLL_S
                     return
-                self._place = (claimed[0].seq, -1)
-                unloaded = [_Open(source) for source in claimed]
-            ids = [entry.source.id for entry in unloaded]
-            chunks = await entity_lane.load_chunks(connection, self._job_id, ids, after=self._place, limit=LOAD_CHUNKS)
-        self._open |= {entry.source.id: entry for entry in unloaded}
-        self._take(chunks, unloaded)
+            ids = backlog.unloaded or [source.id for source in claimed]
+            after = (claimed[0].seq, -1) if claimed else backlog.place
+            chunks = await entity_lane.load_chunks(connection, self._job_id, ids, after=after, limit=LOAD_CHUNKS)
+        # Taken up after the commit: a claim that was rolled back is none.
+        if claimed:
+            backlog.add(claimed)
+        backlog.load(chunks, is_last=len(chunks) < LOAD_CHUNKS)
         self._beat.progress()
-
-    def _take(self, chunks: Sequence[ReadyChunk], unloaded: Sequence[_Open]) -> None:
-        for chunk in chunks:
-            self._open[chunk.source_id].numbers.append(chunk.number)
-            self._place = (chunk.seq, chunk.number)
-        self._waiting.extend(chunks)
-        is_last = len(chunks) < LOAD_CHUNKS
-        for entry in unloaded:
-            entry.is_loaded = is_last or entry.source.seq < self._place[0]
 
     async def _nothing_more_comes(self) -> bool:
         async with self._database.transaction() as connection:
@@ -195,8 +170,9 @@ class _Slice:
 
     async def _keep_busy(self) -> None:
         """Gives the pool tasks, and waits until one is finished."""
-        while self._waiting and not self._suspects and len(self._running) < TASKS_A_PROCESS * self._pool.processes:
-            batch = _next_batch(self._waiting)
+        most = TASKS_A_PROCESS * self._pool.processes
+        while self._backlog.n_waiting and not self._suspects and len(self._running) < most:
+            batch = self._backlog.next_batch()
             task = asyncio.create_task(self._pool.run(find_entities, self._piece.finder, [c.text for c in batch]))
             self._running[task] = batch
         if self._running:
@@ -216,29 +192,17 @@ class _Slice:
             if error is None:
                 self._found(batch, task.result())
                 continue
-            # Whose fault was it? Alone in the pool, an innocent source succeeds now.
+            # Whose fault was it? Alone, an innocent source succeeds now.
             log.warning("a batch of chunks went wrong", job_id=self._piece.job_id, error=repr(error))
-            by_source: dict[uuid.UUID, list[ReadyChunk]] = {}
-            for chunk in batch:
-                by_source.setdefault(chunk.source_id, []).append(chunk)
-            for source_id in by_source:
-                entry = self._open[source_id]
-                entry.attempts = max(entry.attempts, 1)
-            self._suspects.extend(by_source.values())
+            self._suspects.extend(self._backlog.suspect(batch))
 
     def _found(self, batch: Sequence[ReadyChunk], found: Sequence[Sequence[Mention]]) -> None:
-        for chunk, mentions in zip(batch, found, strict=True):
-            entry = self._open.get(chunk.source_id)
-            if entry is not None:
-                entry.mentions[chunk.number] = [
-                    EntityMention.of(self._project, chunk.id, m.text, m.label, (m.start, m.end)) for m in mentions
-                ]
-                self._n_found += len(mentions)
+        self._backlog.found(batch, found)
         self._beat.progress()
 
     async def _try_alone(self, chunks: list[ReadyChunk]) -> None:
         """Tries chunks of one source that were in a batch that went wrong, while this slice does nothing else."""
-        entry = self._open.get(chunks[0].source_id)
+        entry = self._backlog.find(chunks[0].source_id)
         while entry is not None and not self._beat.stopping:
             try:
                 async with self._alone:
@@ -261,48 +225,27 @@ class _Slice:
     # Commits
 
     async def _commit(self) -> None:
-        """Stores what was found up to the first chunk of each source that is not finished."""
-        reached: dict[SearchedSource, Progress] = {}
-        mentions: list[EntityMention] = []
-        taken: dict[uuid.UUID, int] = {}
-        for entry in self._open.values():
-            finished = 0
-            for number in entry.numbers:
-                if number not in entry.mentions:
-                    break
-                mentions += entry.mentions[number]
-                finished += 1
-            done = entry.is_loaded and finished == len(entry.numbers)
-            if finished or done:
-                next_chunk = entry.numbers[finished - 1] + 1 if finished else entry.next_chunk
-                reached[entry.source] = Progress(next_chunk, done)
-                taken[entry.source.id] = finished
+        """Stores what can be stored."""
         self._committed_at = time.monotonic()
-        if not reached:
+        found = self._backlog.ripe()
+        if not found.reached:
             return
         async with self._database.transaction() as connection:
             self._totals = await entity_lane.write_found(
-                connection, self._job_id, self._piece.epoch, self._claim, self._project, reached, mentions
+                connection,
+                self._job_id,
+                self._piece.epoch,
+                self._claim,
+                self._backlog.project,
+                found.reached,
+                found.mentions,
             )
-        self._n_found -= len(mentions)
-        self._forget(reached, taken)
+        self._backlog.stored(found)
         self._beat.progress({"entities": {name: n for name, n in asdict(self._totals).items() if n}})
 
-    def _forget(self, reached: dict[SearchedSource, Progress], taken: dict[uuid.UUID, int]) -> None:
-        """Lets go of what is committed."""
-        for source, progress in reached.items():
-            entry = self._open[source.id]
-            for _ in range(taken[source.id]):
-                del entry.mentions[entry.numbers.popleft()]
-            entry.next_chunk = progress.next_chunk
-            if progress.done:
-                del self._open[source.id]
-
-    async def _bury(self, entry: _Open, error: KeError) -> None:
+    async def _bury(self, entry: OpenSource, error: KeError) -> None:
         source = entry.source
-        del self._open[source.id]
-        self._n_found -= sum(len(mentions) for mentions in entry.mentions.values())
-        self._waiting = deque(chunk for chunk in self._waiting if chunk.source_id != source.id)
+        self._backlog.drop(source.id)
         letter = DeadLetter(
             subject="source",
             subject_id=source.id,
@@ -319,16 +262,6 @@ class _Slice:
 
     async def _release(self) -> None:
         """Gives back what is not finished; the next slice goes on after the chunks that are stored."""
-        if self._open:
+        if not self._backlog.is_empty:
             async with self._database.transaction() as connection:
                 await entity_lane.release_sources(connection, self._job_id, claim=self._claim)
-
-
-def _next_batch(waiting: deque[ReadyChunk]) -> list[ReadyChunk]:
-    """The next chunks that together have `ENTITY_TOKENS`, or one that has more; of as many sources as that takes."""
-    batch = [waiting.popleft()]
-    tokens = batch[0].tokens
-    while waiting and tokens + waiting[0].tokens <= ENTITY_TOKENS:
-        batch.append(waiting.popleft())
-        tokens += batch[-1].tokens
-    return batch
