@@ -29,6 +29,8 @@ MAX_READER_TAGS: Final = 12_000
 """Angle brackets in the largest page that it is given: its time is in the elements rather than in the text."""
 MIN_RECALL: Final = 0.25
 """The share of the visible text that must be kept; below it the page is written out as a whole."""
+MIN_AGREED: Final = 0.5
+"""The share of what density takes that trafilatura's opinion must leave; on short pages that sees a part only."""
 MIN_GUARDED_CHARS: Final = 500
 """Visible characters from which that share means something."""
 MOST: Final = 0.9
@@ -85,10 +87,14 @@ def read_content(html: str, tree: LexborHTMLParser, links: Mapping[str, str], re
     whole: Written | None = None
     for evidence, reader in ((found, _MAIN), ("", _DENSITY)) if found else (("", _DENSITY),):
         written = whole or write(root, links)
-        kept = _chosen(written, evidence, declared=root.mem_id != body.mem_id and whole is None)
-        if whole is None and root.mem_id != body.mem_id and _size(kept) <= DECLARED * len(evidence):
+        declared = root.mem_id != body.mem_id and whole is None
+        kept = _chosen(written, evidence, declared=declared)
+        if declared and _size(kept) <= DECLARED * len(evidence):
             written = whole = write(body, links)
+            declared = False
             kept = _chosen(written, evidence, declared=False)
+        if evidence and _size(kept) < MIN_AGREED * _size(_chosen(written, "", declared=declared)):
+            continue
         seen = _size(written.blocks)
         if kept and (seen <= MIN_GUARDED_CHARS or _size(kept) >= MIN_RECALL * seen):
             return document(kept), reader

@@ -3,6 +3,7 @@
 import pytest
 
 from ke.contracts.jobs import Reading
+from ke.web import content
 from ke.web.parse import parse_page
 from tests.bench.reading_quality import (
     load,
@@ -123,6 +124,16 @@ def test_a_title_in_a_box_of_its_own_is_kept(reading):
     """As DocBook puts it; a byline may stand between it and the content."""
     page = f"<body><div class=head><h1>The title</h1></div><div>Ada, in May</div><div>{PARAGRAPHS}</div></body>"
     assert parse_page(page.encode(), "text/html", None, URL, reading).text.startswith("# The title\n\n")
+
+
+def test_an_opinion_that_leaves_out_half_is_not_taken(monkeypatch):
+    """What trafilatura finds of a page that is clearly more is a part of it: density is asked instead."""
+    monkeypatch.setattr(content, "_main_text", lambda _: "The storm came in the night number 0")
+    half = "".join(f"<div><p>Section {n}: a few plain words about boats.</p></div>" for n in range(9))
+    page = f"<body><div><div><p>The storm came in the night number 0</p><p>And more.</p></div>{half}</div></body>"
+    read = parse_page(page.encode(), "text/html", None, URL)
+    assert read.reader == "density"
+    assert read.text.count("plain words") == 9
 
 
 @pytest.mark.parametrize("reading", list(Reading))
