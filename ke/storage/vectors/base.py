@@ -101,6 +101,8 @@ class VectorStore(Protocol):
     ) -> list[Hit]:
         """The nearest points, best first; with `job_ids` or `ids` only those made by these jobs, or named.
 
+        Through a graph a store may miss a few of them: fewer than 2 in 100 of the ten nearest. With `ids` none.
+
         Args:
             collection: An existing collection.
             vector: What they shall be near to.

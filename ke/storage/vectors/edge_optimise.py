@@ -115,8 +115,15 @@ def next_changes(collection: Collection, copy: Copy, limit: int) -> bytes:
 
 
 def open_copy(copy: Copy) -> None:
-    """Opens what the builder has closed; the longest of these steps."""
-    copy.shard = load_shard(copy.folder)
+    """Opens what the builder has closed; the longest of these steps.
+
+    Raises:
+        NoCopy: It cannot be opened.
+    """
+    try:
+        copy.shard = load_shard(copy.folder)
+    except BaseException as error:  # a damaged file is a panic of the engine, which is no `Exception`
+        raise NoCopy(f"{copy.folder} cannot be opened: {error}") from error
 
 
 def catch_up(collection: Collection, copy: Copy, limit: int) -> int:

@@ -67,15 +67,16 @@ class Optimiser:
         started_s = time.monotonic()
         collection = await self._engine.read(lambda engine: engine.collection(name))
         copy = await self._engine.read(lambda _: edge_optimise.begin(collection))
+        build = _Build(self._engine, collection, copy)
         try:
-            stall_s = await _Build(self._engine, collection, copy).run(self._lock, self._tuning)
+            await build.run(self._lock, self._tuning)
         finally:
             try:
-                await self._engine.read(lambda _: edge_optimise.end(collection, copy))
+                await build.call(lambda: edge_optimise.end(collection, copy))
             finally:
                 await asyncio.to_thread(shutil.rmtree, copy.folder, ignore_errors=True)
-        built_s = time.monotonic() - started_s
-        log.info("collection %s is optimised, after %.1f s; others waited up to %.3f s", name, built_s, stall_s)
+        took_s = time.monotonic() - started_s
+        log.info("collection %s is optimised, after %.1f s; others waited up to %.3f s", name, took_s, build.longest_s)
 
 
 class _Build:
@@ -85,14 +86,11 @@ class _Build:
         self._engine = engine
         self._collection = collection
         self._copy = copy
-        self._longest_s = 0.0
+        self.longest_s = 0.0
+        """How long the longest step has kept the engine's thread from others."""
 
-    async def run(self, lock: Path, tuning: Tuning) -> float:
-        """Makes the copy and puts it in the collection's place.
-
-        Returns:
-            How long the longest step kept the engine's thread from others, seconds.
-        """
+    async def run(self, lock: Path, tuning: Tuning) -> None:
+        """Makes the copy and puts it in the collection's place."""
         builder = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "ke.storage.vectors.edge_builder"),
             *("--folder", str(self._copy.folder), "--lock", str(lock), "--parent", str(os.getpid())),
@@ -107,7 +105,6 @@ class _Build:
                 builder.kill()
             await builder.wait()
         await self._replace()
-        return self._longest_s
 
     async def _feed(self, builder: Process) -> None:
         collection, copy = self._collection, self._copy
@@ -128,22 +125,24 @@ class _Build:
         for _ in range(_ROUNDS):
             if await self._step(lambda: edge_optimise.catch_up(collection, copy, _PAGE)) <= _PAGE:
                 break
-        await self._call(lambda: edge_optimise.swap(collection, copy))
+        await self.call(lambda: edge_optimise.swap(collection, copy))
 
     async def _step(self, run: Callable[[], T]) -> T:
         """One call in the engine's thread, and as long a pause: others have half of its time at least."""
         started_s = time.monotonic()
-        result = await self._call(run)
+        result = await self.call(run)
         await asyncio.sleep(time.monotonic() - started_s)
         return result
 
-    async def _call(self, run: Callable[[], T]) -> T:
+    async def call(self, run: Callable[[], T]) -> T:
+        """The result of a step in the engine's thread."""
+
         def timed(_: EdgeEngine) -> T:
             started_s = time.monotonic()
             try:
                 return run()
             finally:
-                self._longest_s = max(self._longest_s, time.monotonic() - started_s)
+                self.longest_s = max(self.longest_s, time.monotonic() - started_s)
 
         return await self._engine.read(timed)
 
