@@ -99,7 +99,7 @@ class CollectRun:
             WorkLost: Another attempt has taken the slice over.
             Unavailable: Postgres does not answer; what was not committed is fetched again.
             BadPattern: One of the crawl's patterns is not one: the job's fault.
-        NoBrowser: The job needs a browser, and there is none.
+            NoBrowser: The job needs a browser, and there is none.
         """
         await self._prepare()
         try:
