@@ -25,7 +25,7 @@ from ke.storage.database import Database
 from ke.storage.dead_letters import DeadLetter
 from ke.storage.extracting import ClaimedSource, NewExtraction
 from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
-from ke.storage.vectors.base import MAX_BATCH, Point, VectorStore
+from ke.storage.vectors.base import Point, VectorStore
 
 GROUP_SOURCES: Final = 16
 """Sources in one commit, at most: what a killed worker's successor extracts again."""
@@ -34,6 +34,8 @@ AT_ONCE: Final = 4
 COMMIT_CHUNKS: Final = 128
 """Chunks that are committed before their group is finished: a cancel waits for the commit of no more than these, and
 long sources are not lost with short ones. The pool works on meanwhile."""
+UPSERT_POINTS: Final = 500
+"""Points in one request, 0.8 MB of it: one that is longer stops the event loop while it is written."""
 POLL_S: Final = 0.3
 """Seconds between two looks for new sources while the collect lane is still at work."""
 MAX_ATTEMPTS: Final = 3
@@ -252,8 +254,8 @@ class _Slice:
         epochs = {self._job_id: self._piece.epoch} | {
             s.owner_job_id: s.owner_epoch for s in sources if s.owner_job_id != self._job_id
         }
-        for first in range(0, len(points), MAX_BATCH):
-            await self._vectors.upsert(collection, points[first : first + MAX_BATCH], epochs=epochs)
+        for first in range(0, len(points), UPSERT_POINTS):
+            await self._vectors.upsert(collection, points[first : first + UPSERT_POINTS], epochs=epochs)
             self._beat.progress()
         async with self._database.transaction() as connection:
             self._totals = await extracting.finish_tasks(
