@@ -1,6 +1,6 @@
 """Twenty questions over real documentation: each way to search, with a floor under what it finds."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -18,22 +18,24 @@ async def job(api: ApiStack) -> AsyncIterator[str]:
         await pool.close()
 
 
-async def _quality(api: ApiStack, job: str, **members: object) -> Quality:
+async def _quality(
+    api: ApiStack, job: str, questions: Sequence[tuple[str, str]] = QUESTIONS, **members: object
+) -> Quality:
     ranks: list[int | None] = []
-    for question, answers in QUESTIONS:
+    for question, answers in questions:
         found = await api.http.post("/search", json={"query": question, "job_ids": [job], **members})
         pages = [hit["url"].rsplit("/", 1)[1].removesuffix(".html") for hit in found.json()["data"]]
         assert len(pages) == len(set(pages)) == 10, question
         ranks.append(next((rank for rank, page in enumerate(pages, 1) if page in answers.split()), None))
     quality = Quality.of(ranks)
-    print(members, quality, [q for (q, _), rank in zip(QUESTIONS, ranks, strict=True) if rank is None])  # noqa: T201
+    print(members, quality, [q for (q, _), rank in zip(questions, ranks, strict=True) if rank is None])  # noqa: T201
     return quality
 
 
 async def test_each_mode_finds_what_it_should(api: ApiStack, job: str) -> None:
     """Hits at 1 and 5 do not fall below what was measured, less a little; both halves together beat each alone."""
     dense, text, both = [await _quality(api, job, mode=mode) for mode in ("dense", "text", "hybrid")]
-    assert (dense.at_1, dense.at_5) >= (9, 15)
+    assert dense.at_1 >= 9
     assert dense.at_5 >= 15
     assert text.at_1 >= 7
     assert text.at_5 >= 14
@@ -51,7 +53,8 @@ async def test_hybrid_is_what_is_searched_by_default(api: ApiStack, job: str) ->
 
 
 async def test_reranker_finds_better(api: ApiStack, job: str) -> None:
-    """A second look at the best twenty by a better model puts more right pages first."""
-    plain, second = await _quality(api, job), await _quality(api, job, rerank="minilm")
-    assert second.at_5 >= 18
+    """A second look by a better model puts more right pages first; at half the questions, as it is slow."""
+    half = QUESTIONS[::2]
+    plain, second = await _quality(api, job, half), await _quality(api, job, half, rerank="minilm")
+    assert second.at_5 >= 9
     assert second.ndcg > plain.ndcg
