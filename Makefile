@@ -1,6 +1,6 @@
 # Needs make, Python 3.11 or newer, and internet. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test faults cancels recovery bigclean lint openapi lock clean
+.PHONY: help setup demo up test faults cancels recovery bigclean bench lint openapi lock clean
 MAKEFLAGS += --no-print-directory
 PY := .venv/bin/python
 
@@ -34,6 +34,10 @@ recovery: setup temporal ## Kill a worker KILLS=20 times, and show how soon its 
 bigclean: setup temporal ## Clean up SOURCES=10000 sources with 100,000 chunks: exact? how long? what memory?
 	@$(PY) -m tests.faults cleanup $(if $(SOURCES),--sources $(SOURCES))
 
+bench: setup temporal ## Measure against other tools, as ratios: ONLY=name,name RUNS=3 QUICK=1 JSON=bench.json
+	@cmp -s requirements-bench.lock .venv/ke-bench || { .venv/bin/uv pip install --python $(PY) --quiet --require-hashes --no-deps -r requirements-bench.lock && cp requirements-bench.lock .venv/ke-bench; }
+	@$(PY) -m tests.bench $(if $(ONLY),--only '$(ONLY)') $(if $(RUNS),--runs $(RUNS)) $(if $(QUICK),--quick) $(if $(JSON),--json '$(JSON)')
+
 lint: setup ## Check style, types and layers
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -43,9 +47,11 @@ lint: setup ## Check style, types and layers
 openapi: setup ## Write the API's description to openapi.json
 	@$(PY) -m api.openapi > openapi.json.new && mv openapi.json.new openapi.json && echo 'wrote openapi.json'
 
-lock: setup ## Write requirements.lock anew from pyproject.toml; UPGRADE=1 takes newer versions
+lock: setup ## Write both locks anew from pyproject.toml; UPGRADE=1 takes newer versions
 	.venv/bin/uv pip compile --generate-hashes --universal --no-header --no-emit-index-url --python-version 3.11 --extra dev \
 		$(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock pyproject.toml
+	.venv/bin/uv pip compile --generate-hashes --universal --no-header --no-emit-index-url --python-version 3.11 --group bench \
+		$(if $(UPGRADE),--upgrade) --constraints requirements.lock --quiet --output-file requirements-bench.lock
 
 clean: ## Remove .venv and caches; data folders stay
 	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache openapi.json.new

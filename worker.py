@@ -22,6 +22,7 @@ from temporalio.worker import Worker
 
 from activities.cleanup import CleanupActivities
 from activities.collect import CollectActivities
+from activities.entities import EntityActivities
 from activities.extract import ExtractActivities
 from activities.failures import FailureInterceptor
 from activities.project_cleanup import ProjectCleanupActivities
@@ -30,18 +31,20 @@ from activities.record import RecordActivities
 from activities.records import StructuredActivities
 from activities.retry import RetryActivities
 from activities.settle import SettleActivities
-from activities.warmup import warm
+from activities.warmup import load_finder, load_models, warm
 from ke.contracts.errors import InvalidInput, KeError, TemporalUnavailable
 from ke.contracts.naming import TaskQueue
 from ke.runtime import logs
 from ke.runtime.endpoints import resolve
 from ke.runtime.engine import Engine
-from ke.runtime.pool import CpuPool
+from ke.runtime.loop_watch import watched_loop
+from ke.runtime.pool import ENTITIES_NICENESS, CpuPool
 from ke.runtime.resources import open_chat, open_fetcher, open_vectors
 from ke.runtime.settings import Settings, describe_invalid_settings
 from ke.runtime.settling import WorkerBackends
 from ke.runtime.temporal_client import connect
 from ke.storage.database import WORKER_IDLE_TIMEOUT_S, Database
+from ke.web.rendering import Browser
 from workflows.cleanup import CleanupWorkflow
 from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
@@ -50,7 +53,7 @@ from workflows.retry import RetryWorkflow
 from workflows.sandbox import RUNNER
 
 CPU_QUEUES = frozenset({TaskQueue.COLLECT, TaskQueue.EXTRACT})
-"""The queues whose work runs in the process pool."""
+"""The queues whose work runs in the process pool; entities have one of their own."""
 SWITCH_INTERVAL_S = 0.001
 """How long a thread may keep the interpreter from the event loop, which must ask for it after each write to a socket.
 Workflow tasks and the pool's results are CPU work in threads; Python's 5 ms add up to a slow cancel."""
@@ -78,16 +81,20 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
         vectors = open_vectors(connections, settings)
         stack.push_async_callback(vectors.close)
         fetcher = await stack.enter_async_context(open_fetcher(settings))
+        browser = await stack.enter_async_context(Browser(settings.chromium, settings.user_agent))
         chat = open_chat(settings)
         if chat is not None:
             await stack.enter_async_context(chat)
         processes = settings.cpu_processes or os.cpu_count() or 1
         pool = CpuPool(processes)
         stack.push_async_callback(pool.close)
+        entity_pool = CpuPool(settings.entity_processes or processes, niceness=ENTITIES_NICENESS)
+        stack.push_async_callback(entity_pool.close)
 
         record, retry = RecordActivities(database), RetryActivities(database, vectors)
-        collect = CollectActivities(database, fetcher, pool)
-        extract = ExtractActivities(database, vectors, pool)
+        collect = CollectActivities(database, fetcher, pool, browser)
+        entities = EntityActivities(database, entity_pool)
+        extract = ExtractActivities(database, vectors, pool, entities)
         structured = StructuredActivities(database, pool, chat)
         cleanup = CleanupActivities(database, vectors)
         project = ProjectCleanupActivities(database, vectors)
@@ -111,6 +118,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
                 "activities": [extract.extract_sources, restore.restore_points],
                 "max_concurrent_activities": 4,
             },
+            TaskQueue.ENTITIES: {"activities": [entities.find_entities], "max_concurrent_activities": 4},
             TaskQueue.RECORDS: {"activities": [structured.extract_records], "max_concurrent_activities": 8},
             TaskQueue.CLEANUP: {
                 "workflows": [CleanupWorkflow, ProjectCleanupWorkflow, ReconcileWorkflow, ScheduledReconcileWorkflow],
@@ -140,7 +148,9 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
         workers = [_worker(client, queue, settings, registrations[queue]) for queue in settings.task_queues]
         broken = await stack.enter_async_context(_serving(workers))
         if CPU_QUEUES.intersection(settings.task_queues):
-            await stack.enter_async_context(_background(warm(pool, processes)))
+            await stack.enter_async_context(_background(warm(pool, load_models)))
+        if TaskQueue.ENTITIES in settings.task_queues:
+            await stack.enter_async_context(_background(warm(entity_pool, load_finder)))
         log.info("worker ready", queues=[str(queue) for queue in settings.task_queues], pid=os.getpid())
         yield broken
         log.info("worker drains")
@@ -242,7 +252,7 @@ async def main() -> None:
     client = await _connect(settings, stop)
     if client is None:
         return
-    async with running_workers(settings, client) as broken:
+    async with running_workers(settings, client) as broken, watched_loop():
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()

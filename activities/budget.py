@@ -18,7 +18,7 @@ class Budget:
 
     def pages_left(self, done: Counters, under_way: int) -> int:
         """Pages that may still be begun, when so many are under way."""
-        return self.limits.max_pages - done.pages_fetched - done.pages_duplicate - under_way
+        return self.limits.max_pages - done.pages_fetched - done.pages_duplicate - done.pages_unchanged - under_way
 
     def bytes_left(self, done: Counters, reserved: int) -> int | None:
         """Bytes that no fetch under way has reserved; None when there is no limit."""

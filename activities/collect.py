@@ -13,6 +13,7 @@ from ke.runtime.pool import CpuPool
 from ke.storage.database import Database
 from ke.web.fetch import Fetcher
 from ke.web.politeness import HostGate
+from ke.web.rendering import Browser
 
 REMEMBERED_GATES: Final = 1_000
 """Jobs whose pauses between requests a worker remembers."""
@@ -21,10 +22,11 @@ REMEMBERED_GATES: Final = 1_000
 class CollectActivities(contract.CollectActivities):
     """Fetches pages."""
 
-    def __init__(self, database: Database, fetcher: Fetcher, pool: CpuPool) -> None:
+    def __init__(self, database: Database, fetcher: Fetcher, pool: CpuPool, browser: Browser | None = None) -> None:
         self._database = database
         self._fetcher = fetcher
         self._pool = pool
+        self._browser = browser
         self._gates: OrderedDict[str, HostGate] = OrderedDict()
 
     @activity.defn(name="collect_pages")
@@ -33,7 +35,7 @@ class CollectActivities(contract.CollectActivities):
 
         async def body(beat: Beat) -> SliceReport:
             gate = self._gate(piece)
-            return await CollectRun(self._database, self._fetcher, self._pool, gate, piece, beat).run()
+            return await CollectRun(self._database, self._fetcher, self._pool, gate, piece, beat, self._browser).run()
 
         return await run_with_heartbeat(body)
 

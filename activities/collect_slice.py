@@ -9,13 +9,15 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Final
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.budget import Budget
 from activities.heartbeat import Beat
-from activities.pages import PageReader, Reach
-from activities.sitemaps import sitemap_urls
+from activities.host_shares import HostShares
+from activities.pages import PageReader
+from activities.reach import Reach
+from activities.recrawling import Recrawl
+from activities.seeding import Seeding
 from activities.waiting_note import WaitingNote, not_due, paced_by
 from ke.contracts.activities import CollectSlice, SliceReport
 from ke.contracts.jobs import Counters, CrawlLimits, Lane
@@ -25,11 +27,15 @@ from ke.storage.collect_batches import skip_batch, write_batch
 from ke.storage.collecting import PageOutcome
 from ke.storage.database import Database
 from ke.storage.frontier import FrontierEntry, FrontierState
+from ke.storage.host_turns import HostTurns
 from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
+from ke.storage.recrawls import earlier_spec, with_earlier
 from ke.storage.requeueing import bury_pages, claim_letters_first
-from ke.storage.tables import pages
+from ke.web.errors import NoBrowser
 from ke.web.fetch import Fetcher
 from ke.web.politeness import HostGate
+from ke.web.query import without_params
+from ke.web.rendering import Browser, RenderingFetcher
 from ke.web.robots import Robots
 from ke.web.urls import canonicalize, host_key
 
@@ -37,8 +43,6 @@ BATCH_PAGES: Final = 32
 """Pages in one commit, at most: what a killed worker's successor fetches again."""
 BATCH_SECONDS: Final = 0.5
 """The longest a fetched page waits for its commit while others are still under way."""
-SITEMAP_BATCH: Final = 2_000
-"""URLs of a sitemap in one commit."""
 REMEMBERED_LINKS: Final = 200_000
 """Links that a slice remembers as already in the frontier, to spare the database."""
 
@@ -54,28 +58,34 @@ class CollectRun:
         gate: HostGate,
         piece: CollectSlice,
         beat: Beat,
+        browser: Browser | None = None,
     ) -> None:
-        spec = replace(piece.spec, urls=tuple(canonicalize(url) for url in piece.spec.urls))
+        dropped = piece.spec.scope.drop_params
+        urls = dict.fromkeys(without_params(canonicalize(url), dropped) for url in piece.spec.urls)
+        spec = replace(piece.spec, urls=tuple(urls))
         self._database = database
         self._fetcher = fetcher
+        self._browser = browser
         self._pool = pool
         self._piece = piece
         self._spec = spec
         self._gate = gate
         self._beat = beat
         self._job_id = uuid.UUID(piece.job_id)
+        self._earlier = uuid.UUID(spec.recrawl_of) if spec.recrawl_of is not None else None
         self._claim = uuid.uuid4()
         # A scrape fetches the URLs it was given, all of them and no others.
         limits = spec.limits if spec.follow else CrawlLimits(max_pages=len(spec.urls), max_depth=0)
         self._budget = Budget(limits, datetime.fromisoformat(piece.started_at))
         self._robots = Robots(fetcher)
         self._reach = Reach.of(spec, pool)
-        self._reader = PageReader(fetcher, pool, self._robots, gate, self._reach, lambda: beat.stopping)
+        self._shares = HostShares(gate, spec.rate.concurrency)
+        self._turns = HostTurns()
         self._tasks: dict[asyncio.Task[PageOutcome], tuple[FrontierEntry, int]] = {}
         self._buffer: list[PageOutcome] = []
         self._buffered_at = 0.0
         self._known_links: set[str] = set()
-        self._dry = False
+        self._reader = self._read_with(Recrawl.of(spec, None))
         self._started = 0
         self._totals = Counters()
         self._note = WaitingNote(self._write_note)
@@ -89,6 +99,7 @@ class CollectRun:
             WorkLost: Another attempt has taken the slice over.
             Unavailable: Postgres does not answer; what was not committed is fetched again.
             BadPattern: One of the crawl's patterns is not one: the job's fault.
+            NoBrowser: The job needs a browser, and there is none.
         """
         await self._prepare()
         try:
@@ -98,6 +109,25 @@ class CollectRun:
         return await self._finish(note)
 
     # Before the first page
+
+    def _read_with(self, recrawl: Recrawl) -> PageReader:
+        return PageReader(
+            self._page_fetcher(),
+            self._pool,
+            self._robots,
+            self._gate,
+            self._reach,
+            lambda: self._beat.stopping,
+            recrawl,
+        )
+
+    def _page_fetcher(self) -> Fetcher | RenderingFetcher:
+        if not self._spec.browser:
+            return self._fetcher
+        if self._browser is None:
+            raise NoBrowser
+        self._browser.check()
+        return RenderingFetcher(self._fetcher, self._browser, lambda: self._beat.stopping)
 
     async def _prepare(self) -> None:
         """Seeds the frontier, once, and takes back what a dead slice had claimed."""
@@ -110,24 +140,23 @@ class CollectRun:
             await frontier.release_pages(connection, self._job_id)
             if not self._piece.retrying:
                 await frontier.add_pages(connection, self._job_id, ((url, 0) for url in self._spec.urls))
-            moved = await connection.execute(
-                sa.select(pages.c.final_url).where(
-                    pages.c.job_id == self._job_id, pages.c.depth == 0, pages.c.final_url.is_not(None)
-                )
-            )
-            for url in moved.scalars():
-                self._reach.widen(url)
+            # What the earlier job has seen there is in reach before the seeds are asked for again.
+            for job_id in (self._job_id, self._earlier) if self._earlier is not None else (self._job_id,):
+                for url in await frontier.moved_seeds(connection, job_id, self._spec.urls):
+                    self._reach.widen(url)
+            if self._earlier is not None:
+                earlier = await earlier_spec(connection, self._earlier)
+                self._reader = self._read_with(Recrawl.of(self._spec, earlier))
         if not progress.seeded:
-            await self._read_sitemaps()
+            await self._seed()
 
-    async def _read_sitemaps(self) -> None:
-        if self._spec.follow and self._spec.scope.sitemaps and self._budget.limits.max_depth > 0:
-            async for urls in sitemap_urls(self._fetcher, self._robots, self._pool, self._reach, self._beat):
-                for first in range(0, len(urls), SITEMAP_BATCH):
-                    async with self._writing() as connection:
-                        batch = urls[first : first + SITEMAP_BATCH]
-                        await frontier.add_pages(connection, self._job_id, ((url, 1) for url in batch))
-                    self._beat.progress()
+    async def _seed(self) -> None:
+        if self._spec.follow and self._budget.limits.max_depth > 0:
+            seeding = Seeding(self._job_id, self._writing, self._reach, self._beat)
+            if self._earlier is not None:
+                await seeding.from_earlier(self._earlier)
+            if self._spec.scope.sitemaps:
+                await seeding.from_sitemaps(self._fetcher, self._robots, self._pool)
         if not self._beat.stopping:
             async with self._writing() as connection:
                 await add_progress(connection, self._job_id, Lane.COLLECT, Counters(), seeded=True)
@@ -164,7 +193,7 @@ class CollectRun:
             state, reason = await self._state()
             if state.due == 0 and state.waiting == 0:
                 return "all pages fetched"
-            self._dry = False
+            self._shares.added()
             await self._note.tell(not_due(state, reason))
             # In a retry pages may be due that have no room before those that wait have had theirs.
             if (state.due == 0 or self._piece.retrying) and state.next_at is not None:
@@ -186,29 +215,39 @@ class CollectRun:
         return sum(most for _, most in self._tasks.values()) + sum(o.bytes for o in self._buffer)
 
     async def _fill(self) -> None:
-        """Claims pages and starts them, up to twice the host's concurrency: one half waits or is being read."""
-        concurrency = self._spec.rate.concurrency
-        if self._dry or len(self._tasks) > concurrency:
+        """Claims pages and starts them: of each host its share, of all together what the limits leave."""
+        self._shares.count(self._started_entries(), self._waiting_entries())
+        if not self._shares.wants_more():
             return
         pages_left = self._budget.pages_left(self._totals, self._under_way)
-        room = min(2 * concurrency - len(self._tasks), pages_left, self._piece.max_pages - self._started)
+        room = min(self._shares.total_room, pages_left, self._piece.max_pages - self._started)
         left = self._budget.bytes_left(self._totals, self._reserved)
         if left is not None:
             # Each fetch reserves its share, so that together they cannot go over.
             room = min(room, max(1, left // self._fetcher.max_bytes))
-        async with self._writing() as connection:
-            if self._piece.retrying:
-                claimed = await claim_letters_first(
-                    connection, self._job_id, self._claim, limit=room, pages_left=pages_left
-                )
-            else:
-                claimed = await frontier.claim_pages(connection, self._job_id, self._claim, limit=room)
-        self._dry = len(claimed) < room
+        if room <= 0:
+            return
+        claimed = await self._claim_pages(room, pages_left)
+        self._shares.claimed(claimed, room)
         self._started += len(claimed)
         for entry in claimed:
             most = self._fetcher.max_bytes if left is None else min(left, self._fetcher.max_bytes)
             read = self._reader.read(entry, max_bytes=None if left is None else most)
             self._tasks[asyncio.create_task(read)] = (entry, most)
+
+    async def _claim_pages(self, limit: int, pages_left: int) -> list[FrontierEntry]:
+        async with self._writing() as connection:
+            if self._piece.retrying:
+                claimed = await claim_letters_first(
+                    connection, self._job_id, self._claim, limit=limit, pages_left=pages_left, room=self._shares.room
+                )
+            else:
+                claimed = await frontier.claim_pages(
+                    connection, self._job_id, self._claim, limit=limit, room=self._shares.room, turns=self._turns
+                )
+            if self._earlier is not None and claimed:
+                claimed = await with_earlier(connection, self._earlier, claimed)
+        return claimed
 
     async def _take(self) -> None:
         """Waits for finished pages and commits them when there are enough, or no more are to be expected soon."""
@@ -224,7 +263,7 @@ class CollectRun:
             self._budget.out_of_bytes |= outcome.reason == "max_bytes"
             self._buffer.append(self._without_known_links(outcome))
         waited = time.monotonic() - self._buffered_at
-        if self._buffer and (len(self._buffer) >= BATCH_PAGES or waited >= BATCH_SECONDS or self._dry):
+        if self._buffer and (len(self._buffer) >= BATCH_PAGES or waited >= BATCH_SECONDS or self._shares.is_dry):
             await self._flush()
 
     def _without_known_links(self, outcome: PageOutcome) -> PageOutcome:
@@ -246,7 +285,7 @@ class CollectRun:
             extract=self._piece.extract,
             progress=self._beat.progress,
         )
-        self._dry = False
+        self._shares.added()
         self._beat.progress({"collect": {name: n for name, n in asdict(self._totals).items() if n}})
 
     async def _state(self) -> tuple[FrontierState, str | None]:
@@ -254,6 +293,10 @@ class CollectRun:
         async with self._database.transaction() as connection:
             state = await frontier.frontier_state(connection, self._job_id)
             return state, await frontier.next_reason(connection, self._job_id) if state.waiting else None
+
+    def _started_entries(self) -> list[FrontierEntry]:
+        """The claimed pages whose request has begun."""
+        return [entry for entry, _ in self._tasks.values() if entry.id in self._reader.started]
 
     def _waiting_entries(self) -> list[FrontierEntry]:
         """The claimed pages that wait for their turn at their host."""

@@ -1,19 +1,20 @@
-"""The extract lane: chunks, vectors and entities of each source, committed in small groups."""
+"""The extract lane: chunks and vectors of each source, committed in small groups."""
 
 import asyncio
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Final, ParamSpec, TypeVar
 
 import structlog
 from temporalio import activity
 
+from activities.entities import EntityActivities
 from activities.heartbeat import Beat, run_with_heartbeat
 from ke.contracts import activities as contract
-from ke.contracts.activities import ExtractSlice, SliceReport
+from ke.contracts.activities import EntitySlice, ExtractSlice, SliceReport
 from ke.contracts.errors import KeError, WorkLost
 from ke.contracts.jobs import Counters, Lane
 from ke.extraction.embed import find_embedder
@@ -22,9 +23,9 @@ from ke.runtime.pool import CpuPool
 from ke.storage import extract_queue, extracting
 from ke.storage.database import Database
 from ke.storage.dead_letters import DeadLetter
-from ke.storage.extracting import ClaimedSource, EntityMention, NewExtraction
+from ke.storage.extracting import ClaimedSource, NewExtraction
 from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
-from ke.storage.vectors.base import MAX_BATCH, Point, VectorStore
+from ke.storage.vectors.base import Point, VectorStore
 
 GROUP_SOURCES: Final = 16
 """Sources in one commit, at most: what a killed worker's successor extracts again."""
@@ -33,6 +34,8 @@ AT_ONCE: Final = 4
 COMMIT_CHUNKS: Final = 128
 """Chunks that are committed before their group is finished: a cancel waits for the commit of no more than these, and
 long sources are not lost with short ones. The pool works on meanwhile."""
+UPSERT_POINTS: Final = 500
+"""Points in one request, 0.8 MB of it: one that is longer stops the event loop while it is written."""
 POLL_S: Final = 0.3
 """Seconds between two looks for new sources while the collect lane is still at work."""
 MAX_ATTEMPTS: Final = 3
@@ -53,19 +56,29 @@ class Unextractable(KeError):
 class ExtractActivities(contract.ExtractActivities):
     """Extracts sources."""
 
-    def __init__(self, database: Database, vectors: VectorStore, pool: CpuPool) -> None:
+    def __init__(self, database: Database, vectors: VectorStore, pool: CpuPool, entities: EntityActivities) -> None:
         self._database = database
         self._vectors = vectors
         self._pool = pool
+        self._entities = entities
 
     @activity.defn(name="extract_sources")
     async def extract_sources(self, piece: ExtractSlice) -> SliceReport:
         """Extracts sources until the slice ends or none is left."""
 
         async def body(beat: Beat) -> SliceReport:
-            return await _Slice(self._database, self._vectors, self._pool, piece, beat).run()
+            report = await _Slice(self._database, self._vectors, self._pool, piece, beat).run()
+            return report if piece.entities_apart else await self._and_entities(piece, report, beat)
 
         return await run_with_heartbeat(body)
+
+    async def _and_entities(self, piece: ExtractSlice, report: SliceReport, beat: Beat) -> SliceReport:
+        """Finds the entities of what is extracted, for a workflow without a lane for that."""
+        if piece.spec.entities is None or beat.stopping:
+            return report
+        rest = EntitySlice(piece.job_id, piece.epoch, piece.spec.entities, extracting=False)
+        found = await self._entities.run(rest, beat)
+        return replace(found, done=report.done and found.done, counters=report.counters + found.counters)
 
 
 class _BeatingPool:
@@ -154,11 +167,17 @@ class _Slice:
         return group
 
     async def _nothing_more_comes(self) -> bool:
+        """Whether the lane is at its end; that is written for the lane that follows it."""
         async with self._database.transaction() as connection:
+            await hold_fence(connection, self._job_id, self._piece.epoch)
+            await hold_lease(connection, self._job_id, Lane.EXTRACT, self._claim)
             if self._piece.collecting and not (await lane_progress(connection, self._job_id, Lane.COLLECT)).done:
                 return False
             # Looked at after the flag: a source that came just before it is still seen.
-            return await extracting.open_tasks(connection, self._job_id) == 0
+            if await extracting.open_tasks(connection, self._job_id):
+                return False
+            await add_progress(connection, self._job_id, Lane.EXTRACT, Counters(), done=True)
+        return True
 
     async def _extract(self, group: Sequence[ClaimedSource]) -> None:
         """Extracts a group; asked to stop, it keeps the sources that are finished and gives the others back."""
@@ -235,12 +254,18 @@ class _Slice:
         epochs = {self._job_id: self._piece.epoch} | {
             s.owner_job_id: s.owner_epoch for s in sources if s.owner_job_id != self._job_id
         }
-        for first in range(0, len(points), MAX_BATCH):
-            await self._vectors.upsert(collection, points[first : first + MAX_BATCH], epochs=epochs)
+        for first in range(0, len(points), UPSERT_POINTS):
+            await self._vectors.upsert(collection, points[first : first + UPSERT_POINTS], epochs=epochs)
             self._beat.progress()
         async with self._database.transaction() as connection:
             self._totals = await extracting.finish_tasks(
-                connection, self._job_id, self._piece.epoch, self._claim, sources, _count(made)
+                connection,
+                self._job_id,
+                self._piece.epoch,
+                self._claim,
+                sources,
+                _count(made),
+                find_entities=self._piece.spec.entities is not None,
             )
         self._beat.progress({"extract": {name: n for name, n in asdict(self._totals).items() if n}})
 
@@ -255,7 +280,6 @@ class _Slice:
             start=chunk.start,
             end=chunk.end,
             tokens=chunk.tokens,
-            mentions=[EntityMention(m.text, m.label, m.start, m.end) for m in made.mentions],
         )
 
     async def _bury(self, source: ClaimedSource, error: KeError) -> None:
@@ -278,7 +302,6 @@ def _count(made: Sequence[tuple[ClaimedSource, ExtractedSource]]) -> dict[uuid.U
             sources_extracted=1,
             extractions=len(extracted.chunks),
             vectors=len(extracted.chunks),
-            entities=sum(len(chunk.mentions) for chunk in extracted.chunks),
         )
         for source, extracted in made
     }

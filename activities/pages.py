@@ -4,24 +4,27 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 
+from activities.documents import read_document
+from activities.reach import Reach
+from activities.recrawling import Recrawl, is_gone, is_same
 from ke.contracts.errors import KeError
-from ke.contracts.jobs import CollectSpec
 from ke.runtime.pool import CpuPool
 from ke.storage.collecting import Document, PageOutcome, PageState
-from ke.storage.frontier import FrontierEntry
+from ke.storage.frontier import EarlierPage, FrontierEntry
 from ke.web.errors import BadPattern, RedirectRefused, TooLarge, UnsupportedType
 from ke.web.fetch import Fetcher
-from ke.web.parse import READABLE_TYPES, ParsedPage, parse_page
+from ke.web.parse import READABLE_TYPES, ParsedPage
 from ke.web.politeness import HostGate
+from ke.web.rendering import RenderingFetcher
 from ke.web.response import Fail, Response, Retry, classify
 from ke.web.robots import UNREACHABLE_S, Robots, RobotsRules
-from ke.web.urls import Scope, host_key, links_in_scope
+from ke.web.urls import host_key
 
 log = structlog.get_logger(__name__)
 
@@ -29,18 +32,9 @@ MAX_ATTEMPTS: Final = 4
 """Failed attempts after which a page is a dead letter."""
 STOPPING_S: Final = 0.1
 """Seconds between two looks of a page that must not begin any more."""
-PARSE_TIMEOUT_S: Final = 60.0
-"""Seconds for reading one page, waiting for a free process included."""
-INLINE_LINKS: Final = 500
-"""Links that are told apart on the event loop: some milliseconds."""
+NOT_MODIFIED: Final = 304
 RETRY_DELAYS_S: Final = (1.0, 5.0, 15.0)
 """Seconds before the second, third and fourth attempt, unless the server asks for more."""
-
-
-class Unreadable(KeError):
-    """The page could not be read."""
-
-    code = "unreadable"
 
 
 class RobotsUnreachable(KeError):
@@ -50,49 +44,21 @@ class RobotsUnreachable(KeError):
     retryable = True
 
 
-@dataclass(slots=True)
-class Reach:
-    """How far a crawl may go; a seed that redirects to another host widens it."""
-
-    spec: CollectSpec
-    hosts: frozenset[str]
-    scope: Scope
-    pool: CpuPool
-
-    @classmethod
-    def of(cls, spec: CollectSpec, pool: CpuPool) -> "Reach":
-        """The reach of a crawl whose seeds have not redirected so far."""
-        hosts = frozenset(host_key(url) for url in spec.urls)
-        return cls(spec, hosts, Scope(spec.scope, spec.limits, hosts), pool)
-
-    def widen(self, url: str) -> None:
-        """Takes the host of this URL into scope."""
-        host = host_key(url)
-        if host not in self.hosts:
-            self.hosts |= {host}
-            self.scope = Scope(self.spec.scope, self.spec.limits, self.hosts)
-
-    async def select(self, urls: tuple[str, ...], depth: int) -> tuple[str, ...]:
-        """Those of the URLs that the crawl follows."""
-        scope, limits, hosts = self.spec.scope, self.spec.limits, self.hosts
-        if len(urls) <= INLINE_LINKS:
-            return links_in_scope(urls, depth, scope, limits, hosts)
-        return await self.pool.run(links_in_scope, urls, depth, scope, limits, hosts)
-
-
 class PageReader:
     """Fetches and reads the pages of one slice, within robots.txt, scope and the host's patience."""
 
     def __init__(
         self,
-        fetcher: Fetcher,
+        fetcher: Fetcher | RenderingFetcher,
         pool: CpuPool,
         robots: Robots,
         gate: HostGate,
         reach: Reach,
         stopping: Callable[[], bool] = lambda: False,
+        recrawl: Recrawl | None = None,
     ) -> None:
         """Fetches nothing yet; once `stopping` says so it begins no request any more."""
+        self._recrawl = recrawl or Recrawl(reach.spec, None)
         self._stopping = stopping
         self._fetcher = fetcher
         self._pool = pool
@@ -140,14 +106,38 @@ class PageReader:
             return self._again(entry, RobotsUnreachable.code, rules.reason, after_s=UNREACHABLE_S)
         if rules is not None and not rules.allowed(entry.url):
             return self._skip(entry, "disallowed by robots.txt")
-        async with self._gate.slot(host_key(entry.url), rules.crawl_delay_s if rules else None):
+        delay_s = rules.crawl_delay_s if rules else None
+        before = self._recrawl.conditions(entry)
+        response = await self._fetch(entry, max_bytes, delay_s, before)
+        if response.status != NOT_MODIFIED:
+            return await self._answer(entry, response)
+        if before is not None and self._reach.spell(response.final_url) == before.url:
+            return self._unchanged(entry, response, before)
+        # It leads elsewhere now, or was not asked whether it has changed: what it says has to be seen.
+        response = await self._fetch(entry, max_bytes, delay_s)
+        if response.status == NOT_MODIFIED:
+            return self._fail(entry, "http-304", "HTTP 304, which was not asked for", response)
+        return await self._answer(entry, response)
+
+    async def _fetch(
+        self,
+        entry: FrontierEntry,
+        max_bytes: int | None,
+        delay_s: float | None,
+        before: EarlierPage | None = None,
+    ) -> Response:
+        async with self._gate.slot(host_key(entry.url), delay_s):
             while self._stopping():  # noqa: ASYNC110 - until the slice breaks it off, which it does within a moment
                 await asyncio.sleep(STOPPING_S)
             self.started.add(entry.id)
-            response = await self._fetcher.fetch(
-                entry.url, types=READABLE_TYPES, follow=self._follow(entry), max_bytes=max_bytes
+            return await self._fetcher.fetch(
+                entry.url,
+                etag=before.etag if before else None,
+                last_modified=before.last_modified if before else None,
+                types=READABLE_TYPES,
+                follow=self._follow(entry),
+                max_bytes=max_bytes,
             )
-        return await self._answer(entry, response)
 
     async def _rules(self, url: str) -> RobotsRules | None:
         return await self._robots.rules(url) if self._reach.spec.scope.robots else None
@@ -172,33 +162,37 @@ class PageReader:
         if isinstance(verdict, Retry):
             if verdict.after_s:
                 self._gate.backoff(host_key(response.final_url), verdict.after_s)
-            return self._again(
-                entry, f"http-{response.status}", verdict.reason, status=response.status, after_s=verdict.after_s
-            )
+            return self._again(entry, f"http-{response.status}", verdict.reason, response, after_s=verdict.after_s)
         if isinstance(verdict, Fail):
-            return self._fail(entry, f"http-{response.status}", verdict.reason, status=response.status)
-        return await self._outcome(entry, response, await self._parse(response))
+            if is_gone(entry, response):
+                return self._gone(entry, response, verdict.reason)
+            return self._fail(entry, f"http-{response.status}", verdict.reason, response)
+        content_hash = hashlib.sha256(response.body).digest()
+        if entry.earlier is None or not is_same(entry, content_hash):
+            return await self._outcome(entry, response, await self._parse(response), content_hash)
+        same = self._unchanged(entry, response, entry.earlier)
+        if self._recrawl.knows_links(entry):
+            return same
+        return replace(same, links=await self._links(entry, await self._parse(response)))
 
     async def _parse(self, response: Response) -> ParsedPage:
-        try:
-            async with asyncio.timeout(PARSE_TIMEOUT_S):
-                return await self._pool.run(
-                    parse_page, response.body, response.content_type, response.charset, response.final_url
-                )
-        except TimeoutError as error:
-            raise Unreadable(f"The page could not be read within {PARSE_TIMEOUT_S:g} s.") from error
+        return await read_document(self._pool, response, self._reach.spec.reading)
 
-    async def _outcome(self, entry: FrontierEntry, response: Response, page: ParsedPage) -> PageOutcome:
+    async def _outcome(
+        self, entry: FrontierEntry, response: Response, page: ParsedPage, content_hash: bytes
+    ) -> PageOutcome:
         if entry.depth == 0:
             self._reach.widen(response.final_url)
         kept = not (page.noindex and self._reach.spec.scope.robots)
+        url = self._reach.spell(response.final_url)
+        canonical = self._reach.spell(page.canonical) if page.canonical else None
         document = Document(
-            url=response.final_url,
+            url=url,
             title=page.title or None,
             text=page.text,
-            metadata={**page.metadata, "reader": page.reader},
-            content_type=response.content_type or "text/html",
-            content_hash=hashlib.sha256(response.body).digest(),
+            metadata=page.metadata,
+            content_type=response.content_type or ("application/pdf" if page.kind == "pdf" else "text/html"),
+            content_hash=content_hash,
         )
         return PageOutcome(
             entry=entry,
@@ -210,7 +204,40 @@ class PageReader:
             last_modified=response.last_modified,
             bytes=len(response.body),
             document=document if kept else None,
+            final_url=url,
+            content_type=document.content_type,
+            canonical=canonical if canonical != url else None,
             links=await self._links(entry, page),
+        )
+
+    def _unchanged(self, entry: FrontierEntry, response: Response, before: EarlierPage) -> PageOutcome:
+        """A page that is as it was: the earlier document stays its document."""
+        if entry.depth == 0:
+            self._reach.widen(response.final_url)
+        return PageOutcome(
+            entry=entry,
+            state=PageState.UNCHANGED,
+            fetched_at=datetime.now(UTC),
+            http_status=response.status,
+            etag=response.etag or before.etag,
+            last_modified=response.last_modified or before.last_modified,
+            bytes=len(response.body),
+            final_url=self._reach.spell(response.final_url),
+            content_type=before.content_type,
+            content_hash=before.content_hash,
+            source_id=before.source_id,
+        )
+
+    def _gone(self, entry: FrontierEntry, response: Response, reason: str) -> PageOutcome:
+        """A page that was there: no failure, but a finding, with the document that it had."""
+        return PageOutcome(
+            entry=entry,
+            state=PageState.GONE,
+            fetched_at=datetime.now(UTC),
+            reason=reason,
+            http_status=response.status,
+            final_url=self._reach.spell(response.final_url),
+            source_id=entry.earlier.source_id if entry.earlier else None,
         )
 
     async def _links(self, entry: FrontierEntry, page: ParsedPage) -> tuple[str, ...]:
@@ -218,33 +245,45 @@ class PageReader:
         if not spec.follow or (page.nofollow and spec.scope.robots):
             return ()
         links = page.links if spec.scope.robots else (*page.links, *page.nofollow_links)
+        if page.canonical:
+            # Where the page says that it belongs: looked at like any other link, and never taken at its word.
+            links = (*links, page.canonical)
         return await self._reach.select(links, entry.depth + 1)
 
     def _skip(self, entry: FrontierEntry, reason: str) -> PageOutcome:
         return PageOutcome(entry, PageState.SKIPPED, datetime.now(UTC), reason=reason)
 
-    def _fail(self, entry: FrontierEntry, error_type: str, reason: str, *, status: int | None = None) -> PageOutcome:
-        now = datetime.now(UTC)
-        return PageOutcome(entry, PageState.FAILED, now, reason=reason, error_type=error_type, http_status=status)
+    def _fail(
+        self, entry: FrontierEntry, error_type: str, reason: str, response: Response | None = None
+    ) -> PageOutcome:
+        return PageOutcome(
+            entry,
+            PageState.FAILED,
+            datetime.now(UTC),
+            reason=reason,
+            error_type=error_type,
+            http_status=response.status if response else None,
+            final_url=self._reach.spell(response.final_url) if response else None,
+        )
 
     def _again(
         self,
         entry: FrontierEntry,
         error_type: str,
         reason: str,
+        response: Response | None = None,
         *,
-        status: int | None = None,
         after_s: float | None = None,
     ) -> PageOutcome:
         """Back into the frontier for a later attempt, or, after the last one, a dead letter."""
         if entry.attempts + 1 >= MAX_ATTEMPTS:
-            return self._fail(entry, error_type, reason, status=status)
+            return self._fail(entry, error_type, reason, response)
         return PageOutcome(
             entry,
             PageState.RETRY,
             datetime.now(UTC),
             reason=reason,
             error_type=error_type,
-            http_status=status,
+            http_status=response.status if response else None,
             retry_after_s=max(after_s or 0.0, RETRY_DELAYS_S[entry.attempts]),
         )

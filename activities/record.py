@@ -26,7 +26,9 @@ class RecordActivities(contract.RecordActivities):
         """Writes the row when it is missing and sets it running."""
         async with self._database.transaction() as connection:
             row = await jobs.open_job(connection, job, activity.info().workflow_run_id or "")
-        return OpenedJob(row.write_epoch, row.status, (row.started_at or datetime.now(UTC)).isoformat())
+        started_at = (row.started_at or datetime.now(UTC)).isoformat()
+        finder = job.extract.entities if job.extract is not None else None
+        return OpenedJob(row.write_epoch, row.status, started_at, finder)
 
     @activity.defn(name="set_job_status")
     async def set_job_status(self, change: StatusChange) -> JobStatus:

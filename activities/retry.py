@@ -45,9 +45,15 @@ class RetryActivities(contract.RetryActivities):
             if extract is not None:
                 # What a slice of before still has under way must not be taken for this retry's.
                 await self._vectors.fence(row.id, row.write_epoch)
-            lanes = [lane for lane, spec in ((Lane.COLLECT, collect), (Lane.EXTRACT, extract)) if spec is not None]
-            if extract is not None and extract.schema is not None:
-                lanes.append(Lane.RECORDS)
+            finder = extract.entities if extract is not None else None
+            schema = extract.schema if extract is not None else None
+            specs = (
+                (Lane.COLLECT, collect),
+                (Lane.EXTRACT, extract),
+                (Lane.ENTITIES, finder),
+                (Lane.RECORDS, schema),
+            )
+            lanes = [lane for lane, spec in specs if spec is not None]
             await self._requeue(row, retry, lanes, beat)
             async with self._database.transaction() as connection:
                 await hold_fence(connection, row.id, row.write_epoch)
@@ -61,6 +67,9 @@ class RetryActivities(contract.RetryActivities):
         steps: dict[Lane, _Requeue] = {
             Lane.COLLECT: lambda c, after: requeueing.requeue_pages(c, row.id, retry.id, retry.letters, after=after),
             Lane.EXTRACT: lambda c, after: requeueing.requeue_sources(c, row.id, retry.id, retry.letters, after=after),
+            Lane.ENTITIES: lambda c, after: requeueing.requeue_entities(
+                c, row.id, retry.id, retry.letters, after=after
+            ),
             Lane.RECORDS: lambda c, after: requeueing.requeue_records(c, row.id, retry.id, retry.letters, after=after),
         }
         async with self._database.transaction() as connection:

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from activities.heartbeat import Beat
-from activities.pages import Reach
+from activities.reach import Reach
 from ke.contracts.errors import KeError, WorkLost
 from ke.runtime.pool import CpuPool
 from ke.web.errors import BadPattern

@@ -1,6 +1,7 @@
 """Loads a pool process's models before the first page needs them: seconds that a first job would wait for."""
 
 import asyncio
+from collections.abc import Callable
 
 from ke.contracts.errors import WorkLost
 from ke.extraction.embed import DEFAULT_EMBEDDER, embed
@@ -12,19 +13,23 @@ _PAGE = b"<html><body><main><h1>Warm</h1><p>Ada Lovelace wrote to Charles Babbag
 
 
 def load_models() -> None:
-    """Reads one page, embeds it and finds its entities, in the process that this runs in."""
+    """Reads one page and embeds it, in the process that this runs in."""
     page = parse_page(_PAGE, "text/html", "utf-8", "http://warm.invalid/")
     embed(DEFAULT_EMBEDDER, [page.text])
-    find_entities("spacy", [page.text])
 
 
-async def warm(pool: CpuPool, processes: int) -> None:
+def load_finder() -> None:
+    """Finds the entities of a text, in the process that this runs in."""
+    find_entities("spacy", [_PAGE.decode()])
+
+
+async def warm(pool: CpuPool, load: Callable[[], None]) -> None:
     """Starts all processes of a pool, each with its models loaded."""
-    await asyncio.gather(*(_one(pool) for _ in range(processes)))
+    await asyncio.gather(*(_one(pool, load) for _ in range(pool.processes)))
 
 
-async def _one(pool: CpuPool) -> None:
+async def _one(pool: CpuPool, load: Callable[[], None]) -> None:
     try:
-        await pool.run(load_models)
+        await pool.run(load)
     except WorkLost:
         return  # the job that needs the process starts it again, and says what is wrong with it

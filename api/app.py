@@ -11,18 +11,32 @@ from pydantic import ValidationError
 from api import openapi, problems
 from api.middleware import BodyGuard, HeadAsGet, HostGuard, RequestLog
 from api.resources import Gateway
-from api.routes import cleanups, dead_letters, docs, health, jobs, projects, reconciliations, retries, search, sources
+from api.routes import (
+    cleanups,
+    dead_letters,
+    docs,
+    entities,
+    health,
+    jobs,
+    projects,
+    reconciliations,
+    retries,
+    search,
+    sources,
+)
 from api.routes.params import check_names
 from api.schemas import MAX_BODY_BYTES
 from ke.contracts.errors import KeError, Unavailable
 from ke.runtime import logs
 from ke.runtime.endpoints import resolve
+from ke.runtime.loop_watch import watched_loop
 from ke.runtime.resources import open_vectors
 from ke.runtime.settings import Settings, describe_invalid_settings
 
 ROUTERS: Final = (
     jobs.router,
     sources.router,
+    entities.router,
     dead_letters.router,
     retries.router,
     cleanups.router,
@@ -59,7 +73,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.gateway = gateway
-        yield
+        async with watched_loop():
+            yield
         await gateway.close()
 
     return assemble(lifespan, hosts=chosen.api_hosts)

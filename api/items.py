@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ke.contracts.retries import Subject
 from ke.storage.dead_letters import DeadLetterRow
 from ke.storage.listing import EntityRow, ExtractionRow, PageRow, RecordRow, SourceDocument, SourceRow
+from ke.storage.merged_entities import MentioningSource, MergedEntity, Neighbour
 
 
 class SourceItem(BaseModel):
@@ -24,6 +25,7 @@ class SourceItem(BaseModel):
     bytes: int
     fetched_at: datetime
     extraction_state: str | None = Field(description="How far this job is with extracting it; null: it does not")
+    entities_state: str | None = Field(description="The same of its entities, once it is extracted")
     record_state: str | None = Field(None, description="How far it is with records of it; null: it asks for none")
     record_reason: str | None = Field(None, description="Why no record was made of it")
 
@@ -67,10 +69,15 @@ class PageItem(_Item):
     url: str
     depth: int = Field(description="Links between a seed (0) and this page")
     state: str
-    reason: str | None = Field(description="Why it was skipped or failed")
+    reason: str | None = Field(description="Why it was skipped or failed, or what it is the same as")
     attempts: int
     http_status: int | None
-    final_url: str | None
+    final_url: str | None = Field(description="Where its redirects led")
+    canonical_url: str | None = Field(description="What the page names as its own URL, where that is another one")
+    source_id: UUID | None = Field(
+        description="The document that has its content: its own, that of the page it is the same as, or, where it is "
+        "`unchanged` or `gone`, that of the earlier job"
+    )
     content_type: str | None
     bytes: int | None
     fetched_at: datetime | None
@@ -117,6 +124,55 @@ class EntityItem(_Item):
     @classmethod
     def of(cls, row: EntityRow) -> Self:
         """An entity in a list."""
+        return cls.model_validate(row)
+
+
+class MergedEntityItem(_Item):
+    """A named entity of a project: all mentions with its label whose names come to the same."""
+
+    id: UUID
+    project: str
+    name: str = Field(description="Its most frequent spelling")
+    label: str
+    aliases: list[str] = Field(description="Other spellings, the most frequent first, at most 10")
+    mentions: int
+    sources: int = Field(description="Documents that mention it")
+
+    @classmethod
+    def of(cls, row: MergedEntity) -> Self:
+        """An entity of a project."""
+        return cls.model_validate(row)
+
+
+class NeighbourItem(MergedEntityItem):
+    """An entity that is mentioned in the same chunks as another."""
+
+    together: int = Field(description="Chunks that mention both")
+
+    @classmethod
+    def near(cls, row: Neighbour) -> Self:
+        """A neighbour of an entity."""
+        return cls.model_validate(asdict(row.entity) | {"together": row.together})
+
+
+class NeighbourList(BaseModel):
+    """The neighbours of an entity, those with the most common chunks first."""
+
+    data: list[NeighbourItem]
+
+
+class MentioningSourceItem(_Item):
+    """A document that mentions an entity."""
+
+    id: UUID
+    job_id: UUID
+    url: str
+    title: str | None
+    mentions: int = Field(description="Of this entity")
+
+    @classmethod
+    def of(cls, row: MentioningSource) -> Self:
+        """A document in a list."""
         return cls.model_validate(row)
 
 

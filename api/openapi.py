@@ -25,6 +25,7 @@ Every job is a Temporal workflow: what was accepted with 202 survives any crash.
 TAGS: Final = [
     {"name": "jobs", "description": "Submit, read and steer"},
     {"name": "sources", "description": "What jobs have stored"},
+    {"name": "entities", "description": "Who and what a project's sources name"},
     {"name": "dead letters", "description": "What failed for good"},
     {"name": "cleanups", "description": "Deleting what jobs made, with a receipt"},
     {"name": "search", "description": "Finding it again"},
@@ -35,6 +36,7 @@ TAGS: Final = [
 _UNAVAILABLE: Final = (503, "Something the gateway needs does not answer; `Retry-After` says when to ask again")
 _INVALID: Final = (422, "The request does not fit; `errors` says where")
 _NO_JOB: Final = (404, "There is no such job")
+_NO_ENTITY: Final = (404, "Nothing mentions such an entity")
 _BODY: Final = (
     (400, "The body is not JSON"),
     (413, "The body is longer than 256 KB"),
@@ -43,6 +45,10 @@ _BODY: Final = (
 _PROBLEMS: Final[dict[str, tuple[tuple[int, str], ...]]] = {
     "submitJob": (*_BODY, (409, "The sources are being cleaned up"), (410, "The key's job was deleted"), _INVALID),
     "listJobs": (_INVALID,),
+    "listMergedEntities": (_INVALID,),
+    "getMergedEntity": (_NO_ENTITY, _INVALID),
+    "listMentioningSources": (_NO_ENTITY, _INVALID),
+    "listNeighbours": (_NO_ENTITY, _INVALID),
     "getJob": (_NO_JOB, _INVALID),
     "deleteJob": (_NO_JOB, (409, "It is active, in cleanup, or something is left: `choices`"), _INVALID),
     "cancelJob": (*_BODY, _NO_JOB, (409, "It is in no state in which it can be cancelled, and why"), _INVALID),

@@ -1,5 +1,6 @@
 """What the gateway's handlers work with: the clients, built once, none of which needs its server to be up."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
@@ -39,6 +40,8 @@ class Gateway:
     """Whether there is a model for jobs that name none."""
     turns: Turns = field(default_factory=Turns)
     """Who cancels a job now."""
+    reranking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """Held by the search that is being reranked: there is a core's work in it."""
 
     @classmethod
     def build(cls, settings: Settings, connections: Connections, vectors: VectorStore) -> "Gateway":

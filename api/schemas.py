@@ -2,18 +2,22 @@
 
 import re
 from dataclasses import replace
+from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from ke.contracts.errors import InvalidInput
-from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobKind
+from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobKind, Reading
 from ke.contracts.retries import LetterFilter, Subject
 from ke.extraction.embed import DEFAULT_EMBEDDER, find_embedder
 from ke.extraction.entities import check_entities
+from ke.extraction.rerank import check_reranker
+from ke.storage.search import ChunkFilter
 from ke.web.errors import BadPattern
+from ke.web.query import MAX_DROPPED, MAX_NAME_CHARS
 from ke.web.urls import MAX_PATTERN_CHARS, MAX_PATTERNS, MAX_URL_CHARS, Scope
 
 MAX_URLS = 1000
@@ -35,6 +39,13 @@ def _pattern(text: str) -> str:
     return text
 
 
+def _parameter(name: str) -> str:
+    if any(sign in name for sign in "&=#"):
+        raise PydanticCustomError("parameter_name", "A parameter's name contains no & = #; write it decoded")
+    return name
+
+
+_ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _FORMAT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -54,6 +65,14 @@ def _embedder(name: str) -> str:
     return name
 
 
+def _reranker(name: str) -> str:
+    try:
+        check_reranker(name)
+    except InvalidInput as error:
+        raise PydanticCustomError("unknown_reranker", "{why}", {"why": error.message}) from None
+    return name
+
+
 def _entities(name: str) -> str:
     try:
         check_entities(name)
@@ -62,20 +81,35 @@ def _entities(name: str) -> str:
     return name
 
 
+def _day(value: object) -> object:
+    if not isinstance(value, str) or not _ISO_DAY.fullmatch(value):
+        raise PydanticCustomError("day", "A day is written like 2026-03-31")
+    return value
+
+
 NoNul = AfterValidator(_without_nul)
 Url = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARS), NoNul]
 Urls = Annotated[tuple[Url, ...], Field(min_length=1, max_length=MAX_URLS)]
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATTERN_CHARS), NoNul, AfterValidator(_pattern)]
 Patterns = Annotated[tuple[Pattern, ...], Field(max_length=MAX_PATTERNS)]
+Parameter = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS), NoNul, AfterValidator(_parameter)
+]
+Parameters = Annotated[tuple[Parameter, ...], Field(max_length=MAX_DROPPED)]
 ProjectName = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_project)]
 LabelName = Annotated[str, StringConstraints(min_length=1, max_length=64), NoNul]
 LabelValue = Annotated[str, StringConstraints(max_length=256), NoNul]
 Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=32)]
 Reason = Annotated[str, StringConstraints(max_length=500), NoNul]
 EmbedderName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_embedder)]
+RerankerName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_reranker)]
 FinderName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_entities)]
+EntityLabel = Annotated[str, StringConstraints(min_length=1, max_length=64), NoNul]
+EntityName = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), NoNul]
 ErrorType = Annotated[str, StringConstraints(min_length=1, max_length=100), NoNul]
 UrlPrefix = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARS), NoNul]
+Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$", max_length=35)]
+Day = Annotated[date, BeforeValidator(_day)]
 Flag = Annotated[bool, Field(strict=True)]
 MAX_BIGINT = 2**63 - 1
 Instructions = Annotated[str, StringConstraints(max_length=8000), NoNul]
@@ -105,6 +139,11 @@ class ScopeBody(Body):
     same_host: Flag = Field(default=True, description="Stay on the hosts (with ports) of the seeds")
     sitemaps: Flag = Field(default=True, description="Read the sitemaps that robots.txt names, or /sitemap.xml")
     robots: Flag = Field(default=True, description="Obey robots.txt (RFC 9309)")
+    drop_params: Parameters = Field(
+        (),
+        description="Names of query parameters that are left out of every URL, `*` for any characters: `utm_*`",
+        examples=[["utm_*", "gclid", "fbclid"]],
+    )
 
 
 class RateBody(Body):
@@ -168,6 +207,24 @@ class JobBody(Body):
     labels: Labels = Field(default_factory=dict)
 
 
+RecrawlOf = Annotated[
+    UUID | None,
+    Field(
+        description="An ended scrape or crawl: what is as it was then is neither stored nor extracted again, and what "
+        "is not there any more is `gone`"
+    ),
+]
+
+
+Rendered = Annotated[
+    Flag,
+    Field(
+        description="Let the worker's Chromium run the pages' scripts before they are read: for sites that are empty "
+        "without. Many times slower; the job fails where a worker has no Chromium"
+    ),
+]
+
+
 class ScrapeBody(JobBody):
     """Fetches a list of URLs."""
 
@@ -177,11 +234,24 @@ class ScrapeBody(JobBody):
 
     kind: Literal["scrape"]
     urls: Urls
+    recrawl_of: RecrawlOf = None
+    reading: Reading = Field(
+        Reading.THOROUGH,
+        description="How a page's content is told from what is around it: `thorough`, or in a fifth of the time `fast`",
+    )
+    browser: Rendered = False
     extract: ExtractOptions | None = Field(None, description="{}: with all defaults; null: only fetch")
 
     def to_specs(self) -> tuple[CollectSpec | None, ExtractSpec | None]:
         """What the two lanes are to do."""
-        return CollectSpec(urls=self.urls, follow=False), self.extract.to_spec() if self.extract else None
+        collect = CollectSpec(
+            urls=self.urls,
+            follow=False,
+            recrawl_of=_text_of(self.recrawl_of),
+            reading=self.reading,
+            browser=self.browser,
+        )
+        return collect, self.extract.to_spec() if self.extract else None
 
 
 class CrawlBody(JobBody):
@@ -200,6 +270,12 @@ class CrawlBody(JobBody):
     limits: LimitsBody = LimitsBody()
     scope: ScopeBody = ScopeBody()
     rate: RateBody = RateBody()
+    recrawl_of: RecrawlOf = None
+    reading: Reading = Field(
+        Reading.THOROUGH,
+        description="How a page's content is told from what is around it: `thorough`, or in a fifth of the time `fast`",
+    )
+    browser: Rendered = False
     extract: ExtractOptions | None = Field(None, description="{}: with all defaults; null: only fetch")
 
     def to_specs(self) -> tuple[CollectSpec | None, ExtractSpec | None]:
@@ -210,6 +286,9 @@ class CrawlBody(JobBody):
             limits=CrawlLimits(**self.limits.model_dump()),
             scope=CrawlScope(**self.scope.model_dump()),
             rate=FetchRate(**self.rate.model_dump()),
+            recrawl_of=_text_of(self.recrawl_of),
+            reading=self.reading,
+            browser=self.browser,
         )
         return collect, self.extract.to_spec() if self.extract else None
 
@@ -243,6 +322,10 @@ class ExtractBody(JobBody, ExtractOptions):
             source_ids=tuple(dict.fromkeys(map(str, self.source_ids))) if self.source_ids else None,
         )
         return None, spec
+
+
+def _text_of(job_id: UUID | None) -> str | None:
+    return str(job_id) if job_id is not None else None
 
 
 SubmitBody = Annotated[ScrapeBody | CrawlBody | ExtractBody, Field(discriminator="kind")]
@@ -320,10 +403,47 @@ class SearchBody(Body):
     )
 
     query: Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True), NoNul]
+    mode: Literal["dense", "text", "hybrid"] = Field(
+        "hybrid", description="`dense`: by meaning; `text`: by words (BM25); `hybrid`: by both, weighted"
+    )
+    limit: Annotated[int, Field(strict=True, ge=1, le=100, description="Hits, at most")] = 10
+    distinct_sources: Flag = Field(
+        default=True, description="One hit for each source, its best chunk; false: as many chunks as fit"
+    )
     job_ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=100)] | None = Field(
         None, description="Only chunks that these jobs made"
     )
-    project: ProjectName | None = None
-    limit: Annotated[int, Field(strict=True, ge=1, le=100)] = 10
-    mode: Literal["dense"] = Field("dense", description="By meaning; text and hybrid are not offered yet")
-    embedder: EmbedderName = DEFAULT_EMBEDDER
+    project: ProjectName | None = Field(None, description="Only chunks that jobs of this project made")
+    url_prefix: UrlPrefix | None = Field(None, description="What the source's URL begins with")
+    language: Language | None = Field(
+        None, description="Of the source: `en` takes `en-gb` too; a source whose language is not known is left out"
+    )
+    date_from: Day | None = Field(
+        None, description="The first day of publication; a source whose day is not known is left out"
+    )
+    date_to: Day | None = Field(None, description="The last day of publication; likewise")
+    entity: EntityName | None = Field(None, description="A named entity that the chunk mentions, in whatever case")
+    entity_label: EntityLabel | None = Field(None, description="What kind of entity that is, such as PERSON or ORG")
+    embedder: EmbedderName = Field(DEFAULT_EMBEDDER, description="Whose vectors are asked; of no use to `text`")
+    rerank: RerankerName | None = Field(None, description="What takes a second look at the 20 best chunks: `minilm`")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.entity_label is not None and self.entity is None:
+            raise PydanticCustomError("label_alone", "entity_label says what kind of entity: give entity too")
+        if self.date_from is not None and self.date_to is not None and self.date_from > self.date_to:
+            raise PydanticCustomError("no_days", "date_from is after date_to")
+        return self
+
+    def to_filter(self) -> ChunkFilter:
+        """The same as the stores have it."""
+        return ChunkFilter(
+            job_ids=self.job_ids,
+            project=self.project,
+            url_prefix=self.url_prefix,
+            language=self.language,
+            date_from=self.date_from,
+            date_to=self.date_to,
+            entity=self.entity,
+            entity_label=self.entity_label,
+        )

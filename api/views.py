@@ -34,11 +34,15 @@ class CountersView(BaseModel):
     pages_failed: int = 0
     pages_skipped: int = 0
     pages_duplicate: int = 0
+    pages_unchanged: int = 0
+    pages_gone: int = 0
     sources: int = 0
     sources_extracted: int = 0
     sources_skipped: int = 0
     extractions: int = 0
     entities: int = 0
+    entity_sources: int = Field(0, description="Extracted sources whose entities were looked for")
+    entity_sources_skipped: int = 0
     vectors: int = 0
     dead_letters: int = 0
     bytes: int = 0
@@ -243,13 +247,29 @@ class PurgedView(BaseModel):
     purged: int
 
 
+class SnippetView(BaseModel):
+    """The part of a chunk that has most of the query's words, as it stands there: plain text, not HTML."""
+
+    text: str
+    start: int = Field(description="Characters of the chunk before it")
+    marks: list[tuple[int, int]] = Field(
+        description="The query's words in it, by their stems: first character, and the one behind the last. Characters "
+        "are Unicode code points"
+    )
+
+
 class SearchHit(BaseModel):
     """A chunk that answers a query."""
 
     id: UUID
     text: str
     heading: str
-    score: float = Field(description="Cosine similarity")
+    snippet: SnippetView
+    score: float = Field(
+        description="What hits are ordered by. dense: cosine; text: BM25; hybrid and reranked: weighted, 0 to 1"
+    )
+    dense_score: float | None = Field(description="Cosine similarity, where it was looked at")
+    text_score: float | None = Field(description="BM25, where it was looked at and the chunk has some of the words")
     url: str
     title: str | None
     source_id: UUID
@@ -260,6 +280,9 @@ class SearchResult(BaseModel):
     """What was found, best first."""
 
     data: list[SearchHit]
+    complete: bool = Field(
+        description="False: there are fewer hits than were asked for, and there may be more that were not looked at"
+    )
 
 
 class Health(BaseModel):

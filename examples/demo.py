@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from examples.demo_oddities import check_oddities
 from examples.demo_site import OwnSite, Site, opened_site, path_of
 from examples.demo_stack import DemoStack, StackFailed, fresh_folder
 from examples.demo_story import Story
@@ -68,6 +69,7 @@ async def crawl(story: Story, ke: KnowledgeExtractionClient, site: Site) -> Job:
     story.check("named entities were found", result["entities"] > 0, result["entities"])
     if site.own:
         check_against_manifest(story, site.own, result, urls)
+        await check_oddities(story, ke, site.own, done)
     took = f"{size(result['bytes'])} in {duration(result['elapsed_s'])}"
     story.fact("pages", f"{result['pages_fetched']} fetched, {result['pages_failed']} failed, {took}")
     for name, counter in (("sources", "sources"), ("chunks", "extractions"), ("entities", "entities")):

@@ -1,7 +1,8 @@
 """A small real web server for a folder, on loopback: what the demo and the tests crawl.
 
-It answers redirects from a ``_redirects`` file, fills in its own origin in ``.xml`` and ``.txt`` files, and records
-every request, so that a crawl can be checked from the other side of the wire. It can be made slow or faulty::
+It answers redirects from a ``_redirects`` file, late what a ``_delays`` file names, fills in its own origin in ``.xml``
+and ``.txt`` files, and records every request, so that a crawl can be checked from the other side of the wire. It can
+be made slow or faulty::
 
     async with SiteServer("examples/site") as server:
         print(server.url, server.requests)
@@ -12,6 +13,7 @@ every request, so that a crawl can be checked from the other side of the wire. I
 import argparse
 import asyncio
 import json
+import re
 import signal
 import sys
 import time
@@ -25,9 +27,11 @@ from aiohttp import web
 HOST: Final = "127.0.0.1"
 ORIGIN_PLACEHOLDER: Final = "{{ORIGIN}}"
 REDIRECTS_FILE: Final = "_redirects"
+DELAYS_FILE: Final = "_delays"
 SUBSTITUTED_TYPES: Final = {".xml": "application/xml", ".txt": "text/plain"}
 # What still runs this long after stop() is cut off: a client that reads slowly, as our own delays end at once.
 STOP_TIMEOUT_S: Final = 2.0
+SECONDS: Final = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,3})?")
 REDIRECT_STATUSES: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -78,18 +82,18 @@ class SiteServer:
             access_log: A list that becomes ``requests``, or a file to which each answer appends a JSON line.
             delay_s: Pause before every answer, seconds.
             fail: Path to the status it answers.
-            slow: Path to its own pause, seconds.
+            slow: Path to its own pause, seconds; goes before what the folder's delays say.
 
         Raises:
             NotADirectoryError: ``folder`` is not a folder.
-            ValueError: The folder's redirects file cannot be read as one.
+            ValueError: The folder's redirects or delays cannot be read.
         """
         self.folder = Path(folder).resolve()
         if not self.folder.is_dir():
             raise NotADirectoryError(f"{folder} is not a folder")
         self.delay_s = delay_s
         self.fail = dict(fail or {})
-        self.slow = dict(slow or {})
+        self.slow = read_delays(self.folder / DELAYS_FILE) | (slow or {})
         self.requests: MutableSequence[RequestRecord] = []
         self._log_path: Path | None = None
         if isinstance(access_log, Path | str):
@@ -220,7 +224,7 @@ class SiteServer:
         parts = PurePosixPath(path.lstrip("/")).parts
         if ".." in parts:
             raise web.HTTPForbidden
-        hidden = any(part.startswith(".") for part in parts) or parts == (REDIRECTS_FILE,)
+        hidden = any(part.startswith(".") for part in parts) or parts in {(REDIRECTS_FILE,), (DELAYS_FILE,)}
         if hidden or "//" in path:  # a path that begins with // would read as a host in a redirect
             raise web.HTTPNotFound
         try:
@@ -266,6 +270,32 @@ def read_redirects(path: Path) -> dict[str, tuple[str, int]]:
             case _:
                 raise ValueError(f"{path.name}, line {number}: expected FROM TO [STATUS], got {line.strip()!r}")
     return redirects
+
+
+def read_delays(path: Path) -> dict[str, float]:
+    """Read ``PATH SECONDS`` lines; ``#`` begins a comment.
+
+    Args:
+        path: The file; one that does not exist holds no delays.
+
+    Returns:
+        The pause before the answer of each path, in seconds.
+
+    Raises:
+        ValueError: A line has another form, or its pause is no time.
+    """
+    if not path.is_file():
+        return {}
+    delays: dict[str, float] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        match line.partition("#")[0].split():
+            case []:
+                continue
+            case [slow, seconds] if SECONDS.fullmatch(seconds):
+                delays[slow] = float(seconds)
+            case _:
+                raise ValueError(f"{path.name}, line {number}: expected PATH SECONDS, got {line.strip()!r}")
+    return delays
 
 
 async def serve_until_signalled(server: SiteServer) -> None:

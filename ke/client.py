@@ -17,9 +17,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from ke.client_entities import EntityCalls
 from ke.client_http import ApiError, ClientError, GatewayUnreachable, RequestRefused, each, segment
 from ke.client_letters import DeadLetterCalls
-from ke.client_types import Job, Page, Receipt, Reconciliation, Record, SearchHit, Source, SourceItem
+from ke.client_types import Job, Page, Receipt, Reconciliation, Record, SearchHit, SearchResult, Source, SourceItem
 
 __all__ = ["ApiError", "ClientError", "GatewayUnreachable", "KnowledgeExtractionClient", "RequestRefused"]
 
@@ -27,7 +28,7 @@ MAX_WAIT_S: Final = 60
 """The longest a call may wait in the gateway, in seconds."""
 
 
-class KnowledgeExtractionClient(DeadLetterCalls):
+class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
     """A client of one gateway; use it as an async context manager.
 
     Every method raises `ApiError` when the gateway refuses, `GatewayUnreachable` when it does not answer, and
@@ -40,7 +41,10 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         self,
         urls: Sequence[str],
         *,
+        reading: str | None = None,
         extract: Mapping[str, Any] | None = None,
+        recrawl_of: str | None = None,
+        browser: bool = False,
         project: str = "default",
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
@@ -49,13 +53,19 @@ class KnowledgeExtractionClient(DeadLetterCalls):
 
         Args:
             urls: At most 1,000.
+            reading: How a page's content is found: `thorough` (the gateway's default) or `fast`.
             extract: What to extract from the pages; `{}`: with all defaults; None: nothing.
+            recrawl_of: A job that has ended: what is as it was then is neither stored nor extracted again.
+            browser: Whether HTML pages are shown by the worker's Chromium and read as their scripts have made them.
             project: What the job belongs to.
             labels: At most 32 names and values of the caller's.
             idempotency_key: Names the job: the same key gives the same job. None: one is made, so that a repeat
                 inside this call is safe.
         """
-        body = {"kind": "scrape", "urls": list(urls), "extract": extract}
+        body: dict[str, Any] = {"kind": "scrape", "urls": list(urls), "extract": extract}
+        body |= {"recrawl_of": recrawl_of} if recrawl_of is not None else {}
+        body |= {"reading": reading} if reading is not None else {}
+        body |= {"browser": True} if browser else {}
         return await self._submit(body, project, labels, idempotency_key)
 
     async def submit_crawl(
@@ -65,7 +75,10 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         limits: Mapping[str, Any] | None = None,
         scope: Mapping[str, Any] | None = None,
         rate: Mapping[str, Any] | None = None,
+        reading: str | None = None,
         extract: Mapping[str, Any] | None = None,
+        recrawl_of: str | None = None,
+        browser: bool = False,
         project: str = "default",
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
@@ -75,15 +88,23 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         Args:
             seeds: Where to begin; at most 1,000.
             limits: `max_pages`, `max_depth`, `max_bytes`, `max_seconds`.
-            scope: `include`, `exclude`, `same_host`, `sitemaps`, `robots`.
+            scope: `include`, `exclude`, `same_host`, `sitemaps`, `robots`, `drop_params`.
             rate: `concurrency`, `delay_s`.
+            reading: As in `submit_scrape`.
             extract: As in `submit_scrape`.
+            recrawl_of: As in `submit_scrape`.
+            browser: As in `submit_scrape`.
             project: As in `submit_scrape`.
             labels: As in `submit_scrape`.
             idempotency_key: As in `submit_scrape`.
         """
         body: dict[str, Any] = {"kind": "crawl", "seeds": list(seeds), "extract": extract}
+        if recrawl_of is not None:
+            body["recrawl_of"] = recrawl_of
+        if browser:
+            body["browser"] = True
         body |= {k: dict(v) for k, v in (("limits", limits), ("scope", scope), ("rate", rate)) if v is not None}
+        body |= {"reading": reading} if reading is not None else {}
         return await self._submit(body, project, labels, idempotency_key)
 
     async def submit_extract(
@@ -221,17 +242,38 @@ class KnowledgeExtractionClient(DeadLetterCalls):
         self,
         query: str,
         *,
+        mode: str | None = None,
         job_ids: Sequence[str] | None = None,
-        project: str | None = None,
         limit: int = 10,
-        embedder: str | None = None,
+        **options: Any,
     ) -> list[SearchHit]:
-        """The chunks whose meaning is nearest to the query, best first."""
-        body: dict[str, Any] = {"query": query, "limit": limit}
-        filters = {"job_ids": None if job_ids is None else list(job_ids), "project": project, "embedder": embedder}
-        body |= {name: value for name, value in filters.items() if value is not None}
-        found: dict[str, list[SearchHit]] = await self._call("POST", "/search", json=body, repeatable=True)
-        return found["data"]
+        """The chunks that answer a query, best first: the `data` of `search_answer`, which takes the same."""
+        answer = await self.search_answer(query, mode=mode, job_ids=job_ids, limit=limit, **options)
+        return answer["data"]
+
+    async def search_answer(
+        self,
+        query: str,
+        *,
+        mode: str | None = None,
+        job_ids: Sequence[str] | None = None,
+        limit: int = 10,
+        **options: Any,
+    ) -> SearchResult:
+        """What answers a query, best first, and whether there may be more when it is less than `limit`.
+
+        Args:
+            query: A question, or what a passage is about.
+            mode: `dense`, `text` or `hybrid`; None: the gateway's default, `hybrid`.
+            job_ids: Only what these jobs made.
+            limit: Hits, at most.
+            options: `project`, `url_prefix`, `language`, `date_from`, `date_to` (as 2026-03-31), `entity`,
+                `entity_label`, `distinct_sources`, `embedder`, `rerank`; None is as if it were not given.
+        """
+        given = {"mode": mode, "job_ids": None if job_ids is None else list(job_ids), **options}
+        body = {"query": query, "limit": limit} | {name: value for name, value in given.items() if value is not None}
+        found: SearchResult = await self._call("POST", "/search", json=body, repeatable=True)
+        return found
 
     # Steer
 

@@ -19,11 +19,15 @@ class CountersView(TypedDict):
     pages_failed: int
     pages_skipped: int
     pages_duplicate: int
+    pages_unchanged: int
+    pages_gone: int
     sources: int
     sources_extracted: int
     sources_skipped: int
     extractions: int
     entities: int
+    entity_sources: int
+    entity_sources_skipped: int
     vectors: int
     dead_letters: int
     bytes: int
@@ -131,8 +135,37 @@ class SourceItem(TypedDict):
     bytes: int
     fetched_at: str
     extraction_state: str | None
+    entities_state: str | None
     record_state: str | None
     record_reason: str | None
+
+
+class MergedEntity(TypedDict):
+    """A named entity of a project."""
+
+    id: str
+    project: str
+    name: str
+    label: str
+    aliases: list[str]
+    mentions: int
+    sources: int
+
+
+class Neighbour(MergedEntity):
+    """An entity that is mentioned in the same chunks as another."""
+
+    together: int
+
+
+class MentioningSource(TypedDict):
+    """A document that mentions an entity."""
+
+    id: str
+    job_id: str
+    url: str
+    title: str | None
+    mentions: int
 
 
 class Source(SourceItem):
@@ -187,17 +220,35 @@ class Retry(TypedDict):
     completed_at: str | None
 
 
+class Snippet(TypedDict):
+    """A part of a chunk, and where in it the query's words are."""
+
+    text: str
+    start: int
+    marks: list[tuple[int, int]]
+
+
 class SearchHit(TypedDict):
     """A chunk that answers a query."""
 
     id: str
     text: str
     heading: str
+    snippet: Snippet
     score: float
+    dense_score: float | None
+    text_score: float | None
     url: str
     title: str | None
     source_id: str
     job_id: str
+
+
+class SearchResult(TypedDict):
+    """What was found, best first; whether there may be more, when it is less than was asked for."""
+
+    data: list[SearchHit]
+    complete: bool
 
 
 class Purged(TypedDict):

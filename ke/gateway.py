@@ -62,6 +62,18 @@ def source_id_of(text: str) -> str:
         raise InvalidInput(f"{text!r} is not a source id.") from None
 
 
+def entity_id_of(text: str) -> str:
+    """The entity id in `text`: a UUID.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    try:
+        return str(uuid.UUID(text.strip()))
+    except ValueError:
+        raise InvalidInput(f"{text!r} is not an entity's id.") from None
+
+
 def retry_id_of(text: str) -> str:
     """The id of a retry of dead letters in `text`: `retry-<job>-<number>`.
 

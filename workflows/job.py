@@ -1,4 +1,4 @@
-"""The job: its lanes of activities, pause, limits, cancellation, and an outcome on every path."""
+"""The job: lanes of activities, pause, limits, cancellation, and an outcome on every path."""
 
 import asyncio
 from dataclasses import replace
@@ -10,6 +10,7 @@ from ke.contracts.activities import CloseJob, OpenedJob, RecordActivities, Statu
 from ke.contracts.cleanup import CleanupInput
 from ke.contracts.errors import Stopping
 from ke.contracts.jobs import (
+    PAUSED_NOTE,
     CancellationReceipt,
     CancelRequest,
     CarriedState,
@@ -43,6 +44,7 @@ class JobWorkflow:
         done = {
             Lane.COLLECT: carried.collect_done,
             Lane.EXTRACT: carried.extract_done,
+            Lane.ENTITIES: carried.entities_done,
             Lane.RECORDS: carried.records_done,
         }
         self._job = job
@@ -111,7 +113,8 @@ class JobWorkflow:
             extract_done=self._lanes.is_over(Lane.EXTRACT),
             records_done=self._lanes.is_over(Lane.RECORDS),
             slices=self._lanes.slices,
-            waiting_for="resume" if self._paused else self._lanes.note,
+            waiting_for=PAUSED_NOTE if self._paused else self._lanes.note,
+            entities_done=self._lanes.is_over(Lane.ENTITIES),
         )
 
     # The run
@@ -157,7 +160,7 @@ class JobWorkflow:
         self._opened = await workflow.execute_activity_method(
             RecordActivities.open_job, self._job, **policies.record("open the record")
         )
-        self._lanes.open(self._opened.epoch, self._opened.started_at)
+        self._lanes.open(self._opened.epoch, self._opened.started_at, self._opened.entities)
         self._show(self._opened.status)
 
     async def _work(self) -> None:
@@ -206,6 +209,7 @@ class JobWorkflow:
             limits=self._lanes.limits,
             collect_done=self._lanes.done[Lane.COLLECT],
             extract_done=self._lanes.done[Lane.EXTRACT],
+            entities_done=self._lanes.done[Lane.ENTITIES],
             records_done=self._lanes.done[Lane.RECORDS],
         )
         workflow.continue_as_new(replace(self._job, carried=carried))

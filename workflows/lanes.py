@@ -18,6 +18,8 @@ from temporalio.exceptions import TimeoutError as ActivityTimeoutError
 from ke.contracts.activities import (
     CollectActivities,
     CollectSlice,
+    EntityActivities,
+    EntitySlice,
     ExtractActivities,
     ExtractSlice,
     SliceReport,
@@ -33,6 +35,7 @@ T = TypeVar("T")
 _ACTIVITY: Final = {
     Lane.COLLECT: "collect_pages",
     Lane.EXTRACT: "extract_sources",
+    Lane.ENTITIES: "find_entities",
     Lane.RECORDS: "extract_records",
 }
 """The activity whose slices a lane runs, as a receipt names it."""
@@ -75,6 +78,7 @@ class Lanes:
         self._job_id = job_id
         self._collect = collect
         self._extract = extract
+        self._entities: str | None = None
         self._must_yield = must_yield
         self._show = show
         self._retrying = retrying
@@ -95,9 +99,17 @@ class Lanes:
         self.timed_out: list[str] = []
         self.stop_seen_at: datetime | None = None
 
-    def open(self, epoch: int, started_at: str) -> None:
-        """Says under which write epoch, and since when (ISO 8601), the lanes work; before the first stretch."""
-        self._epoch, self._started_at = epoch, started_at
+    def open(self, epoch: int, started_at: str, entities: str | None = None) -> None:
+        """Says how the lanes work; before the first stretch.
+
+        Args:
+            epoch: The write epoch.
+            started_at: Since when, ISO 8601.
+            entities: The finder of the entities lane; None: there is no such lane.
+        """
+        self._epoch, self._started_at, self._entities = epoch, started_at, entities
+        if entities is not None:
+            self._present.append(Lane.ENTITIES)
 
     # What there is to tell
 
@@ -207,6 +219,18 @@ class Lanes:
                 ),
                 **policies.lane_slice(TaskQueue.COLLECT, f"collect, slice {self.slices + 1}"),
             )
+        if lane is Lane.ENTITIES and self._entities is not None:
+            return workflow.start_activity_method(
+                EntityActivities.find_entities,
+                EntitySlice(
+                    job_id=self._job_id,
+                    epoch=self._epoch,
+                    finder=self._entities,
+                    extracting=not self.is_over(Lane.EXTRACT),
+                    max_seconds=policies.SLICE_MAX_SECONDS,
+                ),
+                **policies.lane_slice(TaskQueue.ENTITIES, f"entities, slice {self.slices + 1}"),
+            )
         if lane is Lane.RECORDS:
             return workflow.start_activity_method(
                 StructuredActivities.extract_records,
@@ -228,6 +252,7 @@ class Lanes:
                 spec=replace(self._extract, schema=None, instructions=""),
                 collecting=self._collect is not None,
                 max_seconds=policies.SLICE_MAX_SECONDS,
+                entities_apart=self._entities is not None,
             ),
             **policies.lane_slice(TaskQueue.EXTRACT, f"extract, slice {self.slices + 1}"),
         )

@@ -51,6 +51,7 @@ class RetryWorkflow:
             records_done=lanes.is_over(Lane.RECORDS),
             slices=lanes.slices,
             waiting_for=lanes.note,
+            entities_done=lanes.is_over(Lane.ENTITIES),
         )
 
     @workflow.run
@@ -82,13 +83,15 @@ class RetryWorkflow:
     @property
     def _has_lanes(self) -> bool:
         """Whether anything was queued; a cancel may have come before that."""
-        return self._opened is not None and (self._opened.collect is not None or self._opened.extract is not None)
+        opened = self._opened
+        return opened is not None and (opened.collect, opened.extract, opened.entities) != (None, None, None)
 
     def _take(self, carried: CarriedRetry) -> Lanes:
         opened = carried.opened
         done = {
             Lane.COLLECT: carried.collect_done,
             Lane.EXTRACT: carried.extract_done,
+            Lane.ENTITIES: carried.entities_done,
             Lane.RECORDS: carried.records_done,
         }
         lanes = Lanes(
@@ -100,7 +103,7 @@ class RetryWorkflow:
             done=[lane for lane, is_done in done.items() if is_done],
             retrying=True,
         )
-        lanes.open(opened.epoch, opened.started_at)
+        lanes.open(opened.epoch, opened.started_at, opened.entities)
         self._opened, self._lanes = opened, lanes
         return lanes
 
@@ -135,7 +138,11 @@ class RetryWorkflow:
     def _continue_as_new(self, lanes: Lanes) -> None:
         assert self._opened is not None  # noqa: S101  (work begins after `_open`)
         carried = CarriedRetry(
-            self._opened, lanes.done[Lane.COLLECT], lanes.done[Lane.EXTRACT], lanes.done[Lane.RECORDS]
+            self._opened,
+            collect_done=lanes.done[Lane.COLLECT],
+            extract_done=lanes.done[Lane.EXTRACT],
+            entities_done=lanes.done[Lane.ENTITIES],
+            records_done=lanes.done[Lane.RECORDS],
         )
         workflow.continue_as_new(replace(self._retry, carried=carried))
 

@@ -10,7 +10,7 @@ from api.views import SearchResult
 router = APIRouter(tags=["search"])
 
 
-@router.post("/search", operation_id="search", summary="Search by meaning")
+@router.post("/search", operation_id="search", summary="Search by meaning, by words, or both")
 async def search(gateway: GatewayDep, body: SearchBody) -> SearchResult:
-    """Finds the chunks whose meaning is nearest to the query, best first."""
-    return SearchResult(data=await searching.search(gateway, body))
+    """Finds the chunks that answer a query, best first: by default one of each source, by meaning and by words."""
+    return await searching.search(gateway, body)

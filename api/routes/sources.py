@@ -14,7 +14,7 @@ from api.views import PageOf, ReceiptView
 router = APIRouter(tags=["sources"])
 
 TaskState = Literal["pending", "claimed", "done", "failed", "skipped"]
-PageState = Literal["pending", "fetching", "fetched", "duplicate", "failed", "skipped"]
+PageState = Literal["pending", "fetching", "fetched", "duplicate", "unchanged", "gone", "failed", "skipped"]
 
 
 @router.get("/jobs/{job_id}/sources", operation_id="listSources", summary="List a job's sources")

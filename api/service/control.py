@@ -5,8 +5,6 @@ import time
 import uuid
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from api.resources import Gateway
 from api.schemas import CancelBody, CleanupBody
 from api.service import states
@@ -14,7 +12,7 @@ from api.service.cleaning import clean_up
 from api.service.reading import load
 from api.service.retrying import cancel_retry
 from api.views import JobView
-from ke.contracts.errors import Conflict, RowLocked, TemporalUnavailable
+from ke.contracts.errors import RowLocked, TemporalUnavailable
 from ke.contracts.jobs import CancelRequest, JobStatus
 from ke.runtime.settling import repair, settle
 from ke.storage.jobs import JobRow, get_job, request_cancel
@@ -126,38 +124,32 @@ async def pause_job(gateway: Gateway, job_id: uuid.UUID) -> JobView:
         NotPausable: It is not running, or was cancelled or ended before it paused.
         Unavailable: Postgres or Temporal does not answer.
     """
-    async with gateway.database.transaction() as connection:
-        await _require(connection, job_id, JobStatus.RUNNING)
+    row, _ = await load(gateway, job_id)
+    if row.status is not JobStatus.RUNNING:
+        raise states.not_pausable(row)
     return await _signal(gateway, job_id, "pause", until=JobStatus.PAUSED)
 
 
 async def resume_job(gateway: Gateway, job_id: uuid.UUID) -> JobView:
-    """Signals a paused job to go on; waits a little for it to do so.
+    """Signals a paused job to go on; waits a little for it to do so. A pause not yet carried out is taken back.
 
     Raises:
         NotFound: There is no such job.
-        NotResumable: It is not paused.
+        NotResumable: It is not paused, and was not told to.
         Unavailable: Postgres or Temporal does not answer.
     """
-    async with gateway.database.transaction() as connection:
-        await _require(connection, job_id, JobStatus.PAUSED)
+    row, _ = await load(gateway, job_id)
+    # Signals are heard in their order, so where it cannot be told whether a pause is on its way, this comes after it.
+    is_told = row.status is JobStatus.RUNNING and await gateway.engine.pauses(str(job_id)) is not False
+    if row.status is not JobStatus.PAUSED and not is_told:
+        raise states.not_resumable(row)
     return await _signal(gateway, job_id, "resume", until=JobStatus.RUNNING)
-
-
-async def _require(connection: AsyncConnection, job_id: uuid.UUID, status: JobStatus) -> None:
-    row = await get_job(connection, job_id)
-    if row.status is not status:
-        raise _refusal(row, status)
-
-
-def _refusal(row: JobRow, wanted: JobStatus) -> Conflict:
-    return states.not_pausable(row) if wanted is JobStatus.RUNNING else states.not_resumable(row)
 
 
 async def _signal(gateway: Gateway, job_id: uuid.UUID, name: str, *, until: JobStatus) -> JobView:
     if not await gateway.engine.signal_job(str(job_id), name):
         row = await _repair(gateway, job_id)
-        raise _refusal(row, JobStatus.RUNNING if until is JobStatus.PAUSED else JobStatus.PAUSED)
+        raise states.not_pausable(row) if until is JobStatus.PAUSED else states.not_resumable(row)
     deadline = time.monotonic() + SEEN_WITHIN_S
     while True:
         row, lanes = await load(gateway, job_id)

@@ -1,6 +1,7 @@
 """Retrying dead letters: accepted as durably as a job is, read, and cancelled."""
 
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -19,12 +20,13 @@ from ke.contracts.naming import retry_id
 from ke.contracts.retries import CloseRetry, LetterFilter, RetryInput, RetryStatus
 from ke.runtime.settling import PATIENCE_S, settle, settle_retry
 from ke.storage.jobs import JobRow, find_job, get_job
+from ke.storage.listing import Owner
 from ke.storage.retries import (
     RetryRow,
     end_retry,
     get_retry,
     has_retriable,
-    hold_owners_of_letters,
+    hold_jobs_of_letters,
     start_retry,
     unknown_letters,
 )
@@ -57,8 +59,9 @@ async def retry_letters(gateway: Gateway, job_id: uuid.UUID, body: RetryBody) ->
     row, _ = await settle(gateway, row)
     letters = body.to_filter()
     async with gateway.database.transaction() as connection:
-        row = await get_job(connection, job_id, lock=True)
-        await _check(connection, row, letters)
+        owners = await hold_jobs_of_letters(connection, job_id)
+        row = await get_job(connection, job_id)
+        await _check(connection, row, letters, owners)
         retry = _input(row, letters)
         if not await start_retry(connection, retry):
             raise states.being_retried(row)
@@ -72,7 +75,9 @@ def _input(row: JobRow, letters: LetterFilter) -> RetryInput:
     return RetryInput(key, str(row.id), number, datetime.now(UTC).isoformat(), letters)
 
 
-async def _check(connection: AsyncConnection, row: JobRow, letters: LetterFilter) -> None:
+async def _check(
+    connection: AsyncConnection, row: JobRow, letters: LetterFilter, owners: Mapping[uuid.UUID, Owner]
+) -> None:
     """Says why a job's letters cannot be retried, if they cannot."""
     if not row.status.is_terminal:
         raise states.still_active(row, "retried")
@@ -92,7 +97,7 @@ async def _check(connection: AsyncConnection, row: JobRow, letters: LetterFilter
             raise UnknownReference(f"{len(unknown)} of {len(letters.ids)} are no dead letters of it.", errors=listed)
     if not await has_retriable(connection, row.id, letters):
         raise NothingToRetry("No dead letter fits whose page or source is still there.", **states.about(row))
-    for owner_id, owner in (await hold_owners_of_letters(connection, row.id)).items():
+    for owner_id, owner in owners.items():
         if owner.artifacts is not Artifacts.PRESENT:
             raise ArtifactsGone(
                 f"Job {owner_id}, whose sources these are, is {owner.artifacts.replace('_', ' ')}.", **states.about(row)

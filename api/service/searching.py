@@ -1,57 +1,212 @@
-"""Search by meaning: the vector store finds, Postgres says what may be shown."""
+"""Search by meaning, by words, or by both: the stores find, Postgres says what may be shown."""
 
 import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from api.errors import ValidationFailed
 from api.resources import Gateway
 from api.schemas import SearchBody
-from api.views import SearchHit
+from api.service.candidates import Half, Scope, add_cosines, by_meaning, by_words, find_scope, read_words
+from api.service.reranking import RERANKED, rerank
+from api.service.snippets import cut_snippet, find_marks, new_marks
+from api.views import SearchHit, SearchResult, SnippetView
 from ke.contracts.errors import InvalidInput
-from ke.extraction.embed import collection_name, embed
+from ke.extraction.embed import embed, find_embedder
 from ke.storage.search import FoundChunk, visible_chunks
-from ke.storage.vectors.base import Hit
+from ke.storage.text_search import TextQuery, mark_words
 
+DEPTH: Final = 100
+"""Chunks that each half of a search ranks at first: fewer fuse worse."""
 OVERFETCH: Final = 3
-MAX_FETCH: Final = 5000
-"""Points that one search asks the vector store for, at most."""
+"""Chunks that are ranked for one hit, as several can be of one source."""
+MAX_DEPTH: Final = 2000
+_STEP: Final = 4
+_NO_WORDS: Final = TextQuery((), 0.0)
 
 
-async def search(gateway: Gateway, body: SearchBody) -> list[SearchHit]:
-    """The chunks nearest to the query, best first.
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A chunk with its scores."""
 
-    The store is asked for more points than are wanted, since some may not be shown: of a job in cleanup, left over
-    from a crash, of another project. When too few remain it is asked for more again.
+    id: uuid.UUID
+    source_id: uuid.UUID
+    score: float
+    """As the mode has it."""
+    share: float
+    """The same on a scale from 0 to 1."""
+    cosine: float | None
+    bm25: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a search asks the stores."""
+
+    body: SearchBody
+    scope: Scope
+    collection: str | None
+    """None: not asked, or there is none yet."""
+    vector: Sequence[float]
+    words: TextQuery
+
+    @property
+    def wanted(self) -> int:
+        """Hits that are to be found."""
+        return self.body.limit
+
+    def pick(self, ranked: Sequence[Ranked]) -> list[Ranked]:
+        """The best, or the best of each source."""
+        if not self.body.distinct_sources:
+            return list(ranked[: self.wanted])
+        best: dict[uuid.UUID, Ranked] = {}
+        for one in ranked:
+            best.setdefault(one.source_id, one)
+        return list(best.values())[: self.wanted]
+
+    def is_enough(self, half: Half) -> bool:
+        """Whether a half alone has as much as is wanted."""
+        number = len(set(half.sources.values())) if self.body.distinct_sources else len(half.scores)
+        return number >= self.wanted
+
+
+async def search(gateway: Gateway, body: SearchBody) -> SearchResult:
+    """What answers a query, best first.
 
     Raises:
         ValidationFailed: The query has no meaning to the embedder.
-        Unavailable: Postgres or the vector store does not answer.
+        Unavailable: Postgres, or the vector store where it is asked, does not answer.
     """
-    collection = collection_name(body.embedder)
+    question = await _ask(gateway, body)
+    depth = max(DEPTH, question.wanted * OVERFETCH)
+    while True:
+        ranked, more = await _rank(gateway, question, depth)
+        picked = question.pick(ranked)
+        if len(picked) >= question.wanted or not more or depth >= MAX_DEPTH:
+            break
+        depth = min(depth * _STEP, MAX_DEPTH)
+    if body.rerank is not None:
+        picked = question.pick(await _look_again(gateway, question, body.rerank, ranked))
+    hits = await _tell(gateway, question, picked)
+    return SearchResult(data=hits, complete=len(hits) >= body.limit or not more)
+
+
+async def _ask(gateway: Gateway, body: SearchBody) -> Question:
+    scope, words, (collection, vector) = await asyncio.gather(
+        find_scope(gateway, body.to_filter()), _words(gateway, body), _vector(gateway, body)
+    )
+    return Question(body, scope, collection, vector, words)
+
+
+async def _words(gateway: Gateway, body: SearchBody) -> TextQuery:
+    return _NO_WORDS if body.mode == "dense" else await read_words(gateway, body.query)
+
+
+async def _vector(gateway: Gateway, body: SearchBody) -> tuple[str | None, Sequence[float]]:
+    if body.mode == "text":
+        return None, ()
+    collection = find_embedder(body.embedder).collection
     if collection not in await gateway.vectors.collections():
-        return []
+        return None, ()
     try:
-        vector = (await asyncio.to_thread(embed, body.embedder, [body.query]))[0]
+        return collection, (await asyncio.to_thread(embed, body.embedder, [body.query]))[0]
     except InvalidInput as error:
         errors = [{"pointer": "/query", "detail": error.message}]
         raise ValidationFailed("This query cannot be searched for.", errors=errors) from error
-    wanted = body.limit * OVERFETCH
-    while True:
-        found = await gateway.vectors.search(collection, vector, limit=wanted, job_ids=body.job_ids)
-        async with gateway.database.transaction() as connection:
-            chunks = await visible_chunks(connection, [hit.id for hit in found], project=body.project)
-        if len(chunks) >= body.limit or len(found) < wanted or wanted >= MAX_FETCH:
-            shown = [(hit, chunks[hit.id]) for hit in found if hit.id in chunks]
-            return [_view(hit, chunk) for hit, chunk in shown[: body.limit]]
-        wanted = min(wanted * 4, MAX_FETCH)
 
 
-def _view(hit: Hit, chunk: FoundChunk) -> SearchHit:
+async def _rank(gateway: Gateway, question: Question, depth: int) -> tuple[list[Ranked], bool]:
+    """The best chunks, and whether there may be more."""
+
+    async def meaning() -> Half:
+        if question.collection is None:
+            return Half()
+        return await by_meaning(
+            gateway,
+            question.collection,
+            question.vector,
+            question.words,
+            question.scope,
+            depth=depth,
+            is_enough=question.is_enough,
+        )
+
+    near, wordy = await asyncio.gather(meaning(), by_words(gateway, question.words, question.scope, depth=depth))
+    cosines = await add_cosines(gateway, question.collection, question.vector, near, wordy)
+    scores = {**near.by_words, **wordy.scores}
+    sources = {**near.sources, **wordy.sources}
+    keys = cosines.keys() | scores.keys()
+    ranked = [_judge(question, key, sources[key], cosines, scores) for key in keys if key in sources]
+    ranked.sort(key=lambda one: (-one.score, one.id))
+    return ranked, near.more or wordy.more
+
+
+def _judge(
+    question: Question,
+    key: uuid.UUID,
+    source: uuid.UUID,
+    cosines: Mapping[uuid.UUID, float],
+    scores: Mapping[uuid.UUID, float],
+) -> Ranked:
+    """The score of a chunk.
+
+    Both halves are brought to a scale from 0 to 1 that does not depend on what else was found: the cosine as it is,
+    BM25 by the bound that no chunk reaches for these words. So a query whose words are nowhere together leaves its
+    weight to the meaning, and one whose words are all in one chunk finds that (docs/adr/0018).
+    """
+    cosine, bm25 = cosines.get(key), scores.get(key)
+    near = max(cosine or 0.0, 0.0)
+    wordy = (bm25 or 0.0) / (question.words.bound or 1.0)
+    if question.body.mode == "dense":
+        return Ranked(key, source, cosine or 0.0, near, cosine, bm25)
+    if question.body.mode == "text":
+        return Ranked(key, source, bm25 or 0.0, wordy, cosine, bm25)
+    weight = find_embedder(question.body.embedder).weight
+    score = weight * near + (1 - weight) * wordy
+    return Ranked(key, source, score, score, cosine, bm25)
+
+
+async def _look_again(gateway: Gateway, question: Question, name: str, ranked: Sequence[Ranked]) -> list[Ranked]:
+    """The ranking with the best chunks ordered anew by a reranker; the others follow them in the order they have.
+
+    Chunks, not sources: the chunk that the first look liked best is not always the one that answers.
+    """
+    first = ranked[:RERANKED]
+    async with gateway.database.transaction() as connection:
+        chunks = await visible_chunks(connection, [one.id for one in first], question.scope.matching)
+    first = [one for one in first if one.id in chunks]
+    texts = [chunks[one.id].text for one in first]
+    scores = await rerank(gateway, name, question.body.query, texts, [one.share for one in first])
+    again = [replace(one, score=score) for one, score in zip(first, scores, strict=True)]
+    again.sort(key=lambda one: (-one.score, one.id))
+    lowest = again[-1].score if again else 0.0
+    top = max((one.share for one in ranked[RERANKED:]), default=0.0) or 1.0
+    return again + [replace(one, score=lowest * one.share / top) for one in ranked[RERANKED:]]
+
+
+async def _tell(gateway: Gateway, question: Question, picked: Sequence[Ranked]) -> list[SearchHit]:
+    """The hits with what is shown of them; what was deleted in between is left out."""
+    marks = new_marks()
+    keys = [one.id for one in picked]
+    async with gateway.database.transaction() as connection:
+        chunks = await visible_chunks(connection, keys, question.scope.matching)
+        marked = await mark_words(connection, question.body.query, list(chunks), marks)
+    shown = [(one, chunks[one.id]) for one in picked if one.id in chunks]
+    return [_view(one, chunk, find_marks(chunk.text, marked.get(chunk.id, ""), marks)) for one, chunk in shown]
+
+
+def _view(one: Ranked, chunk: FoundChunk, words: Sequence[tuple[int, int]]) -> SearchHit:
+    snippet = cut_snippet(chunk.text, words)
     return SearchHit(
         id=chunk.id,
         text=chunk.text,
         heading=chunk.heading,
-        score=round(hit.score, 6),
+        snippet=SnippetView(text=snippet.text, start=snippet.start, marks=list(snippet.marks)),
+        score=round(one.score, 6),
+        dense_score=None if one.cosine is None else round(one.cosine, 6),
+        text_score=None if one.bm25 is None else round(one.bm25, 6),
         url=chunk.url,
         title=chunk.title,
         source_id=chunk.source_id,

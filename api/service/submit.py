@@ -4,25 +4,23 @@ import asyncio
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
-from api.errors import IdempotencyKeyReused, UnknownReference, ValidationFailed
+from api.errors import IdempotencyKeyReused, ValidationFailed
 from api.problems import MAX_ERRORS, pointer_of
 from api.resources import Gateway
 from api.schemas import CrawlBody, ExtractBody, ScrapeBody, kind_of, options_of, urls_of
+from api.service.references import check_references
 from api.views import JobView
-from ke.contracts.errors import Conflict, Gone, InvalidInput, TemporalUnavailable
+from ke.contracts.errors import Gone, InvalidInput, TemporalUnavailable
 from ke.contracts.ids import job_id_for_key
-from ke.contracts.jobs import Artifacts, JobInput, JobKind
+from ke.contracts.jobs import JobInput
 from ke.extraction.schemas import BadSchema, check_schema
 from ke.storage.jobs import JobRow, find_job, get_job, insert_job, progress_of, set_run_id
-from ke.storage.listing import Owner, hold_owners, owners_of
 from ke.web.egress import EgressPolicy
 
 TENANT: Final = "default"
@@ -45,7 +43,8 @@ async def submit(gateway: Gateway, body: AnyBody, key: str | None) -> JobView:
     Raises:
         InvalidInput: A URL that may not be fetched, an unknown job or source, or a key used for another body.
         Gone: The key's job was deleted.
-        Conflict: The sources that are to be extracted are being cleaned up.
+        Conflict: The sources that are to be extracted are being cleaned up, or the job that is to be crawled again is
+            active or cleaned up.
         Unavailable: The job was not accepted, or it is not known whether it was: the same submit with the same key
             tells.
     """
@@ -55,7 +54,7 @@ async def submit(gateway: Gateway, body: AnyBody, key: str | None) -> JobView:
     job_id = uuid.UUID(job.job_id)
     async with gateway.database.transaction() as connection:
         if await insert_job(connection, job):
-            await _check_sources(connection, body)
+            await check_references(connection, body)
             job = replace(job, namespace_id=await gateway.engine.namespace_id())
             await set_run_id(connection, job_id, await _start(gateway, job), namespace_id=job.namespace_id)
             row = await get_job(connection, job_id)
@@ -167,53 +166,3 @@ async def _start(gateway: Gateway, job: JobInput) -> str:
     if found.request_hash not in {None, job.request_hash}:
         raise IdempotencyKeyReused(f"This Idempotency-Key belongs to job {job.job_id}, which has another body.")
     return found.run_id
-
-
-async def _check_sources(connection: AsyncConnection, body: AnyBody) -> None:
-    """Makes sure, until the transaction ends, that what is to be extracted exists and stays."""
-    if not isinstance(body, ExtractBody):
-        return
-    if body.source_job_id is not None:
-        owners = await hold_owners(connection, [body.source_job_id])
-        _check_source_job(body.source_job_id, owners.get(body.source_job_id))
-    elif body.source_ids is not None:
-        await _check_source_ids(connection, body.source_ids)
-
-
-def _check_source_job(job_id: uuid.UUID, owner: Owner | None) -> None:
-    pointer = "/source_job_id"
-    if owner is None or owner.is_deleted:
-        raise _unknown(f"There is no job {job_id}.", [(pointer, "There is no such job.")])
-    if owner.kind is JobKind.EXTRACT:
-        raise _unknown(
-            f"Job {job_id} stores no sources: it is an extract job itself.", [(pointer, "This job stores no sources.")]
-        )
-    _check_present(job_id, owner)
-
-
-async def _check_source_ids(connection: AsyncConnection, source_ids: Sequence[uuid.UUID]) -> None:
-    owner_of = await owners_of(connection, source_ids)
-    owners = await hold_owners(connection, set(owner_of.values()))
-    missing = [
-        (pointer_of(("source_ids", number)), "There is no such source.")
-        for number, source in enumerate(source_ids)
-        if source not in owner_of
-    ]
-    if missing:
-        raise _unknown(f"{len(missing)} of {len(source_ids)} sources do not exist.", missing)
-    for job_id, owner in owners.items():
-        _check_present(job_id, owner)
-
-
-def _check_present(job_id: uuid.UUID, owner: Owner) -> None:
-    if owner.artifacts is not Artifacts.PRESENT:
-        raise Conflict(
-            f"Job {job_id} is {owner.artifacts.replace('_', ' ')}: its sources are deleted, or about to be.",
-            job_id=str(job_id),
-            artifacts=owner.artifacts.value,
-        )
-
-
-def _unknown(detail: str, errors: Sequence[tuple[str, str]]) -> UnknownReference:
-    listed = [{"pointer": pointer, "detail": why} for pointer, why in errors[:MAX_ERRORS]]
-    return UnknownReference(detail, errors=listed)

@@ -30,6 +30,7 @@ _DOWN: Final[Mapping[str, str]] = {
 _LANE_OF: Final[Mapping[str, Lane]] = {
     "collect_pages": Lane.COLLECT,
     "extract_sources": Lane.EXTRACT,
+    "find_entities": Lane.ENTITIES,
     "extract_records": Lane.RECORDS,
 }
 

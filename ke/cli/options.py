@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ke.contracts.errors import InvalidInput
-from ke.gateway import job_id_of, retry_id_of, source_id_of
+from ke.gateway import entity_id_of, job_id_of, retry_id_of, source_id_of
 
 
 def parse_job_id(value: str) -> str:
@@ -28,6 +28,18 @@ def parse_source_id(value: str) -> str:
     """
     try:
         return source_id_of(value)
+    except InvalidInput as error:
+        raise typer.BadParameter(error.message) from None
+
+
+def parse_entity_id(value: str) -> str:
+    """The entity id in `value`: a UUID.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    try:
+        return entity_id_of(value)
     except InvalidInput as error:
         raise typer.BadParameter(error.message) from None
 
@@ -95,6 +107,10 @@ ApiUrl = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", parser=parse_job_id, help="A job id, or job-<id>.")]
 SourceId = Annotated[str, typer.Argument(metavar="SOURCE", parser=parse_source_id, help="A source id.")]
+EntityId = Annotated[
+    str,
+    typer.Argument(metavar="ENTITY", parser=parse_entity_id, help="An entity's id, as `ke entities list` tells it."),
+]
 ReceiptId = Annotated[
     str, typer.Argument(metavar="RECEIPT", parser=parse_receipt_id, help="A receipt's id, or that of its job.")
 ]

@@ -5,6 +5,7 @@ and `cut` work on them too. Everything that came from a web page is cleaned befo
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -29,6 +30,8 @@ STATUS_STYLE: Final[Mapping[str, str]] = {
     "cleaned": "green",
     "cleanup_failed": "red",
 }
+SNIPPET_CHARS: Final = 320
+_BLANKS: Final = re.compile(r"\s+")
 PIPE_WIDTH: Final = 1000
 """Columns of a table that goes to a file or a pipe: nothing is cut."""
 STORES: Final = ("vectors", "sources", "extractions", "entities", "records", "dead_letters")
@@ -37,11 +40,15 @@ COUNTERS: Final = (
     ("pages failed", "pages_failed"),
     ("pages skipped", "pages_skipped"),
     ("pages duplicate", "pages_duplicate"),
+    ("pages unchanged", "pages_unchanged"),
+    ("pages gone", "pages_gone"),
     ("sources", "sources"),
     ("sources extracted", "sources_extracted"),
     ("sources skipped", "sources_skipped"),
     ("extractions", "extractions"),
     ("entities", "entities"),
+    ("sources searched for entities", "entity_sources"),
+    ("sources not searched for entities", "entity_sources_skipped"),
     ("vectors", "vectors"),
     ("dead letters", "dead_letters"),
     ("records", "records"),
@@ -226,8 +233,23 @@ def search_hits(out: Console, answer: Document) -> None:
         heading.append(f"{score:.3f}  " if isinstance(score, int | float) else "", style="green")
         heading.append(clean(hit.get("url")), style="bold")
         out.print(heading, no_wrap=True, overflow="ignore", crop=False)
-        out.print(Padding(Text(shorten(hit.get("text"), 320)), (0, 0, 0, 4), expand=False))
+        out.print(Padding(_snippet(hit), (0, 0, 0, 4), expand=False))
         out.print()
+    if answer.get("complete") is False:
+        out.print("There may be more: not all that fits could be looked at.", style="yellow")
+
+
+def _snippet(hit: Document) -> Text:
+    """The part of a passage with the query's words, these in bold; the passage's beginning when there is none."""
+    snippet = hit.get("snippet") or {}
+    text = str(snippet.get("text") or "")
+    if not text:
+        return Text(shorten(hit.get("text"), SNIPPET_CHARS))
+    shown, place = Text(), 0
+    for first, last in snippet.get("marks") or []:
+        shown.append(_BLANKS.sub(" ", printable(text[place:first]))).append(printable(text[first:last]), style="bold")
+        place = last
+    return shown.append(_BLANKS.sub(" ", printable(text[place:])))
 
 
 def source_list(out: Console, page: Document) -> None:

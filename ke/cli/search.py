@@ -1,5 +1,6 @@
 """`ke search`: ask what the jobs have stored."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -9,22 +10,71 @@ from ke.cli.options import ApiUrl, Json, parse_job_id
 from ke.cli.session import call
 
 
+class Mode(StrEnum):
+    """How to search."""
+
+    HYBRID = "hybrid"
+    DENSE = "dense"
+    TEXT = "text"
+
+
 def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="A question, or what a passage is about.")],
     *,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(help="By meaning (dense), by words (text), or both (hybrid), the default."),
+    ] = None,
     job: Annotated[
         list[str] | None,
         typer.Option(metavar="JOB", parser=parse_job_id, help="Only what this job extracted; may be repeated."),
     ] = None,
     project: Annotated[str | None, typer.Option(metavar="NAME", help="Only this project.")] = None,
+    url_prefix: Annotated[str | None, typer.Option(metavar="URL", help="Only sources whose URL begins so.")] = None,
+    language: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Only sources in this language, as `en`; en-gb is en too.")
+    ] = None,
+    date_from: Annotated[
+        str | None, typer.Option(metavar="DAY", help="Only sources published on this day (2026-03-31) or later.")
+    ] = None,
+    date_to: Annotated[
+        str | None, typer.Option(metavar="DAY", help="Only sources published on this day or before.")
+    ] = None,
+    entity: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only passages that mention this named entity.")
+    ] = None,
+    entity_label: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="What kind of entity that is, as PERSON or ORG.")
+    ] = None,
+    every_chunk: Annotated[
+        bool, typer.Option("--every-chunk", help="All passages that fit, not the best of each source.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Hits, at most.")] = 5,
     embedder: Annotated[str | None, typer.Option(metavar="NAME", help="The embedder whose vectors are asked.")] = None,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What takes a second look at the best hits: minilm.")
+    ] = None,
     as_json: Json = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Find the passages whose meaning is nearest to a question."""
-    hits = call(
+    """Find the passages that answer a question, by meaning and by words."""
+    found = call(
         api_url,
-        lambda ke: ke.search(query, job_ids=job or None, project=project, limit=limit, embedder=embedder),
+        lambda ke: ke.search_answer(
+            query,
+            mode=mode.value if mode else None,
+            job_ids=job or None,
+            limit=limit,
+            project=project,
+            url_prefix=url_prefix,
+            language=language,
+            date_from=date_from,
+            date_to=date_to,
+            entity=entity,
+            entity_label=entity_label,
+            distinct_sources=False if every_chunk else None,
+            embedder=embedder,
+            rerank=rerank,
+        ),
     )
-    output.emit({"data": hits}, output.search_hits, as_json=as_json)
+    output.emit(found, output.search_hits, as_json=as_json)

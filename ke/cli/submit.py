@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,11 +21,27 @@ Urls = Annotated[list[str], typer.Argument(metavar="URL...", help="http or https
 Extract = Annotated[
     bool, typer.Option("--extract/--no-extract", help="Turn the pages into chunks, vectors and entities too.")
 ]
+Reading = Annotated[
+    Literal["thorough", "fast"] | None,
+    typer.Option(metavar="HOW", help="How to find a page's content: thorough (the default), or fast."),
+]
 ChunkSize = Annotated[
     int | None, typer.Option(metavar="N", help="Sources in a batch of the extraction; all in one pass when not given.")
 ]
 ChunkTokens = Annotated[int | None, typer.Option(metavar="N", help="Tokens in a chunk, at most (256 by default).")]
 NoEntities = Annotated[bool, typer.Option("--no-entities", help="Do not look for named entities.")]
+RecrawlOf = Annotated[
+    str | None,
+    typer.Option(
+        "--recrawl-of",
+        metavar="JOB",
+        parser=parse_job_id,
+        help="Ask for this job's pages again, and take only what has changed since.",
+    ),
+]
+Rendered = Annotated[
+    bool, typer.Option("--browser", help="Let the worker's Chromium run the pages' scripts before they are read.")
+]
 Project = Annotated[str, typer.Option(metavar="NAME", help="What the job belongs to.")]
 Labels = Annotated[
     list[str] | None,
@@ -58,6 +74,10 @@ def crawl(
         list[str] | None, typer.Option(metavar="REGEX", help="Follow only URLs that match one of these.")
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="REGEX", help="Never follow URLs that match.")] = None,
+    drop_param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Leave this query parameter out of every URL; * for any characters (utm_*)."),
+    ] = None,
     no_robots: Annotated[
         bool, typer.Option("--no-robots", help="Ignore robots.txt: only for sites that are yours.")
     ] = False,
@@ -65,6 +85,9 @@ def crawl(
         float | None, typer.Option(metavar="SECONDS", help="Between two requests to one host (0 by default).")
     ] = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", help="Requests to one host at once (8).")] = None,
+    recrawl_of: RecrawlOf = None,
+    reading: Reading = None,
+    browser: Rendered = False,
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
@@ -84,7 +107,12 @@ def crawl(
 ) -> None:
     """Fetch a site from these seeds and its sitemaps, within limits, and extract what it says."""
     limits = _given(max_pages=max_pages, max_depth=max_depth)
-    scope = _given(include=include or None, exclude=exclude or None, robots=False if no_robots else None)
+    scope = _given(
+        include=include or None,
+        exclude=exclude or None,
+        drop_params=drop_param or None,
+        robots=False if no_robots else None,
+    )
     rate = _given(concurrency=concurrency, delay_s=delay)
     asked = record_options(schema, instructions, model, max_tokens)
     spec = _extract_spec(chunk_size, chunk_tokens, asked, no_entities=no_entities) if extract else None
@@ -95,7 +123,10 @@ def crawl(
             limits=limits or None,
             scope=scope or None,
             rate=rate or None,
+            reading=reading,
             extract=spec,
+            recrawl_of=recrawl_of,
+            browser=browser,
             project=project,
             labels=labels_of(label),
             idempotency_key=key,
@@ -107,6 +138,9 @@ def crawl(
 def scrape(
     urls: Urls,
     *,
+    recrawl_of: RecrawlOf = None,
+    reading: Reading = None,
+    browser: Rendered = False,
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
@@ -129,7 +163,16 @@ def scrape(
     spec = _extract_spec(chunk_size, chunk_tokens, asked, no_entities=no_entities) if extract else None
 
     def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
-        return ke.submit_scrape(urls, extract=spec, project=project, labels=labels_of(label), idempotency_key=key)
+        return ke.submit_scrape(
+            urls,
+            extract=spec,
+            recrawl_of=recrawl_of,
+            reading=reading,
+            browser=browser,
+            project=project,
+            labels=labels_of(label),
+            idempotency_key=key,
+        )
 
     _accept(submit, Aftermath(watch, wait, timeout, as_json, api_url))
 

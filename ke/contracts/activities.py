@@ -46,6 +46,9 @@ class OpenedJob:
     status: JobStatus
     """Running; or cancelling, when the cancel came before the start; or terminal, when there is nothing to do."""
     started_at: str
+    entities: str | None = None
+    """The finder of the job's entities lane; None: there is no such lane. A history from before there was one has none
+    either, so that it replays, and its job goes on, with the two lanes it began with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,23 @@ class ExtractSlice:
     spec: ExtractSpec
     collecting: bool
     """Whether the job has a collect lane, so that more sources may come until that is done."""
+    max_seconds: float = 120.0
+    """Seconds in this slice."""
+    entities_apart: bool = False
+    """Whether a lane of their own finds the entities. Without it, as in a workflow that began before there was one,
+    this lane finds them after it has extracted."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntitySlice:
+    """One activity's share of an entities lane."""
+
+    job_id: str
+    epoch: int
+    finder: str
+    """The name of the finder of entities."""
+    extracting: bool
+    """Whether the job's extract lane is still at work, so that more sources may come until that is done."""
     max_seconds: float = 120.0
     """Seconds in this slice."""
 
@@ -158,11 +178,20 @@ class CollectActivities(Protocol):
 
 
 class ExtractActivities(Protocol):
-    """Chunks, vectors, entities."""
+    """Chunks and vectors."""
 
     @activity.defn(name="extract_sources")
     async def extract_sources(self, piece: ExtractSlice) -> SliceReport:
         """Extracts sources until the slice ends or none is left."""
+        ...
+
+
+class EntityActivities(Protocol):
+    """Entities."""
+
+    @activity.defn(name="find_entities")
+    async def find_entities(self, piece: EntitySlice) -> SliceReport:
+        """Finds the entities of extracted sources until the slice ends or none is left."""
         ...
 
 

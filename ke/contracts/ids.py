@@ -42,6 +42,11 @@ def entity_id(extraction_id: uuid.UUID, start: int, end: int, label: str) -> uui
     return _named("entity", extraction_id.hex, start, end, label)
 
 
+def merged_entity_id(project: str, label: str, key: str) -> uuid.UUID:
+    """The entity that all mentions with this label and merge key have in common, in one project."""
+    return _named("merged-entity", project, label, key)
+
+
 def record_id(job_id: uuid.UUID, source_id: uuid.UUID, schema_hash: bytes, number: int) -> uuid.UUID:
     """One of the records that a job made of a source by a schema, by its place among them."""
     return _named("record", job_id.hex, source_id.hex, schema_hash.hex(), number)

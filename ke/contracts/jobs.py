@@ -82,6 +82,7 @@ class Lane(StrEnum):
 
     COLLECT = "collect"
     EXTRACT = "extract"
+    ENTITIES = "entities"
     RECORDS = "records"
     """What a language model makes of each source, by a JSON Schema; only where the job has one."""
 
@@ -110,6 +111,8 @@ class CrawlScope:
     """Read the sitemaps that robots.txt names, or /sitemap.xml."""
     robots: bool = True
     """Obey robots.txt (RFC 9309)."""
+    drop_params: tuple[str, ...] = ()
+    """Names of query parameters that tell no two pages apart (`utm_*`): left out of every URL that is taken up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,15 @@ class FetchRate:
     """Seconds between the starts of two requests to one host."""
 
 
+class Reading(StrEnum):
+    """How a page's content is told from what is around it."""
+
+    THOROUGH = "thorough"
+    """By trafilatura, and what it loses put back: some 10 ms a page."""
+    FAST = "fast"
+    """By the page's own marks and the density of its text: some 2 ms."""
+
+
 @dataclass(frozen=True, slots=True)
 class CollectSpec:
     """What the collect lane fetches."""
@@ -132,6 +144,11 @@ class CollectSpec:
     limits: CrawlLimits = CrawlLimits()
     scope: CrawlScope = CrawlScope()
     rate: FetchRate = FetchRate()
+    recrawl_of: str | None = None
+    """The job whose pages are asked for again: what is the same as then is not stored anew."""
+    reading: Reading = Reading.THOROUGH
+    browser: bool = False
+    """Whether HTML pages are shown by a browser, and read as their scripts have made them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +205,7 @@ class CarriedState:
     limits: CrawlLimits | None = None
     collect_done: bool = False
     extract_done: bool = False
+    entities_done: bool = False
     records_done: bool = False
 
 
@@ -199,11 +217,17 @@ class Counters:
     pages_failed: int = 0
     pages_skipped: int = 0
     pages_duplicate: int = 0
+    pages_unchanged: int = 0
+    pages_gone: int = 0
     sources: int = 0
     sources_extracted: int = 0
     sources_skipped: int = 0
     extractions: int = 0
     entities: int = 0
+    entity_sources: int = 0
+    """Extracted sources whose entities were looked for."""
+    entity_sources_skipped: int = 0
+    """Extracted sources whose entities were not looked for when the job ended."""
     vectors: int = 0
     dead_letters: int = 0
     bytes: int = 0
@@ -261,6 +285,10 @@ class JobOutcome:
     error: JobError | None = None
 
 
+PAUSED_NOTE: Final = "resume"
+"""What a job that was told to pause waits for, as its workflow says."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobProgress:
     """The answer of the `progress` query: what the workflow knows, without asking a store."""
@@ -272,6 +300,7 @@ class JobProgress:
     extract_done: bool
     slices: int
     waiting_for: str = ""
+    entities_done: bool = True
     records_done: bool = True
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobInput, JobKind
+from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobInput, JobKind, Reading
 
 
 def params_of(job: JobInput) -> dict[str, Any]:
@@ -16,13 +16,21 @@ def params_of(job: JobInput) -> dict[str, Any]:
         extract.pop("source_job_id")
         extract.pop("source_ids")
     if not job.collect.follow:
-        return {"urls": list(job.collect.urls), "extract": extract}
+        named = {
+            "recrawl_of": job.collect.recrawl_of,
+            "reading": job.collect.reading.value,
+            "browser": job.collect.browser,
+        }
+        return {"urls": list(job.collect.urls), **named, "extract": extract}
     collect = asdict(job.collect)
     return {
         "seeds": list(job.collect.urls),
         "limits": collect["limits"],
         "scope": collect["scope"],
         "rate": collect["rate"],
+        "recrawl_of": job.collect.recrawl_of,
+        "reading": job.collect.reading.value,
+        "browser": job.collect.browser,
         "extract": extract,
     }
 
@@ -32,15 +40,23 @@ def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | No
     if kind is JobKind.EXTRACT:
         return None, _extract_of(params)
     extract = _extract_of(params["extract"]) if params["extract"] is not None else None
+    # Jobs of before have neither an earlier job, nor a browser, nor a choice of reading, nor dropped parameters.
+    named = {
+        "recrawl_of": params.get("recrawl_of"),
+        "reading": Reading(params.get("reading", Reading.THOROUGH)),
+        "browser": params.get("browser", False),
+    }
     if kind is JobKind.SCRAPE:
-        return CollectSpec(tuple(params["urls"]), follow=False), extract
-    scope = params["scope"]
+        return CollectSpec(tuple(params["urls"]), follow=False, **named), extract
+    scope = {"drop_params": (), **params["scope"]}
+    lists = {name: tuple(scope[name]) for name in ("include", "exclude", "drop_params")}
     collect = CollectSpec(
         urls=tuple(params["seeds"]),
         follow=True,
         limits=CrawlLimits(**params["limits"]),
-        scope=CrawlScope(**scope | {"include": tuple(scope["include"]), "exclude": tuple(scope["exclude"])}),
+        scope=CrawlScope(**scope | lists),
         rate=FetchRate(**params["rate"]),
+        **named,
     )
     return collect, extract
 

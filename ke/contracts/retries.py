@@ -43,6 +43,8 @@ class OpenedRetry:
     collect: CollectSpec | None = None
     """What its collect lane fetches, within limits that let every page in that was taken up; None: none was."""
     extract: ExtractSpec | None = None
+    entities: str | None = None
+    """The finder of its entities lane; None: there is no such lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class CarriedRetry:
     opened: OpenedRetry
     collect_done: bool = False
     extract_done: bool = False
+    entities_done: bool = False
     records_done: bool = False
 
 
@@ -107,4 +110,5 @@ class RetryProgress:
     extract_done: bool
     slices: int
     waiting_for: str = ""
+    entities_done: bool = True
     records_done: bool = True

@@ -1,7 +1,7 @@
 """Texts into vectors, by an embedder chosen by name.
 
 An embedder is one entry in `_EMBEDDERS`: its collection's name, its dimensions and a function. A function runs in a
-pool process and is given at most a few dozen texts, so that it is done within about 200 ms.
+pool process and is given at most `batch` texts, so that it is done within about 200 ms.
 """
 
 from array import array
@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ke.contracts.errors import InvalidInput
+from ke.extraction.links import without_targets
+from ke.extraction.minilm import DIMENSIONS as MINILM_DIMENSIONS
+from ke.extraction.minilm import embed_minilm, missing_packages
 from ke.extraction.wordllama_files import load_tokenizer, load_vectors
 
 Vector: TypeAlias = "array[float]"
@@ -29,6 +32,14 @@ class Embedder:
     dimensions: int
     run: Callable[[list[str]], NDArray[np.float32]]
     """Texts to vectors, one a row; they need not be of length 1."""
+    batch: int
+    """Chunks of 256 tokens in one task of the pool."""
+    weight: float
+    """Of its cosine in a hybrid search; that of the words' score is what is left to 1. Measured: docs/adr/0018."""
+    missing: Callable[[], list[str]] = list
+    """The packages that it needs and that are not installed."""
+    extra: str = ""
+    """The extra that brings them."""
 
     @property
     def collection(self) -> str:
@@ -45,20 +56,34 @@ def _wordllama(texts: list[str]) -> NDArray[np.float32]:
     return np.stack(means)
 
 
-_EMBEDDERS: Final = {embedder.name: embedder for embedder in (Embedder("wordllama", 256, _wordllama),)}
+_EMBEDDERS: Final = {
+    embedder.name: embedder
+    for embedder in (
+        Embedder("wordllama", 256, _wordllama, batch=64, weight=0.4),
+        Embedder(
+            "minilm", MINILM_DIMENSIONS, embed_minilm, batch=4, weight=0.5, missing=missing_packages, extra="minilm"
+        ),
+    )
+}
 
 
 def find_embedder(name: str) -> Embedder:
     """The embedder of this name.
 
     Raises:
-        InvalidInput: There is none; the message lists those there are.
+        InvalidInput: There is none, and the message lists those there are; or it is not installed, and the message
+            says what to install.
     """
     try:
-        return _EMBEDDERS[name]
+        found = _EMBEDDERS[name]
     except KeyError:
         known = ", ".join(sorted(_EMBEDDERS))
         raise InvalidInput(f"there is no embedder {name[:100]!r}; known: {known}") from None
+    if missing := found.missing():
+        raise InvalidInput(
+            f"the embedder {name!r} needs {' and '.join(missing)}, not installed here: pip install 'ke[{found.extra}]'"
+        )
+    return found
 
 
 def dimensions(name: str) -> int:
@@ -88,7 +113,7 @@ def embed(name: str, texts: list[str]) -> list[Vector]:
         if not text.strip():
             raise InvalidInput(f"text {number} is empty: it has no vector")
     try:
-        rows = embedder.run(texts)
+        rows = embedder.run([without_targets(text) for text in texts])
     except (UnicodeEncodeError, TypeError) as error:  # the tokenizer's answer to lone surrogates is a TypeError
         raise InvalidInput("a text is not valid Unicode") from error
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)

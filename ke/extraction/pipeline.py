@@ -1,10 +1,10 @@
-"""A source into chunks, vectors and entities, in tasks short enough for a pool that must stay responsive.
+"""A source into chunks and vectors, in tasks short enough for a pool that must stay responsive.
 
 Every task carries what it belongs to, and results are put back by chunk number: pairing is never by order of arrival.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, ParamSpec, Protocol, TypeVar
 from uuid import UUID
@@ -12,17 +12,13 @@ from uuid import UUID
 from ke.contracts.jobs import ExtractSpec
 from ke.extraction.chunk import Chunk, Outline, chunk_piece, cut
 from ke.extraction.embed import Vector, embed, find_embedder
-from ke.extraction.entities import Mention, check_entities, find_entities
+from ke.extraction.entities import check_entities
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 PIECE_CHARACTERS: Final = 65_536
 """Of a source's text in one chunking task: 40 ms of English, 130 ms of the worst that is known."""
-EMBED_CHUNKS: Final = 64
-"""In one embedding task: 50 ms."""
-ENTITY_TOKENS: Final = 1_500
-"""In one entity task, or a single chunk if that is longer: 150 ms."""
 _AT_ONCE: Final = 8
 """Tasks of one source in the pool's queue, so that a long source leaves room for others and is soon cancelled."""
 
@@ -45,11 +41,10 @@ class SourceText:
 
 @dataclass(frozen=True, slots=True)
 class ExtractedChunk:
-    """A chunk with all that was made of it."""
+    """A chunk with what was made of it."""
 
     chunk: Chunk
     vector: Vector
-    mentions: tuple[Mention, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +58,7 @@ class ExtractedSource:
 
 
 async def extract_source(pool: Pool, source: SourceText, spec: ExtractSpec) -> ExtractedSource:
-    """Chunks a source, embeds the chunks and finds their entities.
+    """Chunks a source and embeds the chunks.
 
     Raises:
         InvalidInput: The spec names something unknown, or the text cannot be read.
@@ -75,28 +70,20 @@ async def extract_source(pool: Pool, source: SourceText, spec: ExtractSpec) -> E
     chunks = await _chunk(pool, source.text, spec.chunk_tokens)
     room = asyncio.Semaphore(_AT_ONCE)
     vectors: dict[int, Vector] = {}
-    mentions: dict[int, list[Mention]] = {}
 
     async def embed_batch(batch: Sequence[Chunk]) -> None:
         async with room:
             made = await pool.run(embed, spec.embedder, [chunk.text for chunk in batch])
         vectors.update((chunk.number, vector) for chunk, vector in zip(batch, made, strict=True))
 
-    async def entity_batch(finder: str, batch: Sequence[Chunk]) -> None:
-        async with room:
-            found = await pool.run(find_entities, finder, [chunk.text for chunk in batch])
-        mentions.update((chunk.number, ones) for chunk, ones in zip(batch, found, strict=True))
-
     try:
         async with asyncio.TaskGroup() as tasks:
-            for first in range(0, len(chunks), EMBED_CHUNKS):
-                tasks.create_task(embed_batch(chunks[first : first + EMBED_CHUNKS]))
-            for batch in _by_tokens(chunks) if spec.entities is not None else ():
-                tasks.create_task(entity_batch(spec.entities or "", batch))
+            for first in range(0, len(chunks), embedder.batch):
+                tasks.create_task(embed_batch(chunks[first : first + embedder.batch]))
     except ExceptionGroup as group:
         raise group.exceptions[0] from None  # the first one cancelled the others
-    made = (ExtractedChunk(c, vectors[c.number], tuple(mentions.get(c.number, ()))) for c in chunks)
-    return ExtractedSource(source.source_id, embedder.collection, tuple(made))
+    made = tuple(ExtractedChunk(chunk, vectors[chunk.number]) for chunk in chunks)
+    return ExtractedSource(source.source_id, embedder.collection, made)
 
 
 async def embed_chunks(pool: Pool, embedder: str, texts: Sequence[str]) -> list[Vector]:
@@ -106,9 +93,10 @@ async def embed_chunks(pool: Pool, embedder: str, texts: Sequence[str]) -> list[
         InvalidInput: The embedder is unknown.
         WorkLost: A pool process died.
     """
+    batch = find_embedder(embedder).batch
     vectors: list[Vector] = []
-    for first in range(0, len(texts), EMBED_CHUNKS):
-        vectors += await pool.run(embed, embedder, list(texts[first : first + EMBED_CHUNKS]))
+    for first in range(0, len(texts), batch):
+        vectors += await pool.run(embed, embedder, list(texts[first : first + batch]))
     return vectors
 
 
@@ -120,16 +108,3 @@ async def _chunk(pool: Pool, text: str, max_tokens: int) -> list[Chunk]:
         found, outline = await pool.run(chunk_piece, text[start:end], max_tokens, start, len(chunks), outline)
         chunks += found
     return chunks
-
-
-def _by_tokens(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
-    batch: list[Chunk] = []
-    tokens = 0
-    for chunk in chunks:
-        if batch and tokens + chunk.tokens > ENTITY_TOKENS:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(chunk)
-        tokens += chunk.tokens
-    if batch:
-        yield batch

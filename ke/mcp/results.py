@@ -38,6 +38,25 @@ class JobsAnswer(_Answer):
     next_cursor: str | None = Field(None, description="For the next call, when there is more")
 
 
+class EntityAnswer(_Answer):
+    """A named entity of a project: all mentions that mean the same."""
+
+    id: str
+    name: str = Field(description="Its most frequent spelling")
+    label: str = Field(description="What it is: PERSON, ORG, GPE, DATE, ...")
+    aliases: list[str] = Field(default_factory=list, description="Other spellings")
+    mentions: int = 0
+    sources: int = Field(0, description="Documents that mention it")
+    together: int | None = Field(None, description="Of a neighbour: passages that mention both")
+
+
+class EntitiesAnswer(_Answer):
+    """Entities, the most mentioned, or the closest neighbours, first."""
+
+    data: list[EntityAnswer]
+    next_cursor: str | None = Field(None, description="For the next call, when there is more")
+
+
 class DeadLetterAnswer(_Answer):
     """A page or a source that failed for good."""
 
@@ -126,9 +145,13 @@ class Hit(_Answer):
     url: str
     source_id: str
     job_id: str
+    snippet: dict[str, Any] = Field(
+        default_factory=dict, description="The part of it with most of the query's words; `marks` says where they are"
+    )
 
 
 class SearchAnswer(_Answer):
-    """The passages nearest to a query, best first."""
+    """The passages that answer a query, best first."""
 
     data: list[Hit]
+    complete: bool = Field(default=True, description="False: fewer than were asked for, and there may be more")

@@ -34,6 +34,8 @@ def create_server() -> MCPServer:
         _strict(tools.get_job, "Read a job", tools.READS),
         _strict(tools.list_jobs, "List jobs", tools.READS),
         _strict(tools.search, "Search", tools.READS),
+        _strict(tools.list_entities, "List entities", tools.READS),
+        _strict(tools.entity_neighbours, "List what is mentioned together", tools.READS),
         _strict(record_tools.extract_records, "Read records out of pages", tools.FETCHES),
         _strict(record_tools.list_records, "List records", tools.READS),
         _strict(tools.cancel_job, "Cancel a job", tools.STOPS),

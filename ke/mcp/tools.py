@@ -7,11 +7,12 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from ke.client import KnowledgeExtractionClient
-from ke.gateway import job_id_of, retry_id_of, source_id_of
+from ke.gateway import entity_id_of, job_id_of, retry_id_of, source_id_of
 from ke.mcp.calls import answer
 from ke.mcp.results import (
     DeadLettersAnswer,
     DeletionAnswer,
+    EntitiesAnswer,
     JobAnswer,
     JobsAnswer,
     ReceiptAnswer,
@@ -25,6 +26,12 @@ CLEANUP_WAIT_S: Final = 30.0
 JobId = Annotated[str, Field(description="The job's id, as `crawl`, `scrape` and `list_jobs` give it")]
 Project = Annotated[str, Field(description="What the job belongs to")]
 Extract = Annotated[bool, Field(description="Also turn the pages into searchable chunks, vectors and entities")]
+RecrawlOf = Annotated[
+    str | None, Field(description="A job that has ended: take only what has changed since, and tell what is gone")
+]
+Reading = Annotated[
+    Literal["thorough", "fast"], Field(description="How a page's content is found: well, or in a fifth of the time")
+]
 Key = Annotated[str | None, Field(description="The same key gives the same job, so that a repeat is safe")]
 
 OfSubject = Annotated[
@@ -51,6 +58,8 @@ async def crawl(
     max_pages: Annotated[int, Field(ge=1, description="Pages, at most")] = 500,
     max_depth: Annotated[int, Field(ge=0, description="Links from a first page, at most")] = 5,
     *,
+    recrawl_of: RecrawlOf = None,
+    reading: Reading = "thorough",
     extract: Extract = True,
     project: Project = "default",
     idempotency_key: Key = None,
@@ -64,7 +73,9 @@ async def crawl(
         lambda ke: ke.submit_crawl(
             urls,
             limits=limits,
+            reading=reading,
             extract={} if extract else None,
+            recrawl_of=job_id_of(recrawl_of) if recrawl_of else None,
             project=project,
             idempotency_key=idempotency_key,
         )
@@ -74,6 +85,8 @@ async def crawl(
 async def scrape(
     urls: Annotated[list[str], Field(min_length=1, max_length=1000, description="Exactly these pages")],
     *,
+    recrawl_of: RecrawlOf = None,
+    reading: Reading = "thorough",
     extract: Extract = True,
     project: Project = "default",
     idempotency_key: Key = None,
@@ -84,7 +97,12 @@ async def scrape(
     """
     return await answer(
         lambda ke: ke.submit_scrape(
-            urls, extract={} if extract else None, project=project, idempotency_key=idempotency_key
+            urls,
+            reading=reading,
+            extract={} if extract else None,
+            recrawl_of=job_id_of(recrawl_of) if recrawl_of else None,
+            project=project,
+            idempotency_key=idempotency_key,
         )
     )
 
@@ -126,15 +144,69 @@ async def list_jobs(
 
 async def search(
     query: Annotated[str, Field(min_length=1, description="A question, or what a passage is about")],
+    mode: Annotated[
+        Literal["dense", "text", "hybrid"], Field(description="By meaning, by words, or by both, which is best")
+    ] = "hybrid",
     job_ids: Annotated[list[str] | None, Field(description="Only what these jobs extracted")] = None,
     project: Annotated[str | None, Field(description="Only this project")] = None,
+    url_prefix: Annotated[str | None, Field(description="Only pages whose URL begins so")] = None,
+    language: Annotated[str | None, Field(description="Only pages in this language, such as `en`")] = None,
+    date_from: Annotated[str | None, Field(description="Only pages published on 2026-03-31, say, or later")] = None,
+    date_to: Annotated[str | None, Field(description="Only pages published on that day or before")] = None,
+    entity: Annotated[str | None, Field(description="Only passages that mention this person, place, ...")] = None,
+    entity_label: Annotated[str | None, Field(description="What that is: PERSON, ORG, GPE, ...")] = None,
     limit: Annotated[int, Field(ge=1, le=100, description="Passages, at most")] = 10,
+    *,
+    distinct_sources: Annotated[bool, Field(description="One passage of each page; false: all that fit")] = True,
+    embedder: Annotated[str | None, Field(description="Whose vectors are asked")] = None,
+    rerank: Annotated[str | None, Field(description="`minilm`: a second, slower look at the best")] = None,
 ) -> Annotated[CallToolResult, SearchAnswer]:
-    """Find the passages, among all that jobs have extracted, whose meaning is nearest to a question."""
+    """Find the passages, among all that jobs have extracted, that answer a question."""
 
     async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
         ids = [job_id_of(job_id) for job_id in job_ids] if job_ids else None
-        return {"data": await ke.search(query, job_ids=ids, project=project, limit=limit)}
+        return await ke.search_answer(
+            query,
+            mode=mode,
+            job_ids=ids,
+            limit=limit,
+            project=project,
+            url_prefix=url_prefix,
+            language=language,
+            date_from=date_from,
+            date_to=date_to,
+            entity=entity,
+            entity_label=entity_label,
+            distinct_sources=distinct_sources,
+            embedder=embedder,
+            rerank=rerank,
+        )
+
+    return await answer(work)
+
+
+async def list_entities(
+    name: Annotated[str | None, Field(min_length=1, description="The beginning of a name, in any case")] = None,
+    label: Annotated[str | None, Field(description="Only this kind: PERSON, ORG, GPE, DATE, ...")] = None,
+    project: Annotated[str, Field(description="The project")] = "default",
+    limit: Annotated[int, Field(ge=1, le=200, description="Entities, at most")] = 20,
+    cursor: Annotated[str | None, Field(description="`next_cursor` of the answer before")] = None,
+) -> Annotated[CallToolResult, EntitiesAnswer]:
+    """List the people, organisations, places and dates that a project's documents name, most mentioned first."""
+    return await answer(
+        lambda ke: ke.list_merged_entities(project=project, label=label, q=name, limit=limit, cursor=cursor)
+    )
+
+
+async def entity_neighbours(
+    entity_id: Annotated[str, Field(description="An id that `list_entities` gave")],
+    label: Annotated[str | None, Field(description="Only neighbours of this kind")] = None,
+    limit: Annotated[int, Field(ge=1, le=200, description="Neighbours, at most")] = 20,
+) -> Annotated[CallToolResult, EntitiesAnswer]:
+    """List what is named in the same passages as an entity, that with the most common passages first."""
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        return {"data": await ke.list_neighbours(entity_id_of(entity_id), label=label, limit=limit)}
 
     return await answer(work)
 

@@ -13,7 +13,14 @@ from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskSta
 from temporalio.api.taskqueue.v1 import TaskQueue as TaskQueueName
 from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, DescribeTaskQueueRequest
-from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import (
+    Client,
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowQueryFailedError,
+    WorkflowQueryRejectedError,
+)
 from temporalio.common import (
     SearchAttributePair,
     TypedSearchAttributes,
@@ -25,7 +32,16 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from ke.contracts.cleanup import CleanupInput, CleanupReceipt, ProjectCleanupInput
 from ke.contracts.errors import TemporalUnavailable
-from ke.contracts.jobs import CancelRequest, JobError, JobInput, JobOutcome, JobStatus
+from ke.contracts.jobs import (
+    PAUSED_NOTE,
+    CancelRequest,
+    JobError,
+    JobInput,
+    JobOutcome,
+    JobProgress,
+    JobStatus,
+    Lane,
+)
 from ke.contracts.naming import (
     CLEANUP_WORKFLOW,
     JOB_KIND,
@@ -177,7 +193,15 @@ class Engine:
         Raises:
             WorkflowAlreadyStartedError: There is, or was, a workflow of this id.
         """
-        lanes = [name for name, spec in (("collect", job.collect), ("extract", job.extract)) if spec is not None]
+        finder = job.extract.entities if job.extract is not None else None
+        schema = job.extract.schema if job.extract is not None else None
+        specs = (
+            (Lane.COLLECT, job.collect),
+            (Lane.EXTRACT, job.extract),
+            (Lane.ENTITIES, finder),
+            (Lane.RECORDS, schema),
+        )
+        lanes = [lane.value for lane, spec in specs if spec is not None]
         attributes = (
             SearchAttributePair(JOB_KIND, job.kind.value),
             SearchAttributePair(JOB_STATUS, JobStatus.QUEUED.value),
@@ -262,6 +286,16 @@ class Engine:
         return True
 
     # Cleanups
+
+    async def pauses(self, job_id: str) -> bool | None:
+        """Whether the workflow was told to pause, carried out or not; None when that cannot be told in a second."""
+        try:
+            async with self._calling(GLANCE_S) as (client, deadline):
+                handle = client.get_workflow_handle(job_workflow_id(job_id))
+                known: JobProgress = await handle.query("progress", result_type=JobProgress, rpc_timeout=deadline)
+        except (TemporalUnavailable, WorkflowQueryFailedError, WorkflowQueryRejectedError, RPCError):
+            return None
+        return known.waiting_for == PAUSED_NOTE
 
     async def start_cleanup(self, cleanup: CleanupInput) -> None:
         """Starts the cleanup of a job or a source, or joins the one that runs.

@@ -20,9 +20,11 @@ from ke.contracts.errors import WorkLost
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_NICENESS: Final = 10
+NICENESS: Final = 10
 """So that the event loops, Postgres and Temporal get their turn at once on a machine whose cores the pool fills: a
 cancel waits for a dozen of them."""
+ENTITIES_NICENESS: Final = 15
+"""Of the pool that finds entities: of a core that both want a third of the other pool's share, of an idle one all."""
 _ONE_THREAD: Final = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -41,12 +43,18 @@ class CpuPool:
     cancelled job does not hold a process for long.
     """
 
-    def __init__(self, processes: int) -> None:
-        """Takes the number of processes; none is started yet."""
+    def __init__(self, processes: int, *, niceness: int = NICENESS) -> None:
+        """Takes the number of processes, and by how much they are nicer than their owner; none is started yet."""
         self._processes = processes
+        self._niceness = niceness
         self._executor: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
         self._closed = False
+
+    @property
+    def processes(self) -> int:
+        """How many functions run at once."""
+        return self._processes
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The function's result, or its exception.
@@ -84,7 +92,10 @@ class CpuPool:
                 raise RuntimeError("the pool is closed")
             if self._executor is None:
                 self._executor = ProcessPoolExecutor(
-                    self._processes, mp_context=multiprocessing.get_context("spawn"), initializer=_enter
+                    self._processes,
+                    mp_context=multiprocessing.get_context("spawn"),
+                    initializer=_enter,
+                    initargs=(self._niceness,),
                 )
             return self._executor
 
@@ -121,11 +132,11 @@ def _inherited() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _enter() -> None:
+def _enter(niceness: int) -> None:
     """The first thing in a pool process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, which drains
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.nice(_NICENESS)
+    os.nice(niceness)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
 
 

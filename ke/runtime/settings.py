@@ -73,7 +73,9 @@ class Settings(BaseSettings):
     heartbeat_cap_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Seconds between two heartbeats, at most; a cancel is seen at the next one. The embedded stack sets 0.2."""
     cpu_processes: Annotated[int | None, Field(ge=1, le=64)] = None
-    """Processes for parsing, embedding and entities in each worker; unset: one for each core."""
+    """Processes for parsing and embedding in each worker; unset: one for each core."""
+    entity_processes: Annotated[int | None, Field(ge=1, le=64)] = None
+    """Processes for finding entities in each worker; unset: as many as for parsing and embedding."""
     graceful_shutdown_s: Annotated[float, Field(ge=0, le=600)] = 20.0
     """Seconds a worker gives its activities to hand back their work on SIGTERM."""
     fetch_allow: Annotated[frozenset[str], NoDecode] = frozenset()
@@ -84,6 +86,8 @@ class Settings(BaseSettings):
     """Seconds for one request, redirects and body included."""
     fetch_max_bytes: Annotated[int, Field(ge=1024)] = 10_000_000
     """The longest body, decompressed, in bytes."""
+    chromium: str | None = None
+    """The Chromium that shows pages for jobs that ask for it, by path or name; unset: looked for on PATH."""
     llm_url: str | None = None
     """Base URL of an OpenAI-compatible endpoint, before `/chat/completions`; without a path it is `/v1`."""
     llm_api_key: SecretStr | None = None
@@ -138,7 +142,14 @@ class Settings(BaseSettings):
         return pairs
 
     @field_validator(
-        "temporal_address", "database_url", "qdrant_url", "llm_url", "llm_api_key", "llm_model", mode="before"
+        "temporal_address",
+        "database_url",
+        "qdrant_url",
+        "chromium",
+        "llm_url",
+        "llm_api_key",
+        "llm_model",
+        mode="before",
     )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:

@@ -13,6 +13,7 @@ from ke.storage.tables import (
     cleanup_batches,
     dead_letters,
     entities,
+    entity_tasks,
     extraction_tasks,
     extractions,
     pages,
@@ -134,11 +135,13 @@ async def delete_records_batch(connection: AsyncConnection, target: CleanupTarge
 
 
 async def delete_tasks_batch(connection: AsyncConnection, target: CleanupTarget) -> int | None:
-    """Deletes the next entries of extract lanes, which no receipt counts; returns None when there was none."""
-    key = sa.tuple_(extraction_tasks.c.job_id, extraction_tasks.c.source_id)
-    these = sa.select(extraction_tasks.c.job_id, extraction_tasks.c.source_id).where(target.tasks).limit(MAX_ROWS)
-    statement = sa.delete(extraction_tasks).where(target.tasks, key.in_(these))
-    return (await connection.execute(statement)).rowcount or None
+    """Deletes the next entries of these lanes, which no receipt counts; returns None when there was none."""
+    deleted = 0
+    for table, mine in ((entity_tasks, target.entity_tasks), (extraction_tasks, target.extraction_tasks)):
+        key = sa.tuple_(table.c.job_id, table.c.source_id)
+        these = sa.select(table.c.job_id, table.c.source_id).where(mine).limit(MAX_ROWS)
+        deleted += (await connection.execute(sa.delete(table).where(mine, key.in_(these)))).rowcount
+    return deleted or None
 
 
 async def delete_dead_letters_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from ke.contracts.cleanup import CleanupScope
 from ke.contracts.naming import cleanup_id, source_cleanup_id
-from ke.storage.tables import dead_letters, extraction_tasks, extractions, pages, records, sources
+from ke.storage.tables import dead_letters, entity_tasks, extraction_tasks, extractions, pages, records, sources
 from ke.storage.vectors.base import VectorStore
 
 
@@ -87,11 +87,17 @@ class CleanupTarget:
         return sa.false()
 
     @property
-    def tasks(self) -> sa.ColumnElement[bool]:
+    def extraction_tasks(self) -> sa.ColumnElement[bool]:
         """Its entries of extract lanes."""
-        if self.source_id is None:
-            return extraction_tasks.c.job_id == self.job_id
-        return extraction_tasks.c.source_id == self.source_id
+        return self._tasks(extraction_tasks)
+
+    @property
+    def entity_tasks(self) -> sa.ColumnElement[bool]:
+        """Its entries of entities lanes."""
+        return self._tasks(entity_tasks)
+
+    def _tasks(self, table: sa.Table) -> sa.ColumnElement[bool]:
+        return table.c.job_id == self.job_id if self.source_id is None else table.c.source_id == self.source_id
 
     @property
     def dead_letters(self) -> sa.ColumnElement[bool]:

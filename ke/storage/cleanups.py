@@ -18,6 +18,7 @@ from ke.storage.tables import (
     cleanups,
     dead_letters,
     entities,
+    entity_tasks,
     extraction_tasks,
     extractions,
     job_progress,
@@ -73,7 +74,7 @@ async def vector_counts(vectors: VectorStore, target: CleanupTarget) -> dict[str
 
 
 async def active_dependents(connection: AsyncConnection, job_id: uuid.UUID) -> list[uuid.UUID]:
-    """The active jobs that extract from this job's sources, those included that have only been told to so far.
+    """The active jobs that extract from this job's sources or crawl them again, even if only told to so far.
 
     An ended job whose dead letters are being retried is one of them.
     """
@@ -96,7 +97,10 @@ async def active_dependents(connection: AsyncConnection, job_id: uuid.UUID) -> l
         .where(
             jobs.c.status.in_([status.value for status in ACTIVE]) | jobs.c.retry_id.is_not(None),
             jobs.c.id != job_id,
-            sa.exists(task_of_this) | (jobs.c.params["source_job_id"].astext == str(job_id)) | sa.exists(names_source),
+            sa.exists(task_of_this)
+            | (jobs.c.params["source_job_id"].astext == str(job_id))
+            | (jobs.c.params["recrawl_of"].astext == str(job_id))
+            | sa.exists(names_source),
         )
         .order_by(jobs.c.seq)
     )
@@ -192,7 +196,7 @@ async def tombstone(connection: AsyncConnection, job_id: uuid.UUID) -> None:
     if row.result is not None:
         result = {name: value for name, value in row.result.items() if name in _KEPT_OF_RESULT}
     await give_up_retries(connection, job_id)
-    for table in (job_progress, extraction_tasks):
+    for table in (job_progress, entity_tasks, extraction_tasks):
         await connection.execute(sa.delete(table).where(table.c.job_id == job_id))
     await connection.execute(
         sa.update(jobs)

@@ -30,6 +30,7 @@ from ke.storage.record_queue import skip_open_records
 from ke.storage.tables import (
     dead_letters,
     entities,
+    entity_tasks,
     extraction_tasks,
     extractions,
     job_progress,
@@ -197,6 +198,7 @@ async def count_job(
 
     page, chunk = await tally(pages), await tally(extractions)
     task = await _count_tasks(connection, job_id, extraction_tasks.c.state)
+    searched = await _count_tasks(connection, job_id, entity_tasks.c.state)
     record = await _count_tasks(connection, job_id, extraction_tasks.c.record_state)
     none = _Tally()
     counters = Counters(
@@ -204,11 +206,15 @@ async def count_job(
         pages_failed=page.get("failed", none).number,
         pages_skipped=page.get("skipped", none).number,
         pages_duplicate=page.get("duplicate", none).number,
+        pages_unchanged=page.get("unchanged", none).number,
+        pages_gone=page.get("gone", none).number,
         sources=await total(sources),
         sources_extracted=task.get("done", 0),
         sources_skipped=task.get("skipped", 0),
         extractions=sum(part.number for part in chunk.values()),
         entities=await total(entities),
+        entity_sources=searched.get("done", 0),
+        entity_sources_skipped=searched.get("skipped", 0),
         vectors=chunk.get("ready", none).number,
         dead_letters=await total(dead_letters),
         bytes=sum(part.bytes for part in page.values()),
@@ -216,7 +222,8 @@ async def count_job(
         records_skipped=record.get("skipped", 0),
         **await _spent(connection, job_id),
     )
-    return counters, bool(counters.pages_failed or task.get("failed") or record.get("failed"))
+    failed = (task.get("failed"), searched.get("failed"), record.get("failed"))
+    return counters, bool(counters.pages_failed or any(failed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +275,7 @@ async def _spent(connection: AsyncConnection, job_id: uuid.UUID) -> dict[str, in
 
 async def _count_tasks(connection: AsyncConnection, job_id: uuid.UUID, state: sa.Column[str | None]) -> dict[str, int]:
     """Counts a lane's sources by their state, which an index has."""
-    statement = sa.select(state, sa.func.count()).where(extraction_tasks.c.job_id == job_id).group_by(state)
+    statement = sa.select(state, sa.func.count()).where(state.table.c.job_id == job_id).group_by(state)
     return {record[0] or "": record[1] for record in await connection.execute(statement)}
 
 

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -14,9 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ke.contracts.ids import source_id
 from ke.contracts.jobs import Counters, Lane
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
+from ke.storage.duplicates import Twins
 from ke.storage.frontier import FrontierEntry, add_pages
 from ke.storage.jobs import add_progress, hold_fence, hold_lease
 from ke.storage.record_queue import first_record_state
+from ke.storage.recrawls import present_sources
 from ke.storage.tables import extraction_tasks, pages, sources
 
 
@@ -25,6 +27,10 @@ class PageState(StrEnum):
 
     FETCHED = "fetched"
     DUPLICATE = "duplicate"
+    UNCHANGED = "unchanged"
+    """As it was in the job that is crawled again: its document is there."""
+    GONE = "gone"
+    """It was there in the job that is crawled again."""
     FAILED = "failed"
     SKIPPED = "skipped"
     RETRY = "retry"
@@ -59,9 +65,19 @@ class PageOutcome:
     http_status: int | None = None
     etag: str | None = None
     last_modified: str | None = None
+    content_hash: bytes | None = None
+    """Where there is no document to say so."""
     bytes: int = 0
     retry_after_s: float = 0.0
     document: Document | None = None
+    final_url: str | None = None
+    """Where the answer came from, where there is no document to say so; canonical."""
+    content_type: str | None = None
+    """The same."""
+    canonical: str | None = None
+    """What the page names as its own URL, where that is another one."""
+    source_id: uuid.UUID | None = None
+    """The document that has its content, where that is not the page's own."""
     links: Sequence[str] = field(default_factory=tuple)
     """Canonical links to follow, one level deeper."""
 
@@ -95,7 +111,8 @@ async def write_pages(
     await hold_fence(connection, job_id, epoch)
     await hold_lease(connection, job_id, Lane.COLLECT, claim)
     mine = await _still_mine(connection, claim, batch)
-    outcomes = await _without_duplicates(connection, job_id, [o for o in batch if o.entry.id in mine])
+    outcomes = await _still_unchanged(connection, [o for o in batch if o.entry.id in mine])
+    outcomes = await _without_duplicates(connection, job_id, outcomes)
     await _store_sources(connection, job_id, outcomes, extract=extract)
     await add_pages(connection, job_id, ((url, o.entry.depth + 1) for o in outcomes for url in o.links))
     await _store_pages(connection, job_id, outcomes)
@@ -118,51 +135,31 @@ async def _still_mine(
     return frozenset((await connection.execute(statement)).scalars())
 
 
+async def _still_unchanged(connection: AsyncConnection, outcomes: Sequence[PageOutcome]) -> list[PageOutcome]:
+    """Sends pages back whose earlier document was deleted meanwhile: the next attempt fetches and stores them."""
+    named = [o.source_id for o in outcomes if o.state is PageState.UNCHANGED and o.source_id]
+    there = await present_sources(connection, named) if named else frozenset()
+    return [
+        o
+        if o.state is not PageState.UNCHANGED or o.source_id in there
+        else PageOutcome(o.entry, PageState.RETRY, o.fetched_at, reason="what it was the same as is deleted")
+        for o in outcomes
+    ]
+
+
 async def _without_duplicates(
     connection: AsyncConnection, job_id: uuid.UUID, outcomes: Sequence[PageOutcome]
 ) -> list[PageOutcome]:
-    """Turns what the job has stored already, by content or by address, into duplicates."""
-    documents = [o.document for o in outcomes if o.document]
-    if not documents:
-        return list(outcomes)
-    known = await connection.execute(
-        sa.select(sources.c.content_hash, sources.c.url).where(
-            sources.c.job_id == job_id,
-            sa.or_(
-                sources.c.content_hash.in_([d.content_hash for d in documents]),
-                sources.c.id.in_([source_id(job_id, d.url) for d in documents]),
-            ),
-        )
-    )
-    places: dict[bytes, str] = {}
-    addresses: set[str] = set()
-    for content_hash, url in known:
-        places[content_hash] = url
-        addresses.add(url)
-    return [_as_duplicate(o, places, addresses) for o in outcomes]
+    """Turns what the job has stored already into duplicates."""
+    twins = await Twins.of(connection, job_id, outcomes)
 
+    def told(outcome: PageOutcome) -> PageOutcome:
+        twin = twins.of_page(outcome)
+        if twin is None:
+            return outcome
+        return replace(outcome, state=PageState.DUPLICATE, reason=f"same as {twin.url}", source_id=twin.id)
 
-def _as_duplicate(outcome: PageOutcome, places: dict[bytes, str], addresses: set[str]) -> PageOutcome:
-    document = outcome.document
-    if document is None:
-        return outcome
-    twin = places.get(document.content_hash) or (document.url if document.url in addresses else None)
-    if twin is None:
-        places[document.content_hash] = document.url
-        addresses.add(document.url)
-        return outcome
-    return PageOutcome(
-        entry=outcome.entry,
-        state=PageState.DUPLICATE,
-        fetched_at=outcome.fetched_at,
-        reason=f"same as {twin}",
-        http_status=outcome.http_status,
-        etag=outcome.etag,
-        last_modified=outcome.last_modified,
-        bytes=outcome.bytes,
-        document=document,
-        links=outcome.links,
-    )
+    return [told(outcome) for outcome in outcomes]
 
 
 async def _store_sources(
@@ -205,6 +202,8 @@ async def _store_pages(connection: AsyncConnection, job_id: uuid.UUID, outcomes:
             not_before=sa.bindparam("later", type_=pages.c.not_before.type),
             http_status=sa.bindparam("status"),
             final_url=sa.bindparam("final"),
+            canonical_url=sa.bindparam("canonical"),
+            source_id=sa.bindparam("source"),
             content_type=sa.bindparam("type"),
             content_hash=sa.bindparam("hash"),
             etag=sa.bindparam("new_etag"),
@@ -213,13 +212,17 @@ async def _store_pages(connection: AsyncConnection, job_id: uuid.UUID, outcomes:
             fetched_at=sa.bindparam("at"),
         )
     )
-    values = [_page_values(o) for o in outcomes]
+    values = [_page_values(job_id, o) for o in outcomes]
     if values:
         await connection.execute(statement, values)
 
 
-def _page_values(outcome: PageOutcome) -> dict[str, Any]:
+def _page_values(job_id: uuid.UUID, outcome: PageOutcome) -> dict[str, Any]:
     document, retry = outcome.document, outcome.state is PageState.RETRY
+    final = document.url if document else outcome.final_url
+    source = outcome.source_id
+    if document and outcome.state is PageState.FETCHED:
+        source = source_id(job_id, document.url)
     return {
         "page": outcome.entry.id,
         "new_state": "pending" if retry else outcome.state.value,
@@ -227,9 +230,11 @@ def _page_values(outcome: PageOutcome) -> dict[str, Any]:
         "failed": int(retry or outcome.state is PageState.FAILED),
         "later": outcome.fetched_at + timedelta(seconds=outcome.retry_after_s) if retry else None,
         "status": outcome.http_status,
-        "final": document.url if document and document.url != outcome.entry.url else None,
-        "type": document.content_type if document else None,
-        "hash": document.content_hash if document else None,
+        "final": final if final != outcome.entry.url else None,
+        "canonical": outcome.canonical,
+        "source": source,
+        "type": document.content_type if document else outcome.content_type,
+        "hash": document.content_hash if document else outcome.content_hash,
         "new_etag": outcome.etag,
         "modified": outcome.last_modified,
         "size": outcome.bytes,
@@ -258,6 +263,8 @@ def _count(outcomes: Sequence[PageOutcome]) -> Counters:
         pages_failed=number(PageState.FAILED),
         pages_skipped=number(PageState.SKIPPED),
         pages_duplicate=number(PageState.DUPLICATE),
+        pages_unchanged=number(PageState.UNCHANGED),
+        pages_gone=number(PageState.GONE),
         sources=sum(o.state is PageState.FETCHED and o.document is not None for o in outcomes),
         dead_letters=number(PageState.FAILED),
         bytes=sum(o.bytes for o in outcomes),

@@ -14,11 +14,10 @@ from ke.contracts.ids import dead_letter_id
 from ke.contracts.jobs import Counters, Lane
 from ke.contracts.retries import LetterFilter, Subject
 from ke.storage.jobs import add_progress
-from ke.storage.tables import dead_letters, extraction_tasks, jobs, pages, retries
+from ke.storage.tables import dead_letters, entity_tasks, extraction_tasks, jobs, pages, retries
 
 MAX_MESSAGE: Final = 2000
 """Characters of an error message that are kept."""
-_LANE_OF: Final = {"page": Lane.COLLECT, "source": Lane.EXTRACT, "record": Lane.RECORDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +124,11 @@ async def purge_dead_letters(
     is_retried = sa.select(jobs.c.retry_id.is_not(None)).where(jobs.c.id == job_id)
     if (await connection.execute(is_retried)).scalar_one_or_none():
         mine = sa.and_(mine, ~taken_up(job_id))
-    gone = sa.delete(dead_letters).where(mine).returning(dead_letters.c.subject).cte("gone")
-    found = await connection.execute(sa.select(gone.c.subject, sa.func.count()).group_by(gone.c.subject))
+    gone = sa.delete(dead_letters).where(mine).returning(_lane_of_letter().label("lane")).cte("gone")
+    found = await connection.execute(sa.select(gone.c.lane, sa.func.count()).group_by(gone.c.lane))
     numbers: dict[str, int] = {record[0]: record[1] for record in found}
-    for subject, number in numbers.items():
-        await add_progress(connection, job_id, _LANE_OF[subject], Counters(dead_letters=-number))
+    for lane, number in numbers.items():
+        await add_progress(connection, job_id, Lane(lane), Counters(dead_letters=-number))
     purged = sum(numbers.values())
     if purged:
         left = jobs.c.result["dead_letters"].as_integer() - purged
@@ -137,6 +136,21 @@ async def purge_dead_letters(
         has_number = jobs.c.result.has_key("dead_letters")
         await connection.execute(sa.update(jobs).where(jobs.c.id == job_id, has_number).values(result=result))
     return purged
+
+
+def _lane_of_letter() -> sa.ColumnElement[str]:
+    """The lane that a letter was counted in; a source that fails in the entities lane was extracted before."""
+    failed = sa.exists().where(
+        entity_tasks.c.job_id == dead_letters.c.job_id,
+        entity_tasks.c.source_id == dead_letters.c.subject_id,
+        entity_tasks.c.state == "failed",
+    )
+    return sa.case(
+        (dead_letters.c.subject == "page", Lane.COLLECT.value),
+        (dead_letters.c.subject == "record", Lane.RECORDS.value),
+        (failed.correlate(dead_letters), Lane.ENTITIES.value),
+        else_=Lane.EXTRACT.value,
+    )
 
 
 def taken_up(job_id: uuid.UUID) -> sa.ColumnElement[bool]:
@@ -147,10 +161,17 @@ def taken_up(job_id: uuid.UUID) -> sa.ColumnElement[bool]:
         pages.c.job_id == job_id,
         pages.c.state.in_(("pending", "fetching")),
     )
-    is_queued = sa.exists().where(
-        extraction_tasks.c.job_id == job_id,
-        extraction_tasks.c.source_id == dead_letters.c.subject_id,
-        extraction_tasks.c.state.in_(("pending", "claimed")),
+    is_queued = sa.or_(
+        *(
+            sa.exists()
+            .where(
+                tasks.c.job_id == job_id,
+                tasks.c.source_id == dead_letters.c.subject_id,
+                tasks.c.state.in_(("pending", "claimed")),
+            )
+            .correlate(dead_letters)
+            for tasks in (extraction_tasks, entity_tasks)
+        )
     )
     is_asked = sa.exists().where(
         extraction_tasks.c.job_id == job_id,
@@ -159,7 +180,7 @@ def taken_up(job_id: uuid.UUID) -> sa.ColumnElement[bool]:
     )
     return sa.or_(
         sa.and_(dead_letters.c.subject == "page", is_open.correlate(dead_letters)),
-        sa.and_(dead_letters.c.subject == "source", is_queued.correlate(dead_letters)),
+        sa.and_(dead_letters.c.subject == "source", is_queued),
         sa.and_(dead_letters.c.subject == "record", is_asked.correlate(dead_letters)),
     )
 

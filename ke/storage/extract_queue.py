@@ -1,4 +1,4 @@
-"""Which sources an extract lane is to do: queued and, in the end, skipped in batches, however many they are."""
+"""Which sources a lane is to do: queued and, in the end, skipped in batches, however many they are."""
 
 import uuid
 from typing import Final
@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.jobs import ExtractSpec
 from ke.storage.record_queue import first_record_state
-from ke.storage.tables import extraction_tasks, sources
+from ke.storage.tables import entity_tasks, extraction_tasks, sources
 
 _OPEN: Final = ("pending", "claimed")
 
@@ -68,12 +68,15 @@ async def select_sources(
     return seq
 
 
-async def skip_open_tasks(connection: AsyncConnection, job_id: uuid.UUID, *, limit: int = QUEUE_BATCH) -> int:
-    """Marks the next sources that were not extracted as skipped, at most `limit`; returns how many.
+async def skip_open_tasks(connection: AsyncConnection, job_id: uuid.UUID, limit: int = QUEUE_BATCH) -> int:
+    """Marks the next sources that were not extracted, or whose entities were not found, as skipped; returns how many.
 
     Called until it returns less than `limit`, as `ke.storage.frontier.skip_open_pages` is.
     """
-    is_open = sa.and_(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state.in_(_OPEN))
-    some = sa.select(extraction_tasks.c.source_id).where(is_open).limit(limit).scalar_subquery()
-    statement = sa.update(extraction_tasks).where(is_open, extraction_tasks.c.source_id.in_(some))
-    return (await connection.execute(statement.values(state="skipped", claim=None))).rowcount
+    skipped = 0
+    for table in (extraction_tasks, entity_tasks):
+        is_open = sa.and_(table.c.job_id == job_id, table.c.state.in_(_OPEN))
+        some = sa.select(table.c.source_id).where(is_open).limit(limit - skipped).scalar_subquery()
+        statement = sa.update(table).where(is_open, table.c.source_id.in_(some))
+        skipped += (await connection.execute(statement.values(state="skipped", claim=None))).rowcount
+    return skipped

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.cleanup import CleanupStatus
 from ke.contracts.errors import Fenced
-from ke.contracts.ids import entity_id, extraction_id
+from ke.contracts.ids import extraction_id
 from ke.contracts.jobs import Artifacts, Counters, Lane
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
 from ke.storage.jobs import add_progress, hold_fence, hold_lease
-from ke.storage.tables import cleanups, entities, extraction_tasks, extractions, jobs, sources
+from ke.storage.tables import cleanups, entity_tasks, extraction_tasks, extractions, jobs, sources
 
 _OPEN: Final = ("pending", "claimed")
 
@@ -35,16 +35,6 @@ class ClaimedSource:
 
 
 @dataclass(frozen=True, slots=True)
-class EntityMention:
-    """A named entity in a chunk, by characters into the chunk."""
-
-    text: str
-    label: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
 class NewExtraction:
     """A chunk to store; its id is its point's."""
 
@@ -56,7 +46,20 @@ class NewExtraction:
     start: int
     end: int
     tokens: int
-    mentions: Sequence[EntityMention]
+
+
+class Owned(Protocol):
+    """A source, as far as its owner matters: `ClaimedSource` is one."""
+
+    @property
+    def owner_job_id(self) -> uuid.UUID:
+        """The job that owns it."""
+        ...
+
+    @property
+    def owner_epoch(self) -> int:
+        """The owner's write epoch when it was claimed."""
+        ...
 
 
 def new_extraction_id(job_id: uuid.UUID, source: ClaimedSource, chunk_number: int, embedder: str) -> uuid.UUID:
@@ -88,7 +91,11 @@ async def claim_tasks(
     """
     due = (
         sa.select(extraction_tasks.c.source_id)
-        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "pending", ~is_forgotten())
+        .where(
+            extraction_tasks.c.job_id == job_id,
+            extraction_tasks.c.state == "pending",
+            ~is_forgotten(extraction_tasks),
+        )
         .order_by(extraction_tasks.c.seq)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -124,9 +131,7 @@ async def claim_tasks(
     return claimed
 
 
-async def hold_fences(
-    connection: AsyncConnection, job_id: uuid.UUID, epoch: int, claimed: Sequence[ClaimedSource]
-) -> None:
+async def hold_fences(connection: AsyncConnection, job_id: uuid.UUID, epoch: int, claimed: Sequence[Owned]) -> None:
     """Holds the job's fence, and that of every other job whose sources these are.
 
     Raises:
@@ -158,7 +163,7 @@ async def write_extractions(
     embedder: str,
     collection: str,
 ) -> None:
-    """Writes chunks as `pending`, with their entities: rows first, so that no point is ever without its row.
+    """Writes chunks as `pending`: rows first, so that no point is ever without its row.
 
     Raises:
         Fenced: The job may not be written any more.
@@ -185,21 +190,6 @@ async def write_extractions(
     if not values:
         return
     await connection.execute(insert(extractions).on_conflict_do_nothing(), values)
-    mentions = [
-        {
-            "id": entity_id(e.id, m.start, m.end, m.label),
-            "job_id": job_id,
-            "extraction_id": e.id,
-            "text": m.text,
-            "label": m.label,
-            "start": m.start,
-            "end": m.end,
-        }
-        for e in batch
-        for m in e.mentions
-    ]
-    if mentions:
-        await connection.execute(insert(entities).on_conflict_do_nothing(), mentions)
 
 
 async def finish_tasks(
@@ -209,6 +199,8 @@ async def finish_tasks(
     claim: uuid.UUID,
     claimed: Sequence[ClaimedSource],
     made: Mapping[uuid.UUID, Counters],
+    *,
+    find_entities: bool,
 ) -> Counters:
     """Marks the chunks of these sources `ready`, now that their points are there, and counts them.
 
@@ -219,6 +211,7 @@ async def finish_tasks(
         claim: Under which the sources were claimed.
         claimed: The sources that are finished.
         made: For each source, what it adds to the counters.
+        find_entities: Whether the entities lane is told of them.
 
     Returns:
         The lane's totals.
@@ -236,6 +229,9 @@ async def finish_tasks(
     mine = list((await connection.execute(returned)).scalars())
     ready = sa.update(extractions).where(extractions.c.job_id == job_id, extractions.c.source_id.in_(mine))
     await connection.execute(ready.values(state="ready"))
+    if find_entities and mine:
+        queued = [{"job_id": job_id, "source_id": source} for source in ids if source in set(mine)]
+        await connection.execute(insert(entity_tasks).on_conflict_do_nothing(), queued)
     await settle_letters(connection, job_id, "source", dict.fromkeys(mine, False))
     return await add_progress(connection, job_id, Lane.EXTRACT, sum((made[i] for i in mine), Counters()))
 
@@ -259,23 +255,23 @@ async def fail_task(
     return await add_progress(connection, job_id, Lane.EXTRACT, Counters(dead_letters=1))
 
 
-async def open_tasks(connection: AsyncConnection, job_id: uuid.UUID) -> int:
-    """How many sources are still to do, claimed ones included.
+async def open_tasks(connection: AsyncConnection, job_id: uuid.UUID, tasks: sa.Table = extraction_tasks) -> int:
+    """How many sources a lane has still to do, claimed ones included.
 
     Those that are being forgotten do not count, as nobody may claim them: a cleanup that was terminated can leave its
     receipt running for as long as nobody reads it, and the lane is not to wait for that.
     """
     statement = (
         sa.select(sa.func.count())
-        .select_from(extraction_tasks)
-        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state.in_(_OPEN), ~is_forgotten())
+        .select_from(tasks)
+        .where(tasks.c.job_id == job_id, tasks.c.state.in_(_OPEN), ~is_forgotten(tasks))
     )
     return int((await connection.execute(statement)).scalar_one())
 
 
-def is_forgotten() -> sa.ColumnElement[bool]:
+def is_forgotten(tasks: sa.Table) -> sa.ColumnElement[bool]:
     """Whether a cleanup that forgets the task's source has begun and is not closed."""
     receipt = sa.select(sa.literal(1)).where(
-        cleanups.c.source_id == extraction_tasks.c.source_id, cleanups.c.status == CleanupStatus.RUNNING.value
+        cleanups.c.source_id == tasks.c.source_id, cleanups.c.status == CleanupStatus.RUNNING.value
     )
     return sa.exists(receipt)

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -13,15 +13,34 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import page_id
+from ke.storage.host_turns import HostTurns, hosts_with_room
 from ke.storage.tables import pages
 
 _OPEN: Final = ("pending", "fetching")
 _ANY: Final[sa.ColumnElement[bool]] = sa.true()
 
+HAD_CONTENT: Final = ("fetched", "duplicate", "unchanged")
+"""States of a page that was there."""
 PIECE: Final = 2_000
 """URLs in one statement, at most: their ids are computed on the event loop, which nobody else has meanwhile."""
 SKIP_BATCH: Final = 10_000
 """Pages that one transaction skips, at most: a second or less, far below the statement timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierPage:
+    """What an earlier job knows of a page that is crawled again."""
+
+    state: str
+    depth: int
+    url: str
+    """Where its content came from, after redirects."""
+    content_type: str | None
+    content_hash: bytes | None
+    etag: str | None
+    last_modified: str | None
+    source_id: uuid.UUID | None
+    """The document that has its content, as long as it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +52,10 @@ class FrontierEntry:
     depth: int
     attempts: int
     """Failed attempts so far."""
+    host: str = ""
+    """`host:port`."""
+    earlier: EarlierPage | None = None
+    """What there was, where an earlier job is crawled again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +78,37 @@ async def add_pages(connection: AsyncConnection, job_id: uuid.UUID, urls: Iterab
         values = {
             "ids": [page_id(job_id, url) for url in found],
             "urls": found,
+            "hosts": [host_of(url) for url in found],
             "depths": [depth for _, depth in piece],
         }
         await asyncio.sleep(0)
         await connection.execute(_ADD_PAGES, {"job": job_id, **values})
 
 
+def host_of(url: str) -> str:
+    """The `host:port` of a canonical URL, default port included, without parsing it once more."""
+    scheme, _, rest = url.partition("://")
+    host = rest.partition("/")[0]
+    if host.rpartition(":")[2].isdigit():
+        return host
+    return f"{host}:{443 if scheme == 'https' else 80}"
+
+
 def _add_pages() -> sa.Executable:
-    """One statement with three arrays: the same rows one by one take twice as long."""
+    """One statement with an array for each column: the same rows one by one take twice as long."""
     incoming = (
         sa.func.unnest(
             sa.bindparam("ids", type_=ARRAY(pages.c.id.type)),
             sa.bindparam("urls", type_=ARRAY(sa.Text)),
+            sa.bindparam("hosts", type_=ARRAY(sa.Text)),
             sa.bindparam("depths", type_=ARRAY(sa.Integer)),
         )
-        .table_valued("id", "url", "depth", with_ordinality="number")
+        .table_valued("id", "url", "host", "depth", with_ordinality="number")
         .render_derived()
     )
     job = sa.bindparam("job", type_=pages.c.job_id.type)
-    rows = sa.select(incoming.c.id, job, incoming.c.url, incoming.c.depth).order_by(incoming.c.number)
-    return insert(pages).from_select(["id", "job_id", "url", "depth"], rows).on_conflict_do_nothing()
+    rows = sa.select(incoming.c.id, job, incoming.c.url, incoming.c.host, incoming.c.depth).order_by(incoming.c.number)
+    return insert(pages).from_select(["id", "job_id", "url", "host", "depth"], rows).on_conflict_do_nothing()
 
 
 _ADD_PAGES: Final = _add_pages()
@@ -86,29 +120,92 @@ async def claim_pages(
     claim: uuid.UUID,
     *,
     limit: int,
+    room: Callable[[str], int] | None = None,
+    turns: HostTurns | None = None,
     only: sa.ColumnElement[bool] = _ANY,
 ) -> list[FrontierEntry]:
-    """Takes due pages out of the frontier, breadth first, for the holder of `claim`; with `only` those that fit it."""
-    due = (
-        sa.select(pages.c.id)
+    """Takes due pages out of the frontier for the holder of `claim`, host by host in turn, breadth first in each.
+
+    So a host that is slow, or asks for long pauses, holds up no other one.
+
+    Args:
+        connection: The transaction.
+        job_id: The job.
+        claim: Of the slice that fetches them.
+        limit: Pages at most.
+        room: How many pages of a `host:port` there is room for; `limit` for each when it is not given.
+        turns: Kept by the caller from claim to claim, where there may be very many hosts.
+        only: Only pages that fit this.
+    """
+    turns = turns or HostTurns()
+    rooms = await hosts_with_room(connection, job_id, turns, room or (lambda _: limit))
+    if not rooms:
+        return []
+    values = {"job": job_id, "hosts": list(rooms), "rooms": list(rooms.values()), "most": limit, "holder": claim}
+    statement = _CLAIM if only is _ANY else _claim(only)
+    found = sorted(await connection.execute(statement, values), key=lambda record: (record.depth, record.seq))
+    if len(found) < min(limit, sum(rooms.values())):
+        turns.forget()
+    return [FrontierEntry(r.id, r.url, r.depth, r.attempts, r.host) for r in found]
+
+
+def _claim(only: sa.ColumnElement[bool]) -> sa.Executable:
+    return (
+        sa.update(pages)
+        .where(pages.c.id.in_(sa.select(_due(only).c.id)), pages.c.state == "pending")
+        .values(state="fetching", claim=sa.bindparam("holder", type_=pages.c.claim.type))
+        .returning(*(pages.c[name] for name in ("id", "url", "depth", "attempts", "host", "seq")))
+    )
+
+
+def _due(only: sa.ColumnElement[bool]) -> sa.CTE:
+    """The due pages of the hosts in `:hosts`, of each as many as in `:rooms`: first the first of each, and so on."""
+    hosts = (
+        sa.func.unnest(
+            sa.bindparam("hosts", type_=ARRAY(sa.Text), unique=False),
+            sa.bindparam("rooms", type_=ARRAY(sa.Integer), unique=False),
+        )
+        .table_valued("host", "room")
+        .render_derived("hosts")
+    )
+    first = (
+        sa.select(pages.c.id, pages.c.depth, pages.c.seq)
         .where(
-            pages.c.job_id == job_id,
+            pages.c.job_id == sa.bindparam("job", type_=pages.c.job_id.type),
+            pages.c.host == hosts.c.host,
             pages.c.state == "pending",
             sa.or_(pages.c.not_before.is_(None), pages.c.not_before <= sa.func.clock_timestamp()),
             only,
         )
         .order_by(pages.c.depth, pages.c.seq)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+        .limit(hosts.c.room)
+        .correlate(hosts)
+        .lateral("first")
     )
-    statement = (
-        sa.update(pages)
-        .where(pages.c.id.in_(due.scalar_subquery()))
-        .values(state="fetching", claim=claim)
-        .returning(pages.c.id, pages.c.url, pages.c.depth, pages.c.attempts, pages.c.seq)
+    turn = sa.func.row_number().over(partition_by=hosts.c.host, order_by=(first.c.depth, first.c.seq)).label("turn")
+    ranked = (
+        sa.select(first.c.id, first.c.depth, first.c.seq, turn).join_from(hosts, first, sa.true()).subquery("ranked")
     )
-    found = sorted(await connection.execute(statement), key=lambda record: (record.depth, record.seq))
-    return [FrontierEntry(record.id, record.url, record.depth, record.attempts) for record in found]
+    return (
+        sa.select(ranked.c.id)
+        .order_by(ranked.c.turn, ranked.c.depth, ranked.c.seq)
+        .limit(sa.bindparam("most", type_=sa.Integer))
+        .cte("due")
+    )
+
+
+_CLAIM: Final = _claim(_ANY)
+
+
+async def moved_seeds(connection: AsyncConnection, job_id: uuid.UUID, seeds: Sequence[str]) -> Sequence[str]:
+    """Where those of the seeds led that a job has found to be moved: their hosts are in its reach."""
+    statement = sa.select(pages.c.final_url).where(
+        pages.c.id.in_([page_id(job_id, url) for url in seeds]),
+        pages.c.depth == 0,
+        pages.c.final_url.is_not(None),
+        pages.c.state.in_(HAD_CONTENT),
+    )
+    return (await connection.execute(statement)).scalars().all()
 
 
 async def release_pages(
@@ -159,7 +256,7 @@ async def skip_open_pages(
     some = (
         sa.select(pages.c.id)
         .where(pages.c.job_id == job_id, pages.c.state.in_(_OPEN))
-        .order_by(pages.c.depth, pages.c.seq)
+        .order_by(pages.c.host, pages.c.depth, pages.c.seq)
         .limit(limit)
     )
     statement = (

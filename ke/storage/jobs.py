@@ -204,6 +204,23 @@ async def request_cancel(connection: AsyncConnection, job_id: uuid.UUID, reason:
     return await move_job(connection, job_id, JobStatus.CANCELLING, cancel_reason=reason, cancel_requested_at=_NOW)
 
 
+# Built once: each transaction of a lane begins with it.
+_FENCE: Final = (
+    sa.select(jobs.c.id)
+    .where(
+        jobs.c.id == sa.bindparam("job"),
+        jobs.c.write_epoch == sa.bindparam("epoch"),
+        sa.or_(jobs.c.status.in_([status.value for status in WRITABLE]), jobs.c.retry_id.is_not(None)),
+    )
+    .with_for_update(read=True)
+)
+_LEASE: Final = (
+    sa.select(job_progress.c.lease)
+    .where(job_progress.c.job_id == sa.bindparam("job"), job_progress.c.lane == sa.bindparam("lane"))
+    .with_for_update()
+)
+
+
 async def hold_fence(connection: AsyncConnection, job_id: uuid.UUID, epoch: int) -> None:
     """Makes sure, until the transaction ends, that the job may still be written under this epoch.
 
@@ -217,16 +234,7 @@ async def hold_fence(connection: AsyncConnection, job_id: uuid.UUID, epoch: int)
     Raises:
         Fenced: The epoch is old, or the job is not running, paused or cancelling, and not being retried.
     """
-    statement = (
-        sa.select(jobs.c.id)
-        .where(
-            jobs.c.id == job_id,
-            jobs.c.write_epoch == epoch,
-            sa.or_(jobs.c.status.in_([status.value for status in WRITABLE]), jobs.c.retry_id.is_not(None)),
-        )
-        .with_for_update(read=True)
-    )
-    if (await connection.execute(statement)).first() is None:
+    if (await connection.execute(_FENCE, {"job": job_id, "epoch": epoch})).first() is None:
         raise Fenced(f"Job {job_id} may not be written under epoch {epoch} any more.")
 
 
@@ -254,12 +262,8 @@ async def hold_lease(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane,
     Raises:
         WorkLost: Another attempt has taken the lane over; what this one had not written, that one does again.
     """
-    statement = (
-        sa.select(job_progress.c.lease)
-        .where(job_progress.c.job_id == job_id, job_progress.c.lane == lane.value)
-        .with_for_update()
-    )
-    if (await connection.execute(statement)).scalar_one_or_none() != lease:
+    found = await connection.execute(_LEASE, {"job": job_id, "lane": lane.value})
+    if found.scalar_one_or_none() != lease:
         raise WorkLost("Another attempt has taken this slice over.")
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.errors import NotFound
 from ke.contracts.jobs import Artifacts, JobKind
-from ke.storage.tables import entities, extraction_tasks, extractions, jobs, pages, records, sources
+from ke.storage.tables import entities, entity_tasks, extraction_tasks, extractions, jobs, pages, records, sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class SourceRow:
     fetched_at: datetime
     extraction_state: str | None
     """How far the job that was asked about is with extracting it; None: it does not."""
+    entities_state: str | None
+    """The same of its entities, which are looked for when it is extracted."""
     record_state: str | None = None
     """How far it is with records of it; None: it asks for none."""
     record_reason: str | None = None
@@ -68,6 +70,8 @@ class PageRow:
     attempts: int
     http_status: int | None
     final_url: str | None
+    canonical_url: str | None
+    source_id: uuid.UUID | None
     content_type: str | None
     bytes: int | None
     fetched_at: datetime | None
@@ -151,11 +155,19 @@ async def list_sources(
     by_task = kind is JobKind.EXTRACT or state is not None
     seq = extraction_tasks.c.seq if by_task else sources.c.seq
     of_job = sa.and_(extraction_tasks.c.source_id == sources.c.id, extraction_tasks.c.job_id == job_id)
-    of_task = (extraction_tasks.c[name] for name in ("state", "record_state", "record_reason"))
+    searched = sa.and_(entity_tasks.c.source_id == sources.c.id, entity_tasks.c.job_id == job_id)
+    of_task = (
+        extraction_tasks.c.state,
+        entity_tasks.c.state,
+        extraction_tasks.c.record_state,
+        extraction_tasks.c.record_reason,
+    )
     columns: list[sa.ColumnElement[Any]] = [seq, *_SOURCE_COLUMNS, *of_task]
     statement = (
         sa.select(*columns)
-        .select_from(sources.join(extraction_tasks, of_job, isouter=not by_task))
+        .select_from(
+            sources.join(extraction_tasks, of_job, isouter=not by_task).join(entity_tasks, searched, isouter=True)
+        )
         .order_by(seq)
         .limit(limit)
     )

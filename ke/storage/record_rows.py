@@ -57,7 +57,7 @@ async def claim_records(
             tasks.c.job_id == job_id,
             tasks.c.record_state.in_(OPEN),
             tasks.c.record_claim.is_distinct_from(claim),
-            ~is_forgotten(),
+            ~is_forgotten(extraction_tasks),
         )
         .order_by(tasks.c.seq)
         .limit(limit)
@@ -180,7 +180,11 @@ async def open_records(connection: AsyncConnection, job_id: uuid.UUID) -> int:
     statement = (
         sa.select(sa.func.count())
         .select_from(extraction_tasks)
-        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.record_state.in_(OPEN), ~is_forgotten())
+        .where(
+            extraction_tasks.c.job_id == job_id,
+            extraction_tasks.c.record_state.in_(OPEN),
+            ~is_forgotten(extraction_tasks),
+        )
     )
     return int((await connection.execute(statement)).scalar_one())
 

@@ -5,6 +5,8 @@ Lanes' counters go with the rows: down when something is queued again, up when i
 """
 
 import uuid
+from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 import sqlalchemy as sa
@@ -15,7 +17,7 @@ from ke.contracts.retries import LetterFilter, Subject
 from ke.storage.dead_letters import fits
 from ke.storage.frontier import FrontierEntry, claim_pages
 from ke.storage.jobs import add_progress
-from ke.storage.tables import dead_letters, extraction_tasks, pages, retries
+from ke.storage.tables import dead_letters, entity_tasks, extraction_tasks, pages, retries
 
 REQUEUE_BATCH: Final = 5_000
 """Letters that one transaction takes up, or buries: a second or less, far below the statement timeout."""
@@ -72,21 +74,50 @@ async def requeue_sources(
     limit: int = REQUEUE_BATCH,
 ) -> int | None:
     """The same for the extract lane: sources go back to its tasks."""
+    return await _requeue_tasks(connection, job_id, retry_id, letters, Lane.EXTRACT, after, limit)
+
+
+async def requeue_entities(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    retry_id: str,
+    letters: LetterFilter,
+    *,
+    after: int,
+    limit: int = REQUEUE_BATCH,
+) -> int | None:
+    """The same for the entities lane, which a source fails in only after it was extracted."""
+    return await _requeue_tasks(connection, job_id, retry_id, letters, Lane.ENTITIES, after, limit)
+
+
+_TASKS: Final = {Lane.EXTRACT: extraction_tasks, Lane.ENTITIES: entity_tasks}
+
+
+async def _requeue_tasks(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    retry_id: str,
+    letters: LetterFilter,
+    lane: Lane,
+    after: int,
+    limit: int,
+) -> int | None:
+    tasks = _TASKS[lane]
     picked = _pick(job_id, "source", letters, after, limit)
     moved = (
-        sa.update(extraction_tasks)
+        sa.update(tasks)
         .where(
-            extraction_tasks.c.job_id == job_id,
-            extraction_tasks.c.source_id.in_(sa.select(picked.c.subject_id)),
-            extraction_tasks.c.state == "failed",
+            tasks.c.job_id == job_id,
+            tasks.c.source_id.in_(sa.select(picked.c.subject_id)),
+            tasks.c.state == "failed",
         )
         .values(state="pending", attempts=0, claim=None)
-        .returning(extraction_tasks.c.source_id)
+        .returning(tasks.c.source_id)
         .cte("moved")
     )
     last, number = await _take_up(connection, retry_id, picked, moved)
     if number:
-        await add_progress(connection, job_id, Lane.EXTRACT, Counters(dead_letters=-number), seeded=True, done=False)
+        await add_progress(connection, job_id, lane, Counters(dead_letters=-number), seeded=True, done=False)
     return last
 
 
@@ -157,7 +188,13 @@ def lettered(job_id: uuid.UUID) -> sa.ColumnElement[bool]:
 
 
 async def claim_letters_first(
-    connection: AsyncConnection, job_id: uuid.UUID, claim: uuid.UUID, *, limit: int, pages_left: int
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    claim: uuid.UUID,
+    *,
+    limit: int,
+    pages_left: int,
+    room: Callable[[str], int] | None = None,
 ) -> list[FrontierEntry]:
     """Takes due pages that had failed, and others only as far as those that wait for their turn leave room.
 
@@ -167,22 +204,32 @@ async def claim_letters_first(
         claim: Of the slice that fetches them.
         limit: Pages at most.
         pages_left: What the job's page limit allows, what is under way counted.
+        room: How many pages of a `host:port` there is room for.
     """
-    claimed = await claim_pages(connection, job_id, claim, limit=limit, only=lettered(job_id))
+    of_host = room or (lambda _: limit)
+    claimed = await claim_pages(connection, job_id, claim, limit=limit, room=of_host, only=lettered(job_id))
     if len(claimed) >= limit:
         return claimed
     waiting = sa.select(sa.func.count()).where(pages.c.job_id == job_id, pages.c.state == "pending", lettered(job_id))
     reserved = int((await connection.execute(waiting)).scalar_one())
-    room = min(limit, pages_left - reserved) - len(claimed)
-    if room > 0:
-        claimed += await claim_pages(connection, job_id, claim, limit=room, only=~lettered(job_id))
+    left = min(limit, pages_left - reserved) - len(claimed)
+    if left > 0:
+        taken = Counter(entry.host for entry in claimed)
+        claimed += await claim_pages(
+            connection,
+            job_id,
+            claim,
+            limit=left,
+            room=lambda host: of_host(host) - taken[host],
+            only=~lettered(job_id),
+        )
     return claimed
 
 
 # After it
 
 
-async def bury_pages(connection: AsyncConnection, job_id: uuid.UUID, *, limit: int = REQUEUE_BATCH) -> int:
+async def bury_pages(connection: AsyncConnection, job_id: uuid.UUID, limit: int = REQUEUE_BATCH) -> int:
     """Gives pages that were taken up and not tried back to their letters, at most `limit`; returns how many.
 
     Called until it returns 0, each time in a transaction of its own that holds the job.
@@ -210,9 +257,18 @@ async def bury_pages(connection: AsyncConnection, job_id: uuid.UUID, *, limit: i
     return number
 
 
-async def bury_sources(connection: AsyncConnection, job_id: uuid.UUID, *, limit: int = REQUEUE_BATCH) -> int:
+async def bury_sources(connection: AsyncConnection, job_id: uuid.UUID, limit: int = REQUEUE_BATCH) -> int:
     """The same for sources that were not extracted."""
-    tasks = extraction_tasks
+    return await _bury_tasks(connection, job_id, Lane.EXTRACT, limit)
+
+
+async def bury_entities(connection: AsyncConnection, job_id: uuid.UUID, limit: int = REQUEUE_BATCH) -> int:
+    """The same for sources whose entities were not looked for."""
+    return await _bury_tasks(connection, job_id, Lane.ENTITIES, limit)
+
+
+async def _bury_tasks(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane, limit: int) -> int:
+    tasks = _TASKS[lane]
     untried = (
         sa.select(tasks.c.source_id, dead_letters.c.attempts)
         .join_from(tasks, dead_letters, dead_letters.c.subject_id == tasks.c.source_id)
@@ -232,11 +288,11 @@ async def bury_sources(connection: AsyncConnection, job_id: uuid.UUID, *, limit:
     )
     number = (await connection.execute(statement)).rowcount
     if number:
-        await add_progress(connection, job_id, Lane.EXTRACT, Counters(dead_letters=number))
+        await add_progress(connection, job_id, lane, Counters(dead_letters=number))
     return number
 
 
-async def bury_records(connection: AsyncConnection, job_id: uuid.UUID, *, limit: int = REQUEUE_BATCH) -> int:
+async def bury_records(connection: AsyncConnection, job_id: uuid.UUID, limit: int = REQUEUE_BATCH) -> int:
     """The same for sources of which no record was made."""
     tasks = extraction_tasks
     untried = (

@@ -1,17 +1,17 @@
 """The `retries` table: starting a retry of dead letters, reading it, and bringing it to its end."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.errors import Conflict, Fenced, NotFound
-from ke.contracts.jobs import TERMINAL, Artifacts, CollectSpec, CrawlLimits, JobError, Lane
+from ke.contracts.jobs import TERMINAL, Artifacts, CollectSpec, Counters, CrawlLimits, JobError, Lane
 from ke.contracts.params import specs_of
 from ke.contracts.retries import CloseRetry, LetterFilter, OpenedRetry, RetryInput, RetryOutcome, RetryStatus
 from ke.storage.closing import count_job, counted_result, outcome_of
@@ -20,12 +20,12 @@ from ke.storage.dead_letters import fits
 from ke.storage.extract_queue import skip_open_tasks
 from ke.storage.extracting import open_tasks
 from ke.storage.frontier import frontier_state, skip_open_pages
-from ke.storage.jobs import JobRow, find_job, get_job, lane_progress
+from ke.storage.jobs import JobRow, add_progress, find_job, get_job, lane_progress
 from ke.storage.listing import Owner, hold_owners
 from ke.storage.record_queue import skip_open_records
 from ke.storage.record_rows import open_records
-from ke.storage.requeueing import REQUEUE_BATCH, bury_pages, bury_records, bury_sources
-from ke.storage.tables import dead_letters, extraction_tasks, jobs, pages, retries, sources
+from ke.storage.requeueing import REQUEUE_BATCH, bury_entities, bury_pages, bury_records, bury_sources
+from ke.storage.tables import dead_letters, entity_tasks, extraction_tasks, jobs, pages, retries, sources
 
 _NOW: Final = sa.func.clock_timestamp()
 
@@ -81,24 +81,33 @@ async def unknown_letters(connection: AsyncConnection, job_id: uuid.UUID, ids: t
 async def has_retriable(connection: AsyncConnection, job_id: uuid.UUID, letters: LetterFilter) -> bool:
     """Whether a letter fits whose page or source is still there, to be tried again."""
     page = sa.exists().where(pages.c.id == dead_letters.c.subject_id, pages.c.state == "failed")
-    state = sa.case(
-        (dead_letters.c.subject == "record", extraction_tasks.c.record_state), else_=extraction_tasks.c.state
-    )
-    task = sa.exists().where(
-        extraction_tasks.c.job_id == job_id,
-        extraction_tasks.c.source_id == dead_letters.c.subject_id,
-        state == "failed",
-    )
+    failed = [
+        sa.exists()
+        .where(
+            dead_letters.c.subject == subject,
+            state.table.c.job_id == job_id,
+            state.table.c.source_id == dead_letters.c.subject_id,
+            state == "failed",
+        )
+        .correlate(dead_letters)
+        for subject, state in (
+            ("source", extraction_tasks.c.state),
+            ("source", entity_tasks.c.state),
+            ("record", extraction_tasks.c.record_state),
+        )
+    ]
     statement = (
-        sa.select(sa.literal(1))
-        .where(dead_letters.c.job_id == job_id, fits(letters), sa.or_(page, task.correlate(dead_letters)))
-        .limit(1)
+        sa.select(sa.literal(1)).where(dead_letters.c.job_id == job_id, fits(letters), sa.or_(page, *failed)).limit(1)
     )
     return (await connection.execute(statement)).first() is not None
 
 
-async def hold_owners_of_letters(connection: AsyncConnection, job_id: uuid.UUID) -> dict[uuid.UUID, Owner]:
-    """The other jobs that own sources among the job's letters; no cleanup of them begins until the transaction ends."""
+async def hold_jobs_of_letters(connection: AsyncConnection, job_id: uuid.UUID) -> dict[uuid.UUID, Owner]:
+    """Locks a job and the other jobs that own sources among its letters, in the order in which cleanups lock them.
+
+    Returns:
+        The owners. No cleanup of them begins until the transaction ends.
+    """
     statement = (
         sa.select(sources.c.job_id)
         .join_from(dead_letters, sources, sources.c.id == dead_letters.c.subject_id)
@@ -109,7 +118,10 @@ async def hold_owners_of_letters(connection: AsyncConnection, job_id: uuid.UUID)
         )
         .distinct()
     )
-    return await hold_owners(connection, list((await connection.execute(statement)).scalars()))
+    owners = list((await connection.execute(statement)).scalars())
+    held = sa.select(jobs.c.id).where(jobs.c.id.in_([job_id, *owners])).order_by(jobs.c.id).with_for_update()
+    await connection.execute(held)
+    return await hold_owners(connection, owners)
 
 
 # The start
@@ -176,18 +188,25 @@ async def plan_retry(connection: AsyncConnection, row: JobRow, retry_id: str) ->
     """
     retry = await get_retry(connection, retry_id)
     collect, extract = specs_of(row.kind, row.params)
+    finder = extract.entities if extract is not None else None
     n_pages = (await frontier_state(connection, row.id)).due
     if collect is not None:
         collect = await _with_room(connection, row.id, collect, n_pages) if n_pages else None
     has_work = await open_tasks(connection, row.id) or await open_records(connection, row.id)
     if collect is None and extract is not None and not has_work:
         extract = None
+    if extract is not None:
+        # The entities lane ends after it, and not by what the job's own lane wrote at its end.
+        await add_progress(connection, row.id, Lane.EXTRACT, Counters(), done=False)
+    elif not await open_tasks(connection, row.id, entity_tasks):
+        finder = None
     return OpenedRetry(
         epoch=row.write_epoch,
         started_at=retry.created_at.isoformat(),
         letters=retry.letters,
         collect=collect,
         extract=extract,
+        entities=finder,
     )
 
 
@@ -197,7 +216,7 @@ async def _with_room(connection: AsyncConnection, job_id: uuid.UUID, spec: Colle
     return replace(
         spec,
         limits=CrawlLimits(
-            max_pages=max(limits.max_pages, used.pages_fetched + used.pages_duplicate + n_pages),
+            max_pages=max(limits.max_pages, used.pages_fetched + used.pages_duplicate + used.pages_unchanged + n_pages),
             max_depth=limits.max_depth,
             max_bytes=None if limits.max_bytes is None else used.bytes + limits.max_bytes,
             max_seconds=limits.max_seconds,
@@ -232,26 +251,39 @@ async def end_retry(
     Raises:
         RowLocked: Another transaction holds the row.
     """
-    while await _bury_batch(database, close, limit, lock_timeout_s):
-        progress()
+    for bury in _steps(close):
+        while await _bury_batch(database, close, bury, limit, lock_timeout_s):
+            progress()
     async with database.transaction(lock_timeout_s=lock_timeout_s) as connection:
         return await _close(connection, close, progress, limit)
 
 
-async def _bury_batch(database: Database, close: CloseRetry, limit: int, lock_timeout_s: float | None) -> int:
+_Bury: TypeAlias = Callable[[AsyncConnection, uuid.UUID, int], Awaitable[int]]
+"""Takes a job's next open rows, at most so many, out of its lanes; returns how many it took."""
+
+
+def _steps(close: CloseRetry) -> tuple[_Bury, ...]:
+    """In this order, each until it finds nothing: what has a letter is buried, all else is skipped.
+
+    One after the other, since to look for letters is to look at every open row.
+    """
+
+    async def skip_pages(connection: AsyncConnection, job_id: uuid.UUID, limit: int) -> int:
+        return await skip_open_pages(connection, job_id, close.status.value, limit=limit)
+
+    async def skip_records(connection: AsyncConnection, job_id: uuid.UUID, limit: int) -> int:
+        return await skip_open_records(connection, job_id, close.status.value, limit=limit)
+
+    return bury_pages, bury_sources, bury_entities, bury_records, skip_pages, skip_open_tasks, skip_records
+
+
+async def _bury_batch(
+    database: Database, close: CloseRetry, bury: _Bury, limit: int, lock_timeout_s: float | None
+) -> int:
     """Buries or skips a batch, under the lock of the job's row; returns how many."""
     async with database.transaction(lock_timeout_s=lock_timeout_s) as connection:
         row = await _held_job(connection, close)
-        return 0 if row is None else await _bury(connection, row.id, close, limit)
-
-
-async def _bury(connection: AsyncConnection, job_id: uuid.UUID, close: CloseRetry, limit: int) -> int:
-    for bury in (bury_pages, bury_sources, bury_records):
-        if number := await bury(connection, job_id, limit=limit):
-            return number
-    skipped = await skip_open_pages(connection, job_id, close.status.value, limit=limit)
-    skipped = skipped or await skip_open_tasks(connection, job_id, limit=limit)
-    return skipped or await skip_open_records(connection, job_id, close.status.value, limit=limit)
+        return 0 if row is None else await bury(connection, row.id, limit)
 
 
 async def _held_job(connection: AsyncConnection, close: CloseRetry) -> JobRow | None:
@@ -266,8 +298,9 @@ async def _close(
     row = await _held_job(connection, close)
     if row is not None:
         # A slice whose workflow was terminated may have committed since; from here on it is fenced.
-        while await _bury(connection, row.id, close, limit):
-            progress()
+        for bury in _steps(close):
+            while await bury(connection, row.id, limit):
+                progress()
         counters, _ = await count_job(connection, row.id, progress)
         counted = await counted_result(connection, row.id, counters)
         kept = {name: value for name, value in (row.result or {}).items() if name != "skipped_source_ids"}

@@ -3,7 +3,7 @@
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR, UUID
 
 from ke.contracts.cleanup import CleanupScope, CleanupStatus
 from ke.contracts.jobs import COUNTER_NAMES, TERMINAL, Artifacts, JobKind, JobStatus, Lane
@@ -110,7 +110,7 @@ job_progress = sa.Table(
 )
 """The counters of each lane, written with each batch; never on the job's row, whose share lock the lanes hold."""
 
-PAGE_STATES: Final = ("pending", "fetching", "fetched", "duplicate", "failed", "skipped")
+PAGE_STATES: Final = ("pending", "fetching", "fetched", "duplicate", "unchanged", "gone", "failed", "skipped")
 
 pages = sa.Table(
     "pages",
@@ -119,6 +119,7 @@ pages = sa.Table(
     _seq(),
     _ref("job_id", "jobs.id"),
     sa.Column("url", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False, server_default=""),  # host:port, which hosts take turns by
     sa.Column("depth", sa.Integer, nullable=False),
     sa.Column("state", sa.Text, nullable=False, server_default="pending"),
     sa.Column("reason", sa.Text),
@@ -127,6 +128,9 @@ pages = sa.Table(
     sa.Column("not_before", TIME),
     sa.Column("http_status", sa.Integer),
     sa.Column("final_url", sa.Text),
+    sa.Column("canonical_url", sa.Text),  # what the page names as its own URL, where that is another one
+    # The document that has its content: its own, its twin's, or an earlier job's. No foreign key: that may be cleaned.
+    sa.Column("source_id", UUID(as_uuid=True)),
     sa.Column("content_type", sa.Text),
     sa.Column("content_hash", sa.LargeBinary),
     sa.Column("etag", sa.Text),
@@ -136,7 +140,9 @@ pages = sa.Table(
     sa.CheckConstraint(f"state IN {PAGE_STATES}", name="state"),
     sa.Index(None, "job_id", "seq"),
     sa.Index(
-        "ix_pages_frontier", "job_id", "depth", "seq", postgresql_where=sa.text("state IN ('pending', 'fetching')")
+        "ix_pages_frontier",
+        *("job_id", "host", "depth", "seq"),
+        postgresql_where=sa.text("state IN ('pending', 'fetching')"),
     ),
 )
 """The frontier of a crawl. The id is made of job and canonical URL, so a URL is there once per job."""
@@ -157,6 +163,18 @@ sources = sa.Table(
     sa.Column("fetched_at", TIME, nullable=False),
     sa.Index(None, "job_id", "seq"),
     sa.Index(None, "job_id", "content_hash"),
+    # What a search filters by; `text_pattern_ops` is for prefixes, and compares bytes.
+    sa.Index("ix_sources_url", "url", postgresql_ops={"url": "text_pattern_ops"}),
+    sa.Index(
+        "ix_sources_language",
+        sa.literal_column("\"left\"(metadata ->> 'language', 35)").label("language"),
+        postgresql_ops={"language": "text_pattern_ops"},
+    ),
+    sa.Index(
+        "ix_sources_date",
+        sa.literal_column("\"left\"(metadata ->> 'date', 10)").label("date"),
+        postgresql_ops={"date": "text_pattern_ops"},
+    ),
 )
 """A stored document, owned by the job that fetched it."""
 
@@ -190,7 +208,31 @@ extraction_tasks = sa.Table(
 """Which sources a job extracts, and how far it is: the frontier of the extract lane and, under names of its own, of
 the records lane."""
 
+entity_tasks = sa.Table(
+    "entity_tasks",
+    metadata,
+    sa.Column("job_id", UUID(as_uuid=True), sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("source_id", UUID(as_uuid=True), sa.ForeignKey("sources.id", ondelete="CASCADE"), primary_key=True),
+    _seq(),
+    sa.Column("state", sa.Text, nullable=False, server_default="pending"),
+    sa.Column("claim", UUID(as_uuid=True)),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("next_chunk", sa.Integer, nullable=False, server_default="0"),  # the entities before it are stored
+    sa.CheckConstraint(f"state IN {TASK_STATES}", name="state"),
+    sa.Index(None, "source_id"),
+    sa.Index(None, "job_id", "state", "seq"),
+)
+"""Of which extracted sources a job finds the entities, and how far it is: the frontier of the entities lane."""
+
 EXTRACTION_STATES: Final = ("pending", "ready")
+WORDS_SQL: Final = (
+    "to_tsvector('english'::regconfig, translate((heading || ' '::text) || text, '<>'::text, '  '::text))"
+)
+"""The stems of a chunk and of the headings that it stands under, without the most common words of English.
+
+Without angle brackets, as what stands between two would be taken for a tag and left out: the text is Markdown, and
+`Vec<String>` in it is code.
+"""
 
 extractions = sa.Table(
     "extractions",
@@ -210,10 +252,19 @@ extractions = sa.Table(
     sa.Column("collection", sa.Text, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("state", sa.Text, nullable=False, server_default="pending"),
+    sa.Column("words", TSVECTOR, sa.Computed(WORDS_SQL, persisted=True), nullable=False),
     sa.CheckConstraint(f"state IN {EXTRACTION_STATES}", name="state"),
     sa.Index(None, "job_id", "seq"),
     sa.Index(None, "owner_job_id", "id"),
     sa.Index(None, "source_id"),
+    # Of what may be found only, so that a chunk's words are put in once, when it becomes `ready`.
+    sa.Index(
+        "ix_extractions_words",
+        "words",
+        postgresql_using="gin",
+        postgresql_where=sa.text("state = 'ready'"),
+        postgresql_with={"gin_pending_list_limit": 1024},  # KB that a search reads through, at most
+    ),
 )
 """One chunk. Its id is its point's id in the vector store; `ready` means that the point is there."""
 
@@ -228,10 +279,18 @@ entities = sa.Table(
     sa.Column("label", sa.Text, nullable=False),
     sa.Column("start", sa.Integer, nullable=False),  # characters into the extraction's text
     sa.Column("end", sa.Integer, nullable=False),
+    # Of the entity that it mentions: its project, its merge key, and its id, which is made of these and the label.
+    sa.Column("project", sa.Text),
+    sa.Column("key", sa.Text(collation="C")),  # ordered by code point: the same everywhere, and good for prefixes
+    sa.Column("merged_id", UUID(as_uuid=True)),
     sa.Index(None, "job_id", "seq"),
     sa.Index(None, "extraction_id"),
+    sa.Index(None, "merged_id"),
+    sa.Index("ix_entities_merged", "project", "key", "label", "merged_id"),
+    sa.Index("ix_entities_name", sa.text('"left"(lower(text), 64)')),
 )
-"""A mention of a named entity in a chunk."""
+"""A mention of a named entity in a chunk. What mentions have in common is counted when it is read: a deletion of
+sources takes what was merged with it, exactly, by the same cascade."""
 
 records = sa.Table(
     "records",

@@ -1,8 +1,14 @@
-"""Bytes of a page to text, by the rules of browsers (WHATWG Encoding) and without codecs that are none."""
+"""Bytes of a page to text, by the rules of browsers (WHATWG Encoding) and without codecs that are none.
+
+A page that declares nothing and is not UTF-8 is guessed at, as browsers do: most are windows-1252, and those of another
+script are told by it.
+"""
 
 import codecs
 import re
 from typing import Final
+
+from charset_normalizer import from_bytes
 
 _BOMS: Final = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _SAME_AS: Final = {
@@ -17,6 +23,7 @@ _SAME_AS: Final = {
     "shift_jis": "cp932",
     "euc_kr": "cp949",
     "big5": "big5hkscs",
+    "koi8_r": "koi8-r",
 }
 _KNOWN: Final = frozenset(
     {
@@ -30,11 +37,21 @@ _KNOWN: Final = frozenset(
 _META: Final = re.compile(rb"""<meta[^>]{0,300}?charset\s*=\s*["']?\s*([a-zA-Z0-9_:.-]{1,40})""", re.IGNORECASE)
 _XML: Final = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([a-zA-Z0-9_:.-]{1,40})""")
 _PRESCAN_BYTES: Final = 4096
+_GUESSED_BYTES: Final = 16_384
+"""What is looked at of a page that declares nothing."""
+_GUESSED: Final = ["cp932", "euc_jp", "gb18030", "big5", "cp949", "cp1251", "koi8_r", "cp1253", "cp1255", "cp1256"]
+_TAG: Final = re.compile(rb"<(?:script|style)\b.{0,4000}?</|<[^<>]*>", re.IGNORECASE | re.DOTALL)
+_MIN_GUESSED: Final = 12
+"""Bytes beyond ASCII that a guess needs."""
+_OF_SCRIPT: Final = 0.4
+"""The share of letters that are not ASCII in a page of another script, at least."""
+_MOSTLY: Final = 10
+"""Good characters beyond ASCII for each bad one in a page that is UTF-8 after all."""
 _UNWANTED: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
 def decode(body: bytes, charset: str | None, *, markup: bool) -> str:
-    """Decodes a page: by its byte-order mark, its header, its own declaration, as UTF-8, as windows-1252.
+    """Decodes a page: by its byte-order mark, its header, its own declaration, as UTF-8, as what its bytes look like.
 
     Never fails: what is no text in the chosen encoding becomes U+FFFD.
 
@@ -60,7 +77,30 @@ def decode(body: bytes, charset: str | None, *, markup: bool) -> str:
     except UnicodeDecodeError as error:
         # One bad byte, or a character cut at the end, does not make a UTF-8 page another one.
         mostly = error.start > 0 and any(byte > 0x7F for byte in body[: error.start])  # noqa: PLR2004 - end of ASCII
-        return body.decode("utf-8" if mostly else "cp1252", errors="replace")
+        return body.decode("utf-8" if mostly and _is_nearly_utf8(body) else _guess(body), errors="replace")
+
+
+def _is_nearly_utf8(body: bytes) -> bool:
+    """Whether hardly a byte is out of place."""
+    text = body[:_GUESSED_BYTES].decode("utf-8", errors="replace")
+    bad = text.count("\ufffd")
+    return bad <= max(1, sum(map(_is_foreign, text)) // _MOSTLY)
+
+
+def _is_foreign(character: str) -> bool:
+    return character > "\x7f"
+
+
+def _guess(body: bytes) -> str:
+    """The encoding of a page that declares none: of another script than Latin, or windows-1252."""
+    sample = _TAG.sub(b" ", body[:_GUESSED_BYTES])
+    if sum(byte > 0x7F for byte in sample) < _MIN_GUESSED:  # noqa: PLR2004 - end of ASCII
+        return "cp1252"
+    best = from_bytes(sample, cp_isolation=_GUESSED).best()
+    text = str(best) if best is not None else ""
+    if best is None or sum(map(_is_foreign, text)) < _OF_SCRIPT * sum(map(str.isalpha, text)):
+        return "cp1252"  # accents here and there: all that a Latin alphabet needs
+    return _SAME_AS.get(best.encoding, best.encoding)
 
 
 def _codec(label: str | None) -> str | None:

@@ -6,9 +6,13 @@
     │   ├── BadPattern           not a pattern that can be matched safely     final
     │   ├── BadSitemap           not a sitemap                                final
     │   ├── UnsupportedType      not a type that can be read                  final
+    │   ├── BrokenDocument       of a type that can be read, and damaged      final
+    │   ├── LockedDocument       the same, and opens by a password only       final
+    │   ├── NoBrowser            there is none to show pages with             final
     │   └── FetchRefused         the egress guard says no (ke.contracts.errors)
     └── FetchError               the fetch did not succeed                    final
         ├── FetchTimeout         the time for the whole request ran out       retryable
+        ├── BrowserFailed        the browser does not do what it is told      retryable
         ├── FetchFailed          no connection, or it broke                   retryable
         │   └── BadCertificate   the server is not who it says it is          final
         ├── BadResponse          not HTTP as it is agreed                     final
@@ -53,6 +57,24 @@ class UnsupportedType(InvalidInput):
         self.content_type = str(extra.get("content_type", ""))
 
 
+class BrokenDocument(InvalidInput):
+    """The document is damaged."""
+
+    code = "broken-document"
+
+
+class LockedDocument(InvalidInput):
+    """The document is encrypted, and opens with a password only."""
+
+    code = "locked-document"
+
+
+class NoBrowser(InvalidInput):
+    """There is no Chromium to show pages with."""
+
+    code = "no-browser"
+
+
 class FetchError(KeError):
     """The fetch did not succeed."""
 
@@ -63,6 +85,13 @@ class FetchTimeout(FetchError):
     """The server did not finish its answer in time."""
 
     code = "fetch-timeout"
+    retryable = True
+
+
+class BrowserFailed(FetchError):
+    """The browser did not show the page."""
+
+    code = "browser-failed"
     retryable = True
 
 

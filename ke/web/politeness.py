@@ -76,6 +76,10 @@ class HostGate:
             state.not_before = time.monotonic() + seconds
             state.asked = HostPause(seconds, datetime.now(UTC) + timedelta(seconds=seconds))
 
+    def knows(self, host: str) -> bool:
+        """Whether a request to this host has been let through, or is about to be."""
+        return host in self._hosts
+
     def wait_s(self, host: str) -> float:
         """Seconds until the next request to this host may start, 0 when it may now."""
         state = self._hosts.get(host)

@@ -21,6 +21,8 @@ MAX_SITEMAPS: Final = 100
 """Sitemaps that one robots.txt may name."""
 MAX_ORIGINS: Final = 10_000
 """Origins whose rules are remembered at once."""
+MAX_CRAWL_DELAY_S: Final = 3_600.0
+"""The longest Crawl-delay that is kept to: as long as a job may set for itself, so that no site makes it endless."""
 UNREACHABLE_S: Final = 5.0
 """Seconds until an unreachable robots.txt is asked for again."""
 
@@ -69,7 +71,7 @@ def parse_robots(body: bytes, agent: str, url: str) -> RobotsRules:
         agent=agent,
         reachable=True,
         reason=url,
-        crawl_delay_s=float(delay) if delay is not None else None,
+        crawl_delay_s=min(float(delay), MAX_CRAWL_DELAY_S) if delay is not None else None,
         sitemaps=tuple(sitemaps),
         parsed=parsed,
     )

@@ -9,6 +9,7 @@ from ada_url import URL
 
 from ke.contracts.jobs import CrawlLimits, CrawlScope
 from ke.web.errors import BadPattern, BadUrl
+from ke.web.query import without_params
 
 MAX_URL_CHARS: Final = 2048
 """The longest URL, before and after percent-encoding: what common servers and browsers still take."""
@@ -165,9 +166,13 @@ class Scope:
 def links_in_scope(
     urls: tuple[str, ...], depth: int, scope: CrawlScope, limits: CrawlLimits, hosts: frozenset[str]
 ) -> tuple[str, ...]:
-    """Those of the URLs that are followed. Can run in a process pool, where many of them belong."""
+    """Those of the URLs that are followed, each once and without the parameters that the scope drops.
+
+    Can run in a process pool, where many of them belong.
+    """
     decide = _scope_of(scope, limits, hosts)
-    return tuple(url for url in urls if decide.refusal(url, depth) is None)
+    spelt = dict.fromkeys(without_params(url, scope.drop_params) for url in urls) if scope.drop_params else urls
+    return tuple(url for url in spelt if decide.refusal(url, depth) is None)
 
 
 @lru_cache(maxsize=64)

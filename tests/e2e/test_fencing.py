@@ -21,7 +21,17 @@ from tests.e2e.sites import PAGES
 from tests.e2e.stack import Stack, eventually
 from tests.faults.proxy import VectorsProxy
 
-TABLES = ("jobs", "job_progress", "pages", "sources", "extraction_tasks", "extractions", "entities", "dead_letters")
+TABLES = (
+    "jobs",
+    "job_progress",
+    "pages",
+    "sources",
+    "extraction_tasks",
+    "entity_tasks",
+    "extractions",
+    "entities",
+    "dead_letters",
+)
 WAIT_S = 90.0
 
 
@@ -67,7 +77,7 @@ def _join(stack: Stack, vectors: Path, fetch_allow: str) -> subprocess.Popen[byt
     """One more worker of a running stack, as `python worker.py` is."""
     own = {
         "KE_DATA_DIR": str(stack.data_dir),
-        "KE_TASK_QUEUES": "ke-collect,ke-extract",
+        "KE_TASK_QUEUES": "ke-collect,ke-extract,ke-entities",
         "KE_VECTORS_SOCKET": str(vectors),
         "KE_FETCH_ALLOW": fetch_allow,
     }
@@ -134,7 +144,7 @@ async def test_frozen_worker_changes_nothing_once_its_jobs_are_cleaned(
         workers.vectors.hold(upserts_only=True)
         crawl = await client.submit_crawl([f"{big_site.url}/index.html"], limits={"max_pages": PAGES}, extract={})
         await between_rows_and_points(stack, crawl)
-        extract = await client.submit_extract(source_job_id=owner["id"])
+        extract = await client.submit_extract(source_job_id=owner["id"], entities=None)
         await between_rows_and_points(stack, extract)
         with workers.frozen():
             with pytest.raises(ApiError) as refused:

@@ -65,6 +65,36 @@ async def test_search_finds_the_page_that_answers(stack: Stack, crawl: dict) -> 
             assert any(hit["url"].endswith(question["page"]) for hit in hits), question
 
 
+async def test_recrawl_stores_and_extracts_nothing_anew(stack: Stack, example_site: SiteServer, crawl: dict) -> None:
+    """The site is as it was: every page is unchanged, points to the document that there is, and no chunk is made."""
+    async with stack.client() as client:
+        job = await client.submit_crawl([f"{example_site.url}/"], extract={}, recrawl_of=crawl["id"])
+        while job["completed_at"] is None:
+            job = await client.get_job(job["id"], wait_s=30)
+    then, now = crawl["result"], job["result"]
+    assert now["pages_unchanged"] == then["pages_fetched"] + then["pages_duplicate"]
+    assert (now["pages_failed"], now["pages_skipped"]) == (then["pages_failed"], then["pages_skipped"])
+    assert {now[name] for name in ("pages_fetched", "pages_gone", "sources", "extractions", "vectors")} == {0}
+    lost = await stack.sql(
+        "SELECT p.url FROM pages p LEFT JOIN sources s ON s.id = p.source_id AND s.job_id = $2"
+        " WHERE p.job_id = $1 AND p.state = 'unchanged' AND s.id IS NULL",
+        *(uuid.UUID(job["id"]), uuid.UUID(crawl["id"])),
+    )
+    assert lost == []
+
+
+async def test_a_chunk_of_a_pdf_names_its_page(stack: Stack, crawl: dict) -> None:
+    """What only the PDF says is found in it, under the heading of the page that says it."""
+    document = MANIFEST["document"]
+    async with stack.client() as client:
+        hits = await client.search(document["question"], job_ids=[crawl["id"]], limit=5)
+        found = [hit for hit in hits if hit["url"].endswith(document["page"])]
+        assert any(hit["heading"].endswith(document["heading"]) for hit in found)
+        source = await client.get_source(found[0]["source_id"])
+    assert source["content_type"] == "application/pdf"
+    assert source["metadata"]["pages"] == "3"
+
+
 async def test_same_key_gives_the_same_job(stack: Stack, example_site: SiteServer) -> None:
     """A repeated submit is one job; another body under its key is refused."""
     key = str(uuid.uuid4())

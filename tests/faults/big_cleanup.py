@@ -18,7 +18,7 @@ from ke.client import KnowledgeExtractionClient
 from ke.storage.vectors.edge import EdgeVectors
 from tests.e2e.stack import Stack, eventually
 from tests.faults.bulk import Size, seed
-from tests.faults.measures import MB, machine, open_folder, roles, say, watching
+from tests.faults.measures import MB, machine, open_folder, roles, say, verdict, watching
 
 MOST_GROWTH_MB = 50
 CLEANUP_TIMEOUT_S = 300.0
@@ -131,7 +131,4 @@ async def run(options: argparse.Namespace) -> int:
             await measured.run(shape)
     finally:
         stack.stop()
-    for line in measured.broken:
-        say(f"BROKEN: {line}")
-    say("the receipts are exact" if not measured.broken else f"{len(measured.broken)} promises broken")
-    return 1 if measured.broken else 0
+    return verdict(measured.broken, "the receipts are exact", folder)

@@ -25,7 +25,7 @@ from ke.client import ApiError, KnowledgeExtractionClient
 from ke.client_types import Job
 from ke.contracts.jobs import CancelRequest
 from tests.e2e.stack import Stack, eventually
-from tests.faults.measures import machine, open_folder, percentile, say, summary
+from tests.faults.measures import machine, open_folder, percentile, say, summary, verdict
 from tests.faults.prose import page_name, write_site
 
 Kind = Literal["crawl", "crawl and extract", "extract", "extract long"]
@@ -296,7 +296,4 @@ async def run(options: argparse.Namespace) -> int:
             broken = await report(done, temporal)
         finally:
             await asyncio.to_thread(stack.stop)
-    for line in broken:
-        say(f"BROKEN: {line}")
-    say("the promises hold" if not broken else f"{len(broken)} promises broken")
-    return 1 if broken else 0
+    return verdict(broken, "the promises hold", folder)

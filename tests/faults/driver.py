@@ -339,7 +339,7 @@ async def persistently(look: Callable[[], Awaitable[T]]) -> T:
 _OPEN: Final = (
     "SELECT j.id, j.status, j.artifacts, j.retry_id, p.pages, p.sources, p.done, b.batches FROM jobs j"
     " LEFT JOIN LATERAL (SELECT sum(pages_fetched + pages_failed + pages_duplicate) AS pages,"
-    "   sum(sources_extracted) AS sources, count(*) FILTER (WHERE done) AS done"
+    "   sum(sources_extracted + entities) AS sources, count(*) FILTER (WHERE done) AS done"
     "   FROM job_progress WHERE job_id = j.id) p ON true"
     " LEFT JOIN LATERAL (SELECT count(*) AS batches FROM cleanup_batches"
     "   WHERE cleanup_id = 'cleanup-' || j.id) b ON true"

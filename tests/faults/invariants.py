@@ -319,6 +319,7 @@ _OWNED: Final = (
     ("extractions", "owner_job_id"),
     ("entities", "job_id"),
     ("extraction_tasks", "job_id"),
+    ("entity_tasks", "job_id"),
     ("dead_letters", "job_id"),
     ("records", "job_id"),
     ("records", "owner_job_id"),
@@ -329,20 +330,33 @@ _ROWS: Final = {
     "pages_failed": "pages x WHERE x.job_id = j.id AND state = 'failed'",
     "pages_skipped": "pages x WHERE x.job_id = j.id AND state = 'skipped'",
     "pages_duplicate": "pages x WHERE x.job_id = j.id AND state = 'duplicate'",
+    "pages_unchanged": "pages x WHERE x.job_id = j.id AND state = 'unchanged'",
+    "pages_gone": "pages x WHERE x.job_id = j.id AND state = 'gone'",
     "sources": "sources x WHERE x.job_id = j.id",
     "sources_extracted": "extraction_tasks x WHERE x.job_id = j.id AND state = 'done'",
     "sources_skipped": "extraction_tasks x WHERE x.job_id = j.id AND state = 'skipped'",
     "extractions": "extractions x WHERE x.job_id = j.id",
     "entities": "entities x WHERE x.job_id = j.id",
+    "entity_sources": "entity_tasks x WHERE x.job_id = j.id AND state = 'done'",
+    "entity_sources_skipped": "entity_tasks x WHERE x.job_id = j.id AND state = 'skipped'",
     "vectors": "extractions x WHERE x.job_id = j.id AND state = 'ready'",
     "dead_letters": "dead_letters x WHERE x.job_id = j.id",
     "records": "records x WHERE x.job_id = j.id",
     "records_skipped": "extraction_tasks x WHERE x.job_id = j.id AND record_state = 'skipped'",
 }
-_PROGRESS: Final = ("pages_fetched", "pages_failed", "pages_duplicate", "sources", "sources_extracted", "vectors")
+_PROGRESS: Final = (
+    "pages_fetched",
+    "pages_failed",
+    "pages_duplicate",
+    "sources",
+    "sources_extracted",
+    "entity_sources",
+    "vectors",
+)
 _OPEN_ROWS: Final = {
     "open_pages": "pages x WHERE x.job_id = j.id AND state IN ('pending', 'fetching')",
     "open_tasks": "extraction_tasks x WHERE x.job_id = j.id AND state IN ('pending', 'claimed')",
+    "open_entity_tasks": "entity_tasks x WHERE x.job_id = j.id AND state IN ('pending', 'claimed')",
     "open_records": "extraction_tasks x WHERE x.job_id = j.id AND record_state IN ('pending', 'claimed')",
 }
 _ENDED: Final = (

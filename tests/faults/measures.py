@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,18 @@ def open_folder(prefix: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     folder.chmod(0o755)
     return folder
+
+
+def verdict(broken: Sequence[str], held: str, folder: Path) -> int:
+    """Prints what did not hold, or that all did; returns the exit status. A folder whose logs nobody wants goes."""
+    for line in broken:
+        say(f"BROKEN: {line}")
+    if broken:
+        say(f"{len(broken)} promises broken; what the run left is in {folder}")
+        return 1
+    shutil.rmtree(folder, ignore_errors=True)
+    say(held)
+    return 0
 
 
 def percentile(values: Sequence[float], share: float) -> float:

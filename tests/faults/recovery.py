@@ -23,7 +23,7 @@ from examples.serve import SiteServer
 from ke.client import KnowledgeExtractionClient
 from ke.contracts.jobs import COUNTER_NAMES
 from tests.e2e.stack import Stack, eventually
-from tests.faults.measures import machine, open_folder, percentile, say, summary
+from tests.faults.measures import machine, open_folder, percentile, say, summary, verdict
 from tests.faults.prose import write_site
 
 Kind = Literal["crawl", "crawl and extract", "extract"]
@@ -200,7 +200,4 @@ async def run(options: argparse.Namespace) -> int:
             broken = report(recovery.figures)
         finally:
             await asyncio.to_thread(stack.stop)
-    for line in broken:
-        say(f"BROKEN: {line}")
-    say("the promises hold" if not broken else f"{len(broken)} promises broken")
-    return 1 if broken else 0
+    return verdict(broken, "the promises hold", folder)

@@ -63,7 +63,8 @@ def _led(spec: ChildSpec, given: Mapping[str, Any], services: Services) -> Child
 def _of_one_trade(spec: ChildSpec, services: Services) -> ChildSpec:
     """The first worker has the workflows and the cleanups, the others the slices: one can freeze without the other."""
     first = spec.name == "worker-1"
-    queues = (TaskQueue.JOBS, TaskQueue.CLEANUP) if first else (TaskQueue.COLLECT, TaskQueue.EXTRACT)
+    slices = (TaskQueue.COLLECT, TaskQueue.EXTRACT, TaskQueue.ENTITIES, TaskQueue.RECORDS)
+    queues = (TaskQueue.JOBS, TaskQueue.CLEANUP) if first else slices
 
     async def ready(pid: int) -> bool:
         return await services.temporal.has_poller(pid, queues[0], workflows=first)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from aiohttp import web
 
@@ -23,6 +23,8 @@ COUNTERS = {
     "pages_failed": 1,
     "pages_skipped": 2,
     "pages_duplicate": 1,
+    "pages_unchanged": 0,
+    "pages_gone": 0,
     "sources": 11,
     "sources_extracted": 11,
     "sources_skipped": 0,
@@ -52,6 +54,16 @@ class Call:
     body: Any
 
 
+ENTITY: Final = {
+    "project": "default",
+    "name": "Bell Rock",
+    "label": "GPE",
+    "aliases": ["the Bell Rock", "\x1b[31mBELL ROCK"],
+    "mentions": 1234,
+    "sources": 2,
+}
+
+
 @dataclass
 class ApiTwin:
     """The gateway's answers; `calls` is what was asked."""
@@ -62,6 +74,8 @@ class ApiTwin:
     script: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """For a job, the changes that its next reads see, one a read."""
     hits: list[dict[str, Any]] = field(default_factory=list)
+    entity: dict[str, Any] = field(default_factory=lambda: {"id": str(uuid.uuid4()), **ENTITY})
+    complete: bool = True
     sources: list[dict[str, Any]] = field(default_factory=list)
     letters: list[dict[str, Any]] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -120,6 +134,10 @@ class ApiTwin:
                 web.post("/projects/{name}/cleanup", self._clean_project),
                 web.get("/cleanups/{id}", self._receipt),
                 web.post("/search", self._search),
+                web.get("/entities", self._entities),
+                web.get("/entities/{id}", self._entity),
+                web.get("/entities/{id}/sources", self._mentioning),
+                web.get("/entities/{id}/neighbours", self._neighbours),
             ]
         )
         return app
@@ -310,7 +328,20 @@ class ApiTwin:
         return web.json_response(self.retry)
 
     async def _search(self, _: web.Request) -> web.Response:
-        return web.json_response({"data": self.hits})
+        return web.json_response({"data": self.hits, "complete": self.complete})
+
+    async def _entities(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [self.entity], "next_cursor": "more"})
+
+    async def _entity(self, _: web.Request) -> web.Response:
+        return web.json_response(self.entity)
+
+    async def _mentioning(self, _: web.Request) -> web.Response:
+        source = {"id": str(uuid.uuid4()), "job_id": str(uuid.uuid4()), "title": None, "mentions": 3}
+        return web.json_response({"data": [{**source, "url": "https://e.com/light"}], "next_cursor": None})
+
+    async def _neighbours(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{**self.entity, "name": "Robert Stevenson", "together": 2}]})
 
 
 def problem(status: int, code: str, detail: str, *, retry_after: int | None = None, **members: Any) -> web.Response:

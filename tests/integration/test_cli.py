@@ -70,17 +70,23 @@ def test_crawl_sends_only_what_was_asked_for(ke: RunKe, api: ApiTwin) -> None:
 
 
 def test_crawl_passes_every_option_on(ke: RunKe, api: ApiTwin) -> None:
-    """Limits, scope, rate, extraction, project, labels and key reach the gateway where it expects them."""
+    """Limits, scope, rate, reading, extraction, project, labels and key reach the gateway where it expects them."""
     options = "--max-pages 9 --max-depth 2 --include a --include b --exclude c --no-robots --delay 0.5 --concurrency 3"
+    options += " --reading fast"
     more = "--chunk-size 7 --chunk-tokens 99 --no-entities --project docs --label team=x --label k=v=w --key k1"
-    ke("crawl", "https://example.com/", *options.split(), *more.split())
+    earlier = str(uuid.uuid4())
+    anew = f"--recrawl-of job-{earlier} --browser --drop-param utm_* --drop-param gclid"
+    ke("crawl", "https://example.com/", *options.split(), *more.split(), *anew.split())
     call = api.calls[-1]
     assert call.body == {
         "kind": "crawl",
         "seeds": ["https://example.com/"],
         "limits": {"max_pages": 9, "max_depth": 2},
-        "scope": {"include": ["a", "b"], "exclude": ["c"], "robots": False},
+        "scope": {"include": ["a", "b"], "exclude": ["c"], "drop_params": ["utm_*", "gclid"], "robots": False},
+        "recrawl_of": earlier,
+        "browser": True,
         "rate": {"concurrency": 3, "delay_s": 0.5},
+        "reading": "fast",
         "extract": {"chunk_size": 7, "chunk_tokens": 99, "entities": None},
         "project": "docs",
         "labels": {"team": "x", "k": "v=w"},
@@ -325,6 +331,39 @@ def test_search_shows_hits_and_no_control_characters(ke: RunKe, api: ApiTwin) ->
     assert document(ke("search", "lamps", "--json"))["data"] == api.hits
 
 
+def test_search_sends_every_filter_that_is_given(ke: RunKe, api: ApiTwin) -> None:
+    """Each option is a member of the body, by the API's name; what is not given is not sent."""
+    job = api.add_job("completed")
+    options = {
+        "mode": "text",
+        "project": "docs",
+        "url_prefix": "https://e.com/",
+        "language": "en",
+        "date_from": "2024-01-01",
+        "date_to": "2024-12-31",
+        "entity": "Ada",
+        "entity_label": "PERSON",
+        "embedder": "minilm",
+        "rerank": "minilm",
+    }
+    given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    assert ke("search", "lamps", *given, "--job", job, "--every-chunk", "--json").returncode == 0
+    expected = {"query": "lamps", "limit": 5, "job_ids": [job], "distinct_sources": False, **options}
+    assert api.calls[-1].body == expected
+
+
+def test_search_shows_the_snippet_and_that_there_may_be_more(ke: RunKe, api: ApiTwin) -> None:
+    """The part with the query's words is shown, not the beginning; an answer that is not complete says so."""
+    snippet = {"text": "one\n lamp \x1b[0m more", "start": 100, "marks": [[5, 9]]}
+    api.hits = [{"text": "beginning", "snippet": snippet, "score": 0.5, "url": "https://e.com/", "id": "1"}]
+    api.complete = False
+    done = ke("search", "lamps")
+    assert "one lamp " in done.stdout
+    assert "beginning" not in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "There may be more" in done.stdout
+
+
 def test_sources_and_dead_letters_are_listed_and_purged(ke: RunKe, api: ApiTwin) -> None:
     """The thin commands over what a job leaves behind."""
     job = api.add_job("completed")
@@ -343,6 +382,21 @@ def test_sources_and_dead_letters_are_listed_and_purged(ke: RunKe, api: ApiTwin)
     assert "http-500" in ke("dead-letters", "list", job).stdout
     assert document(ke("dead-letters", "purge", job, "--json")) == {"purged": 1}
     assert document(ke("dead-letters", "list", job, "--json"))["data"] == []
+
+
+def test_entities_are_listed_and_followed(ke: RunKe, api: ApiTwin) -> None:
+    """Filters reach the gateway; a table shows spellings without what would steer a terminal, and where to go on."""
+    listed = ke("entities", "list", "--project", "docs", "--label", "GPE", "--name", "bell", "--limit", "5")
+    assert api.calls[-1].query == {"project": "docs", "label": "GPE", "q": "bell", "limit": "5"}
+    assert all(word in listed.stdout for word in ("Bell Rock", "1,234", "the Bell Rock"))
+    assert "\x1b" not in listed.stdout
+    assert "--cursor more" in listed.stderr
+    entity = api.entity["id"]
+    assert document(ke("entities", "get", entity, "--json")) == api.entity
+    assert "https://e.com/light" in ke("entities", "sources", entity).stdout
+    assert "Robert Stevenson" in ke("entities", "neighbours", entity, "--limit", "3").stdout
+    assert (api.calls[-1].path, api.calls[-1].query["limit"]) == (f"/entities/{entity}/neighbours", "3")
+    assert ke("entities", "get", "Bell Rock").returncode == 2
 
 
 def test_dead_letters_are_retried_and_followed(ke: RunKe, api: ApiTwin) -> None:

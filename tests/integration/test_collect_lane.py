@@ -2,80 +2,22 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from temporalio.testing import ActivityEnvironment
 
-from activities.collect import CollectActivities
-from ke.contracts.activities import CollectSlice, SliceReport
 from ke.contracts.errors import WorkLost
-from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, FetchRate, JobInput, JobKind, JobStatus
+from ke.contracts.jobs import FetchRate, Reading
 from ke.runtime.embedded.postgres import temporary_postgres
 from ke.runtime.pool import CpuPool
 from ke.storage.database import Database, migrate
-from ke.storage.jobs import open_job
-from ke.web.egress import EgressPolicy
-from ke.web.fetch import Fetcher
+from tests.integration.lanes import Lanes, running_site
 
-Answer = Callable[[web.Request], web.StreamResponse]
-
-
-@dataclass
-class Lanes:
-    """What a collect lane needs, and a site whose answers a test chooses."""
-
-    database: Database
-    pool: CpuPool
-    answers: dict[str, Answer]
-    asked: list[str]
-    url: str
-
-    def html(self, path: str, *links: str, head: str = "") -> None:
-        """A page with links."""
-        body = "".join(f'<a href="{link}">{link}</a> ' for link in links)
-        text = f"<html><head><title>{path}</title>{head}</head><body><p>This is {path}.</p>{body}</body></html>"
-        self.answers[path] = lambda _: web.Response(text=text, content_type="text/html")
-
-    async def job(self, spec: CollectSpec) -> CollectSlice:
-        """An open job's first slice."""
-        job = JobInput(str(uuid.uuid4()), JobKind.CRAWL, datetime.now(UTC).isoformat(), collect=spec)
-        async with self.database.transaction() as connection:
-            row = await open_job(connection, job, "run")
-        assert row.status is JobStatus.RUNNING
-        return CollectSlice(job.job_id, row.write_epoch, spec, extract=False, started_at=job.created_at)
-
-    def crawl(self, path: str = "/", **limits: int) -> CollectSpec:
-        """A crawl of the site."""
-        scope = CrawlScope(sitemaps=False)
-        return CollectSpec((f"{self.url}{path}",), follow=True, limits=CrawlLimits(**limits), scope=scope)
-
-    async def run(self, piece: CollectSlice, environment: ActivityEnvironment | None = None) -> SliceReport:
-        """One slice to its end."""
-        host = self.url.removeprefix("http://")
-        async with Fetcher(
-            user_agent="ke-test/1", timeout_s=5, max_bytes=100_000, policy=EgressPolicy(frozenset({host}))
-        ) as fetcher:
-            lane = CollectActivities(self.database, fetcher, self.pool)
-            return await (environment or ActivityEnvironment()).run(lane.collect_pages, piece)
-
-    async def until(self, seen: Callable[[list[str]], bool]) -> None:
-        """Waits until the site was asked for what the test wants."""
-        async with asyncio.timeout(20):
-            while not seen(self.asked):  # noqa: ASYNC110  the site appends to a list
-                await asyncio.sleep(0.01)
-
-    async def pages(self, piece: CollectSlice) -> dict[str, tuple[str, str | None]]:
-        """State and reason of each page, by path."""
-        async with self.database.transaction() as connection:
-            rows = await connection.exec_driver_sql(
-                "SELECT url, state, reason FROM pages WHERE job_id = $1", (uuid.UUID(piece.job_id),)
-            )
-            return {url.removeprefix(self.url): (state, reason) for url, state, reason in rows}
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -96,29 +38,8 @@ async def pool() -> AsyncIterator[CpuPool]:
 
 @pytest.fixture
 async def lanes(database: Database, pool: CpuPool) -> AsyncIterator[Lanes]:
-    async with _site() as (answers, asked, url):
-        yield Lanes(database, pool, answers, asked, url)
-
-
-@asynccontextmanager
-async def _site() -> AsyncIterator[tuple[dict[str, Answer], list[str], str]]:
-    answers: dict[str, Answer] = {}
-    asked: list[str] = []
-
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        asked.append(request.path)
-        if request.path not in answers:
-            return web.Response(status=404)
-        made = answers[request.path](request)
-        return await made if asyncio.iscoroutine(made) else made
-
-    runner = web.ServerRunner(web.Server(answer, access_log=None), shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield answers, asked, f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with running_site() as site:
+        yield Lanes(database, pool, site)
 
 
 @pytest.mark.parametrize(
@@ -237,3 +158,55 @@ async def test_cancel_gives_back_what_was_under_way(lanes: Lanes) -> None:
     report = await lanes.run(piece)
     assert report.done
     assert [path for path in lanes.asked if path != "/robots.txt"] == ["/held"]
+
+
+async def test_each_type_is_read_skipped_or_buried(lanes: Lanes) -> None:
+    """A PDF is read by pages; a locked or broken one is a failed page; other types are skipped, all with the reason."""
+    paths = ("/good.pdf", "/locked.pdf", "/broken.pdf", "/picture.png", "/notes.md", "/notes.txt")
+    lanes.html("/", *paths)
+    kinds = {"pdf": "application/pdf", "png": "image/png", "md": "text/markdown", "txt": "text/plain"}
+    bodies = {
+        "/good.pdf": (ROOT / "examples" / "site" / "keepers-handbook.pdf").read_bytes(),
+        "/locked.pdf": (ROOT / "tests" / "data" / "pdf" / "locked.pdf").read_bytes(),
+        "/broken.pdf": b"%PDF-1.7\nnothing",
+        "/picture.png": b"\x89PNG",
+        "/notes.md": b"# Notes",
+        "/notes.txt": b"Notes",
+    }
+    for path, body in bodies.items():
+        kind = kinds[path.rpartition(".")[2]]
+        lanes.answers[path] = lambda _, body=body, kind=kind: web.Response(body=body, content_type=kind)
+    piece = await lanes.job(lanes.crawl())
+    report = await lanes.run(piece)
+    counters = report.counters
+    assert (counters.pages_fetched, counters.pages_failed, counters.pages_skipped, counters.dead_letters) == (
+        4,
+        2,
+        1,
+        2,
+    )
+    pages = await lanes.pages(piece)
+    assert pages["/locked.pdf"] == ("failed", "The document is encrypted, and opens with a password only.")
+    assert pages["/broken.pdf"][0] == "failed"
+    assert pages["/picture.png"] == ("skipped", "documents of type image/png cannot be read")
+    assert pages["/notes.md"][0] == pages["/notes.txt"][0] == pages["/good.pdf"][0] == "fetched"
+    async with lanes.database.transaction() as connection:
+        rows = await connection.exec_driver_sql(
+            "SELECT metadata->>'reader', metadata->>'pages' FROM sources WHERE job_id = $1 AND url LIKE '%.pdf'",
+            (uuid.UUID(piece.job_id),),
+        )
+        assert [tuple(row) for row in rows] == [("pages", "3")]
+
+
+@pytest.mark.parametrize(("reading", "reader"), [(Reading.THOROUGH, "main"), (Reading.FAST, "density")])
+async def test_a_job_chooses_how_its_pages_are_read(lanes: Lanes, reading: Reading, reader: str) -> None:
+    """What the job asks for reaches the reader, which notes in the source how it read."""
+    text = "".join(f"<p>This is sentence number {n} of an article about the weather.</p>" for n in range(20))
+    lanes.answers["/"] = lambda _: web.Response(text=f"<article>{text}</article>", content_type="text/html")
+    piece = await lanes.job(replace(lanes.crawl(), reading=reading))
+    await lanes.run(piece)
+    async with lanes.database.transaction() as connection:
+        rows = await connection.exec_driver_sql(
+            "SELECT metadata->>'reader' FROM sources WHERE job_id = $1", (uuid.UUID(piece.job_id),)
+        )
+        assert [row[0] for row in rows] == [reader]

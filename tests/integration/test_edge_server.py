@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import aiohttp
+import orjson
 import pytest
 
 from ke.contracts.errors import Fenced, InvalidInput, VectorStoreUnavailable
@@ -24,9 +25,10 @@ DIMENSIONS = 16
 COLLECTION = "test-16"
 
 
-@pytest.fixture
-async def process(tmp_path: Path) -> AsyncIterator[VectorsProcess]:
-    made = VectorsProcess(tmp_path / "data", tmp_path / "s")
+@pytest.fixture(params=[(), ("--optimise-rows", "1", "--optimise-quiet-s", "0.01")], ids=["plain", "optimising"])
+async def process(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[VectorsProcess]:
+    """One that never optimises so few points, and one that does so all the time."""
+    made = VectorsProcess(tmp_path / "data", tmp_path / "s", request.param)
     await made.start()
     yield made
     await made.stop(signal.SIGKILL)
@@ -240,7 +242,9 @@ async def test_empty_log_file_is_no_obstacle(process: VectorsProcess, store: Edg
     job = uuid.uuid4()
     await store.upsert(COLLECTION, some_points(job, 10), epochs={job: 1})
     await process.stop(signal.SIGKILL)
-    (process.folder / "collections" / COLLECTION / "shard" / "wal" / "open-9").touch()
+    folder = process.folder / "collections" / COLLECTION
+    shard = orjson.loads((folder / "collection.json").read_bytes())["shard"]
+    (folder / shard / "wal" / "open-9").touch()
     await process.start()
     assert await store.count_job(COLLECTION, job) == 10
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from examples.serve import SiteServer, read_redirects
+from examples.serve import SiteServer, read_delays, read_redirects
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LIMIT_S = 30
@@ -132,6 +132,25 @@ def test_malformed_redirects_are_refused(tmp_path, line):
     (tmp_path / "_redirects").write_text("/fine /x\n" + line)
     with pytest.raises(ValueError, match="_redirects, line 2"):
         read_redirects(tmp_path / "_redirects")
+
+
+async def test_delays_come_from_the_file_which_is_not_served(client, folder):
+    """A page of _delays is answered after its pause, the others at once; a program's own pause goes first."""
+    (folder / "_delays").write_text("# slow ones\n/page.html 0.4\n/sub/ 30\n")
+    async with SiteServer(folder, slow={"/sub/": 0.0}) as server:
+        began = time.monotonic()
+        assert (await ask(client, server.url + "/sub/"))[0] == 200
+        assert (await ask(client, server.url + "/_delays"))[0] == 404
+        assert (await ask(client, server.url + "/page.html"))[0] == 200
+        assert time.monotonic() - began >= 0.4
+
+
+@pytest.mark.parametrize("line", ["/only-one", "/a soon", "/a -1", "/a nan", "/a 1 more"])
+def test_malformed_delays_are_refused(tmp_path, line):
+    """As redirects are."""
+    (tmp_path / "_delays").write_text("/fine 1\n" + line)
+    with pytest.raises(ValueError, match="_delays, line 2"):
+        read_delays(tmp_path / "_delays")
 
 
 @pytest.mark.parametrize(

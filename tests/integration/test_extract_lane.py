@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy.dialects.postgresql import insert
 from temporalio.testing import ActivityEnvironment
 
+from activities.entities import EntityActivities
 from activities.extract import ExtractActivities
 from ke.contracts.activities import CloseJob, ExtractSlice
 from ke.contracts.errors import Fenced, WorkLost
@@ -78,7 +79,7 @@ async def an_extract(stores: Stores, crawl: str, **options: object) -> ExtractSl
 async def test_killed_pool_process_costs_no_source(stores: Stores, pool: CpuPool) -> None:
     """A pool process that dies under its work is replaced, and every source is extracted."""
     piece = await an_extract(stores, await a_crawl(stores, [SENTENCE * (n + 1) * 20 for n in range(12)]))
-    lane = ExtractActivities(stores.database, stores.vectors, pool)
+    lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
     running = asyncio.create_task(ActivityEnvironment().run(lane.extract_sources, piece))
     victims: list[psutil.Process] = []
     async with asyncio.timeout(60):
@@ -97,7 +98,7 @@ async def test_killed_pool_process_costs_no_source(stores: Stores, pool: CpuPool
 async def test_batch_ends_its_slice(stores: Stores, pool: CpuPool) -> None:
     """With `chunk_size` a slice is one batch of so many sources; the last one says that it was the last."""
     piece = await an_extract(stores, await a_crawl(stores, [SENTENCE] * 5), chunk_size=2, entities=None)
-    lane = ExtractActivities(stores.database, stores.vectors, pool)
+    lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
     reports = [await ActivityEnvironment().run(lane.extract_sources, piece) for _ in range(4)]
     assert [report.counters.sources_extracted for report in reports] == [2, 4, 5, 5]
     assert [report.done for report in reports][-1] is True
@@ -106,8 +107,8 @@ async def test_batch_ends_its_slice(stores: Stores, pool: CpuPool) -> None:
 
 async def test_cancel_between_sources_tells_which_were_skipped(stores: Stores, pool: CpuPool) -> None:
     """A cancelled slice keeps what is finished; the job's result counts and names the rest."""
-    piece = await an_extract(stores, await a_crawl(stores, [SENTENCE * 400] * 20))
-    lane = ExtractActivities(stores.database, stores.vectors, pool)
+    piece = await an_extract(stores, await a_crawl(stores, [SENTENCE * 800] * 120))
+    lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
     environment = ActivityEnvironment()
     running = asyncio.create_task(environment.run(lane.extract_sources, piece))
     await asyncio.sleep(3)
@@ -116,7 +117,7 @@ async def test_cancel_between_sources_tells_which_were_skipped(stores: Stores, p
     assert (report.done, report.interrupted) == (False, True)
     outcome = await end_job(stores.database, CloseJob(piece.job_id, cancelled=True))
     counters = outcome.counters
-    assert counters.sources_extracted + counters.sources_skipped == 20
+    assert counters.sources_extracted + counters.sources_skipped == 120
     assert counters.sources_skipped > 0
     assert counters.extractions == counters.vectors
     points = await stores.vectors.count_job("wordllama-256", uuid.UUID(piece.job_id))
@@ -126,7 +127,7 @@ async def test_cancel_between_sources_tells_which_were_skipped(stores: Stores, p
 async def test_late_worker_cannot_end_its_successors_lane(stores: Stores, pool: CpuPool) -> None:
     """Of two slices of one lane the first is refused, and the second extracts everything."""
     piece = await an_extract(stores, await a_crawl(stores, [SENTENCE * 100] * 20))
-    lane = ExtractActivities(stores.database, stores.vectors, pool)
+    lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
     late = asyncio.create_task(ActivityEnvironment().run(lane.extract_sources, piece))
     await asyncio.sleep(0.5)
     report = await ActivityEnvironment().run(lane.extract_sources, piece)
@@ -139,7 +140,7 @@ async def test_late_worker_cannot_end_its_successors_lane(stores: Stores, pool: 
 async def test_text_without_words_is_a_source_without_chunks(stores: Stores, pool: CpuPool) -> None:
     """An empty source is extracted, into nothing, and one that nothing can be made of fails alone."""
     piece = await an_extract(stores, await a_crawl(stores, ["", " \n ", SENTENCE]))
-    lane = ExtractActivities(stores.database, stores.vectors, pool)
+    lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
     report = await ActivityEnvironment().run(lane.extract_sources, piece)
     assert report.done
     assert report.counters.sources_extracted == 3

@@ -64,6 +64,8 @@ async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
         "crawl",
         "scrape",
         "search",
+        "list_entities",
+        "entity_neighbours",
     } == set(tools)
     for tool in tools.values():
         assert tool.description
@@ -74,7 +76,16 @@ async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
     destructive = {name for name, tool in tools.items() if tool.annotations and tool.annotations.destructive_hint}
     assert destructive == {"cancel_job", "cleanup_job", "cleanup_project", "delete_job_record", "forget_source"}
     reading = {name for name, tool in tools.items() if tool.annotations and tool.annotations.read_only_hint}
-    assert reading == {"get_job", "get_retry", "list_dead_letters", "list_jobs", "list_records", "search"}
+    assert reading == {
+        "entity_neighbours",
+        "get_job",
+        "get_retry",
+        "list_dead_letters",
+        "list_entities",
+        "list_jobs",
+        "list_records",
+        "search",
+    }
 
 
 async def test_cancel_passes_reason_and_cleanup_and_gives_the_job(api: ApiTwin) -> None:
@@ -158,6 +169,7 @@ async def test_jobs_are_started_listed_and_searched(api: ApiTwin) -> None:
     api.hits = [{"text": "t", "score": 0.5, "url": "https://e.com/", "source_id": "s", "job_id": "j"}]
     async with connected(api.url) as client:
         crawled = await client.call_tool("crawl", {"urls": ["https://e.com/"], "max_pages": 3, "extract": False})
+        assert api.calls[-1].body["reading"] == "thorough"
         assert api.calls[-1].body["limits"] == {"max_pages": 3, "max_depth": 5}
         assert api.calls[-1].body["extract"] is None
         await client.call_tool("scrape", {"urls": ["https://e.com/a"], "idempotency_key": "k"})
@@ -168,6 +180,44 @@ async def test_jobs_are_started_listed_and_searched(api: ApiTwin) -> None:
     assert len(listed.structured_content["data"]) == 2
     assert found.structured_content["data"] == api.hits
     assert api.calls[-1].body["job_ids"] == [crawled.structured_content["id"]]
+
+
+async def test_entities_are_listed_and_followed(api: ApiTwin) -> None:
+    """What is asked for reaches the gateway, and a neighbour tells how many passages mention both."""
+    entity = api.entity
+    async with connected(api.url) as client:
+        listed = await client.call_tool("list_entities", {"name": "bell", "label": "GPE"})
+        assert api.calls[-1].query == {"project": "default", "label": "GPE", "q": "bell", "limit": "20"}
+        near = await client.call_tool("entity_neighbours", {"entity_id": entity["id"], "limit": 3})
+        assert (api.calls[-1].path, api.calls[-1].query["limit"]) == (f"/entities/{entity['id']}/neighbours", "3")
+        refused = await client.call_tool("entity_neighbours", {"entity_id": "../jobs"})
+    assert listed.structured_content["data"][0]["name"] == "Bell Rock"
+    assert near.structured_content["data"][0]["together"] == 2
+    assert refused.is_error
+
+
+async def test_search_takes_all_that_the_api_does(api: ApiTwin) -> None:
+    """Each argument is a member of the body, by the same name; what is not given is not sent."""
+    arguments = {
+        "query": "lamps",
+        "mode": "text",
+        "limit": 3,
+        "project": "docs",
+        "url_prefix": "https://e.com/",
+        "language": "en",
+        "date_from": "2024-01-01",
+        "date_to": "2024-12-31",
+        "entity": "Ada",
+        "entity_label": "PERSON",
+        "distinct_sources": False,
+        "embedder": "minilm",
+        "rerank": "minilm",
+    }
+    async with connected(api.url) as client:
+        await client.call_tool("search", arguments)
+        assert api.calls[-1].body == arguments
+        await client.call_tool("search", {"query": "lamps"})
+    assert api.calls[-1].body == {"query": "lamps", "mode": "hybrid", "limit": 10, "distinct_sources": True}
 
 
 async def test_refused_input_keeps_the_field_errors(api: ApiTwin) -> None:

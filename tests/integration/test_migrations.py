@@ -1,14 +1,19 @@
 """The schema that the migrations build is the one the code names."""
 
+import uuid
+
 import asyncpg
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from ke.contracts.ids import merged_entity_id
 from ke.runtime.embedded.postgres import temporary_postgres
-from ke.storage.database import _async_url, migrate
+from ke.storage.database import _async_url, alembic_config, migrate
 from ke.storage.tables import metadata
+from ke.web.urls import host_key
 
 
 def _differences(connection: sa.Connection) -> list:
@@ -29,6 +34,31 @@ async def test_migrations_build_exactly_the_tables_of_the_code() -> None:
         assert await _foreign_keys_without_index(url) == []
 
 
+async def test_checks_of_the_migrations_are_those_of_the_code() -> None:
+    """Alembic does not compare CHECKs, which name lanes, states and subjects."""
+    async with temporary_postgres() as migrated, temporary_postgres() as made:
+        await migrate(migrated)
+        engine = create_async_engine(_async_url(made))
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(metadata.create_all)
+        finally:
+            await engine.dispose()
+        assert await _checks(migrated) == await _checks(made) != {}
+
+
+async def _checks(url: str) -> dict[tuple[str, str], str]:
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch(
+            "SELECT conrelid::regclass::text AS name, conname, pg_get_constraintdef(oid) AS told FROM pg_constraint"
+            " WHERE contype = 'c' AND connamespace = 'public'::regnamespace"
+        )
+    finally:
+        await connection.close()
+    return {(row["name"], row["conname"]): row["told"] for row in rows}
+
+
 async def _foreign_keys_without_index(url: str) -> list[str]:
     """Foreign keys whose first column leads no index: deleting what they point to would scan the whole table."""
     connection = await asyncpg.connect(url)
@@ -40,3 +70,121 @@ async def _foreign_keys_without_index(url: str) -> list[str]:
     finally:
         await connection.close()
     return [row["conname"] for row in rows]
+
+
+async def test_pages_of_before_have_their_host_and_their_document() -> None:
+    """The frontier of a job that an older release made can go on, and be crawled again; the way back is open."""
+    urls = [
+        "https://a.example/",
+        "http://b.example/x:1?y",
+        "http://c.example:8080/",
+        "http://[::1]/",
+        "https://[::1]:444/",
+    ]
+    async with temporary_postgres() as url:
+        await _move(url, "upgrade", "0002")
+        connection = await asyncpg.connect(url)
+        try:
+            job = await _old_job(connection, urls)
+            await migrate(url)
+            rows = await connection.fetch("SELECT url, host, state, source_id FROM pages WHERE job_id = $1", job)
+            sources = dict(await connection.fetch("SELECT url, id FROM sources"))
+        finally:
+            await connection.close()
+        assert {row["url"]: row["host"] for row in rows} == {page: host_key(page) for page in urls}
+        told = {row["url"]: row["source_id"] for row in rows}
+        assert told == {
+            urls[0]: sources[urls[0]],  # at its own address
+            urls[1]: sources["http://b.example/moved"],  # where it was led
+            urls[2]: sources[urls[0]],  # with the content of the first
+            urls[3]: None,
+            urls[4]: None,
+        }
+        await _move(url, "downgrade", "0002")
+        await migrate(url)
+
+
+async def _move(url: str, where: str, revision: str) -> None:
+    engine = create_async_engine(_async_url(url))
+
+    def step(connection: sa.Connection) -> None:
+        config = alembic_config(url)
+        config.attributes["connection"] = connection
+        getattr(command, where)(config, revision)
+
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(step)
+    finally:
+        await engine.dispose()
+
+
+async def _old_job(connection: asyncpg.Connection, urls: list[str]) -> uuid.UUID:
+    """A running crawl of before: a page that is stored, one that was led on, a copy, a failure, an open one."""
+    job = uuid.uuid4()
+    await connection.execute(
+        "INSERT INTO jobs (id, request_hash, kind, status, project, workflow_id, created_at)"
+        " VALUES ($1, '', 'crawl', 'running', 'default', 'job', now())",
+        job,
+    )
+    pages = (
+        ("fetched", None, b"1"),
+        ("fetched", "http://b.example/moved", b"2"),
+        ("duplicate", None, b"1"),
+        ("failed", None, None),
+        ("pending", None, None),
+    )
+    for page, (state, final_url, content_hash) in zip(urls, pages, strict=True):
+        await connection.execute(
+            "INSERT INTO pages (id, job_id, url, depth, state, final_url, content_hash)"
+            " VALUES ($1, $2, $3, 0, $4, $5, $6)",
+            *(uuid.uuid4(), job, page, state, final_url, content_hash),
+        )
+    for source, content_hash in ((urls[0], b"1"), ("http://b.example/moved", b"2")):
+        await connection.execute(
+            "INSERT INTO sources (id, job_id, url, text, content_type, content_hash, bytes, fetched_at)"
+            " VALUES ($1, $2, $3, '', 'text/html', $4, 1, now())",
+            *(uuid.uuid4(), job, source, content_hash),
+        )
+    return job
+
+
+async def test_mentions_of_before_are_merged() -> None:
+    """Mentions that were stored before they had a merge key get it, with the entity that later ones have."""
+    async with temporary_postgres() as url:
+        await _move(url, "upgrade", "0002")
+        connection = await asyncpg.connect(url)
+        try:
+            job, source, chunk = (uuid.uuid4() for _ in range(3))
+            await connection.execute(
+                "INSERT INTO jobs (id, request_hash, kind, project, workflow_id, created_at)"
+                " VALUES ($1, '', 'crawl', 'lights', 'w', now())",
+                job,
+            )
+            await connection.execute(
+                "INSERT INTO sources (id, job_id, url, text, content_type, content_hash, bytes, fetched_at)"
+                " VALUES ($1, $2, 'u', 't', 'c', ''::bytea, 1, now())",
+                source,
+                job,
+            )
+            await connection.execute(
+                'INSERT INTO extractions (id, job_id, owner_job_id, source_id, chunk_number, text, start, "end",'
+                " tokens, embedder, collection, epoch) VALUES ($1, $2, $2, $3, 0, 't', 0, 1, 1, 'e', 'c', 1)",
+                chunk,
+                job,
+                source,
+            )
+            for text in ("the Bell Rock", "Bell\nRock's"):
+                await connection.execute(
+                    'INSERT INTO entities (id, job_id, extraction_id, text, label, start, "end")'
+                    " VALUES ($1, $2, $3, $4, 'GPE', 0, 1)",
+                    uuid.uuid4(),
+                    job,
+                    chunk,
+                    text,
+                )
+            await migrate(url)
+            found = await connection.fetch("SELECT DISTINCT project, key, merged_id FROM entities")
+        finally:
+            await connection.close()
+    assert [tuple(row) for row in found] == [("lights", "bell rock", merged_entity_id("lights", "GPE", "bell rock"))]

@@ -197,7 +197,7 @@ async def test_killed_owner_leaves_no_process(tmp_path: Path, after_s: float | N
 
 
 async def test_extraction_keeps_pairs(pool: CpuPool) -> None:
-    """Many sources at once: each has its own chunks, in order, each chunk its own vector and entities."""
+    """Many sources at once: each has its own chunks, in order, each chunk its own vector."""
     texts = [f"# Title {n}\n\nAda Lovelace wrote note {n} in London.\n\n" + f"Filler {n}. " * 90 * n for n in range(12)]
     sources = [SourceText(uuid.uuid4(), text) for text in texts]
     spec = ExtractSpec(chunk_tokens=64)
@@ -210,18 +210,15 @@ async def test_extraction_keeps_pairs(pool: CpuPool) -> None:
         for made, vector in zip(extracted.chunks, vectors, strict=True):
             assert source.text[made.chunk.start : made.chunk.end] == made.chunk.text
             assert made.vector == vector
-            assert all(made.chunk.text[m.start : m.end] == m.text for m in made.mentions)
-        assert "London" in {mention.text for mention in extracted.chunks[0].mentions}
 
 
 async def test_extraction_of_a_long_source_is_in_pieces(pool: CpuPool) -> None:
-    """A source of several pieces has one run of numbers and true offsets; without a finder there are no entities."""
+    """A source of several pieces has one run of numbers and true offsets."""
     text = "".join(f"## Part {n}\n\n" + "Some words about it. " * 40 + "\n\n" for n in range(300))
-    extracted = await extract_source(pool, SourceText(uuid.uuid4(), text), ExtractSpec(entities=None))
+    extracted = await extract_source(pool, SourceText(uuid.uuid4(), text), ExtractSpec())
     assert [made.chunk.number for made in extracted.chunks] == list(range(len(extracted.chunks)))
     assert all(text[made.chunk.start : made.chunk.end] == made.chunk.text for made in extracted.chunks)
     assert {f"Part {n}" for n in range(300)} == {made.chunk.heading for made in extracted.chunks}
-    assert not any(made.mentions for made in extracted.chunks)
 
 
 async def test_extraction_of_nothing_is_empty(pool: CpuPool) -> None:

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from temporalio.testing import ActivityEnvironment
 
+from activities.entities import EntityActivities
 from activities.extract import ExtractActivities
 from activities.retry import RetryActivities
 from ke.contracts.activities import CloseJob, ExtractSlice
@@ -110,10 +111,12 @@ async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stor
         yield opened
 
 
-async def a_crawl(stores: Stores, failed: int, *, fetched: int = 1, **limits: int) -> Ended:
+async def a_crawl(
+    stores: Stores, failed: int, *, fetched: int = 1, key: uuid.UUID | None = None, **limits: int
+) -> Ended:
     """An ended crawl of so many pages that failed and that did not, counted by its lane as it would have."""
     spec = CollectSpec((f"{SITE}/ok-0",), follow=True, limits=CrawlLimits(**limits))
-    job = JobInput(str(uuid.uuid4()), JobKind.CRAWL, AT.isoformat(), collect=spec)
+    job = JobInput(str(key or uuid.uuid4()), JobKind.CRAWL, AT.isoformat(), collect=spec)
     key, claim = uuid.UUID(job.job_id), uuid.uuid4()
     paths = [*(f"/ok-{n}" for n in range(fetched)), *(f"/no-{n}" for n in range(failed))]
     async with stores.database.transaction() as connection:
@@ -135,7 +138,7 @@ async def a_crawl(stores: Stores, failed: int, *, fetched: int = 1, **limits: in
     return Ended(stores, key)
 
 
-async def an_extract(stores: Stores, owner: uuid.UUID, failed: int) -> Ended:
+async def an_extract(stores: Stores, owner: uuid.UUID, failed: int, key: uuid.UUID | None = None) -> Ended:
     """An ended extract job, all of whose sources failed; another job owns them."""
     keys = [source_id(owner, f"{SITE}/{n}") for n in range(failed)]
     text = "Robert Stevenson built the lighthouse on the Bell Rock off Arbroath in 1810. " * 20
@@ -153,7 +156,7 @@ async def an_extract(stores: Stores, owner: uuid.UUID, failed: int) -> Ended:
         for n, source in enumerate(keys)
     ]
     spec = ExtractSpec(source_ids=tuple(map(str, keys)), entities=None)
-    job = JobInput(str(uuid.uuid4()), JobKind.EXTRACT, AT.isoformat(), extract=spec)
+    job = JobInput(str(key or uuid.uuid4()), JobKind.EXTRACT, AT.isoformat(), extract=spec)
     key, claim = uuid.UUID(job.job_id), uuid.uuid4()
     async with stores.database.transaction() as connection:
         await connection.execute(sa.insert(sources), rows)
@@ -393,6 +396,25 @@ async def test_job_that_is_retried_is_in_the_way_of_its_owners_cleanup(stores: S
         assert await active_dependents(connection, owner.id) == []
 
 
+async def test_retry_locks_jobs_in_the_order_in_which_cleanups_do(stores: Stores) -> None:
+    """The jobs of a retry are locked by their ids: while it waits for the first of them it does not hold the second."""
+    one, other = sorted(uuid.uuid4() for _ in range(2))
+    owner = await a_crawl(stores, failed=0, key=one)
+    job = await an_extract(stores, owner.id, failed=1, key=other)
+
+    async def hold() -> None:
+        async with job.db as connection:
+            assert set(await retries.hold_jobs_of_letters(connection, job.id)) == {owner.id}
+
+    async with owner.db as connection:
+        await get_job(connection, owner.id, lock=True)
+        waiting = asyncio.create_task(hold())
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        await connection.execute(sa.select(jobs.c.id).where(jobs.c.id == job.id).with_for_update(nowait=True))
+    await asyncio.wait_for(waiting, 10)
+
+
 async def test_sources_that_failed_are_extracted(stores: Stores) -> None:
     """The real extract lane does what a retry has queued for it; letters go with each source, counters are exact."""
     owner = await a_crawl(stores, failed=0)
@@ -404,7 +426,7 @@ async def test_sources_that_failed_are_extracted(stores: Stores) -> None:
     assert (opened.collect, opened.letters, (await job.counters(Lane.EXTRACT)).dead_letters) == (None, 3, 0)
     pool = CpuPool(1)
     try:
-        lane = ExtractActivities(stores.database, stores.vectors, pool)
+        lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
         piece = ExtractSlice(str(job.id), opened.epoch, opened.extract, collecting=False)
         report = await ActivityEnvironment().run(lane.extract_sources, piece)
     finally:
@@ -413,7 +435,8 @@ async def test_sources_that_failed_are_extracted(stores: Stores) -> None:
     outcome = await job.close(retry, RetryStatus.COMPLETED)
     assert (outcome.succeeded, outcome.failed, await job.letters()) == (3, 0, {})
     row = await job.row()
-    assert outcome.counters == replace(await job.counters(Lane.EXTRACT), sources=0)
+    counted = await job.counters(Lane.EXTRACT) + await job.counters(Lane.ENTITIES)
+    assert outcome.counters == replace(counted, sources=0)
     assert (row.result or {})["sources_extracted"] == 3
     points = await stores.vectors.count_job("wordllama-256", job.id)
     assert points == (row.result or {})["vectors"] > 0

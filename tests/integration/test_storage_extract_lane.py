@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 from temporalio.testing import ActivityEnvironment
 
+from activities.entities import EntityActivities
 from activities.extract import ExtractActivities
 from ke.contracts.activities import CloseJob, ExtractSlice, SliceReport
 from ke.contracts.jobs import ExtractSpec, JobKind, JobStatus, Lane
@@ -42,7 +43,7 @@ async def run(stores: Stores, piece: ExtractSlice, environment: ActivityEnvironm
     """One slice to its end."""
     pool = CpuPool(1)
     try:
-        lane = ExtractActivities(stores.database, stores.vectors, pool)
+        lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
         return await (environment or ActivityEnvironment()).run(lane.extract_sources, piece)
     finally:
         await pool.close()

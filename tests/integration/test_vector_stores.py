@@ -1,17 +1,18 @@
 """The contract of `ke.storage.vectors.base.VectorStore`, held by both adapters."""
 
+import asyncio
 import dataclasses
 import math
 import random
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from qdrant_client import AsyncQdrantClient
 
 from ke.contracts.errors import InvalidInput, NotFound, VectorStoreUnavailable
-from ke.storage.vectors.base import MAX_BATCH, Point, VectorStore
+from ke.storage.vectors.base import MAX_BATCH, MAX_SEARCH_IDS, Point, VectorStore
 from ke.storage.vectors.edge import EdgeVectors
 from ke.storage.vectors.server import ServerVectors
 from tests.integration.vectors_process import VectorsProcess
@@ -31,10 +32,43 @@ async def edge_process(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
     await process.stop()
 
 
-@pytest.fixture(params=["edge", "server"])
-async def store(request: pytest.FixtureRequest, edge_process: VectorsProcess) -> AsyncIterator[VectorStore]:
-    on_edge = request.param == "edge"
-    found = EdgeVectors(edge_process.socket, timeout_s=60) if on_edge else ServerVectors(AsyncQdrantClient(":memory:"))
+@pytest.fixture(scope="module")
+async def optimising_process(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VectorsProcess]:
+    folder = tmp_path_factory.mktemp("optimising")
+    options = ("--optimise-rows", "1", "--optimise-quiet-s", "0.02", "--full-scan-kb", "1")
+    process = VectorsProcess(folder / "data", folder / "s", options)
+    await process.start()
+    yield process
+    await process.stop()
+
+
+class Optimised(EdgeVectors):
+    """Goes on after an upsert when another, optimised shard has the place of the one that was written to."""
+
+    def __init__(self, process: VectorsProcess) -> None:
+        super().__init__(process.socket, timeout_s=60)
+        self._folder = process.folder
+
+    async def upsert(self, collection: str, points: Sequence[Point], *, epochs: Mapping[uuid.UUID, int]) -> None:
+        manifest = self._folder / "collections" / collection / "collection.json"
+        before = manifest.read_bytes() if manifest.exists() else b""
+        await super().upsert(collection, points, epochs=epochs)
+        async with asyncio.timeout(240):
+            while points and manifest.read_bytes() == before:  # noqa: ASYNC110 - another process's file
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture(params=["edge", "optimised", "server"])
+async def store(
+    request: pytest.FixtureRequest, edge_process: VectorsProcess, optimising_process: VectorsProcess
+) -> AsyncIterator[VectorStore]:
+    found: VectorStore
+    if request.param == "edge":
+        found = EdgeVectors(edge_process.socket, timeout_s=60)
+    elif request.param == "optimised":
+        found = Optimised(optimising_process)
+    else:
+        found = ServerVectors(AsyncQdrantClient(":memory:"))
     yield found
     await found.close()
 
@@ -203,6 +237,26 @@ async def test_search_filters_and_orders(store: VectorStore, collection: str) ->
     assert [hit.id for hit in both] == [point.id for point in points]
     assert await store.search(collection, vectors[0], limit=10, job_ids=[]) == []
     assert await store.search(collection, vectors[0], limit=10, job_ids=[uuid.uuid4()]) == []
+
+
+async def test_search_among_named_points(store: VectorStore, collection: str) -> None:
+    """With ids a search ranks those only, with their true cosines; both filters must hold, and no ids means no hits."""
+    first, second = uuid.uuid4(), uuid.uuid4()
+    vectors = [[math.cos(angle), math.sin(angle)] + [0.0] * 6 for angle in (0.0, 0.3, 0.6, 0.9)]
+    points = [a_point(job, vector=vector) for job, vector in zip((first, second, first, second), vectors, strict=True)]
+    await store.upsert(collection, points, epochs={first: 1, second: 1})
+    named = [points[3].id, uuid.uuid4(), points[1].id]
+    hits = await store.search(collection, vectors[0], limit=10, ids=named)
+    assert [(hit.id, round(hit.score, 4)) for hit in hits] == [
+        (points[1].id, round(math.cos(0.3), 4)),
+        (points[3].id, round(math.cos(0.9), 4)),
+    ]
+    assert await store.search(collection, vectors[0], limit=10, ids=named, job_ids=[first]) == []
+    assert await store.search(collection, vectors[0], limit=10, ids=[]) == []
+    most = [uuid.uuid4() for _ in range(MAX_SEARCH_IDS)]
+    assert await store.search(collection, vectors[0], limit=10, ids=most) == []
+    with pytest.raises(InvalidInput, match="at most"):
+        await store.search(collection, vectors[0], limit=10, ids=[*most, uuid.uuid4()])
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10_001])

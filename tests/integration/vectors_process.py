@@ -19,12 +19,14 @@ class VectorsProcess:
 
     folder: Path
     socket: Path
+    options: tuple[str, ...] = ()
+    module: tuple[str, ...] = ("ke.storage.vectors.edge_server",)
     process: subprocess.Popen[bytes] | None = None
 
     def spawn(self) -> "subprocess.Popen[bytes]":
         """Starts a process, without waiting for it."""
-        command = [sys.executable, "-m", "ke.storage.vectors.edge_server"]
-        arguments = ["--dir", str(self.folder), "--socket", str(self.socket)]
+        command = [sys.executable, "-m", *self.module]
+        arguments = ["--dir", str(self.folder), "--socket", str(self.socket), *self.options]
         return subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE)
 
     async def start(self) -> None:

@@ -37,6 +37,7 @@ ROOT: Final = Path(__file__).parents[2]
 RECORDER: Final = "recorder"
 MAX_BYTES: Final = 100_000
 BOTH: Final = (Lane.COLLECT, Lane.EXTRACT)
+ALL: Final = (*BOTH, Lane.ENTITIES)
 
 Scenario = Callable[[Stage], Awaitable[Mapping[str, WorkflowHistory]]]
 
@@ -47,6 +48,33 @@ async def _success(stage: Stage) -> Mapping[str, WorkflowHistory]:
     handle = await stage.start(*BOTH)
     await stage.ended(handle)
     return {"success": await handle.fetch_history()}
+
+
+async def _entities(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    for lane in ALL:
+        stage.twin.lanes[lane].slices = 2
+    handle = await stage.start(*ALL)
+    await stage.ended(handle)
+    return {"entities": await handle.fetch_history()}
+
+
+async def _entities_cancel(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    handle = await stage.running(*ALL)
+    await handle.signal("pause")
+    await stage.until_row(JobStatus.PAUSED)
+    await handle.signal("resume")
+    await stage.until(lambda: all(stage.twin.lanes[lane].running for lane in ALL))
+    await handle.cancel(reason="wrong site")
+    await stage.ended(handle)
+    return {"entities_cancel": await handle.fetch_history()}
+
+
+async def _entities_retry_of_letters(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    for lane in ALL:
+        stage.twin.lanes[lane].slices = 2
+    handle = await stage.start_retry(*ALL)
+    await stage.ended(handle)
+    return {"letters_entities_retried": await handle.fetch_history()}
 
 
 async def _cancel(stage: Stage) -> Mapping[str, WorkflowHistory]:
@@ -172,6 +200,9 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     _retry_of_letters,
     _cancelled_retry_of_letters,
     _failure,
+    _entities,
+    _entities_cancel,
+    _entities_retry_of_letters,
 )
 
 

@@ -67,10 +67,16 @@ def test_no_texts_no_vectors() -> None:
 def test_unknown_name_lists_the_known() -> None:
     """An unknown embedder is an error that names those there are, in every function."""
     for call in (dimensions, collection_name, lambda name: embed(name, ["a"])):
-        with pytest.raises(InvalidInput, match="known: wordllama"):
+        with pytest.raises(InvalidInput, match="known: minilm, wordllama"):
             call("nothing")
 
 
 def test_collection_has_name_and_dimensions() -> None:
     """Vectors that do not compare are never in one collection."""
     assert collection_name("wordllama") == "wordllama-256"
+
+
+def test_where_links_lead_does_not_move_a_vector() -> None:
+    """A text with links has the vector of its words."""
+    linked = ["See [the \\[old\\] map](http://h/a?b=c%281%29) of [Paris](https://h/x).", "[](http://h/)"]
+    assert embed("wordllama", linked) == embed("wordllama", ["See the \\[old\\] map of Paris.", "[](http://h/)"])

@@ -48,3 +48,12 @@ def test_unknown_name_lists_the_known() -> None:
         check_entities("nothing")
     with pytest.raises(InvalidInput, match="known: spacy"):
         find_entities("nothing", [TEXT])
+
+
+def test_where_links_lead_is_no_entity() -> None:
+    """Their words are, at their place; nothing is found over the end of a link, as its text would hold the address."""
+    linked = "[Ada Lovelace](http://h/people/London) met [Charles Babbage](https://h/1833) in London in 1833."
+    (mentions,) = find_entities("spacy", [linked])
+    assert {("London", "GPE"), ("1833", "DATE"), ("Charles Babbage", "PERSON")} <= {(m.text, m.label) for m in mentions}
+    assert all(linked[m.start : m.end] == m.text for m in mentions)
+    assert not [m for m in mentions if "http" in m.text]

@@ -11,6 +11,8 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 
 import pytest
 
+from examples.serve import read_delays
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SITE = EXAMPLES / "site"
 ORIGIN = "http://site.test"
@@ -73,6 +75,8 @@ def walk_site():
             walk.broken.add(path)
         else:
             walk.depths[path] = depth
+            if path.endswith(".pdf"):
+                continue
             page = walk.parsed[path] = PageParser(file_of(path).read_text(encoding="utf-8"))
             for link in page.links:
                 url = urldefrag(urljoin(ORIGIN + path, link)).url
@@ -121,7 +125,7 @@ def test_manifest_names_the_special_paths(walk, manifest):
 
 def test_every_page_is_linked_within_depth_three(walk):
     """No page of the folder is an orphan, and none is more than three links away from the start page."""
-    on_disk = {"/" + file.relative_to(SITE).as_posix() for file in SITE.rglob("*.html")}
+    on_disk = {"/" + file.relative_to(SITE).as_posix() for kind in ("html", "pdf") for file in SITE.rglob(f"*.{kind}")}
     linked = {"/" + file_of(path).relative_to(SITE).as_posix() for path in walk.depths.keys() | walk.disallowed}
     assert linked == on_disk
     assert max(walk.depths.values()) <= 3
@@ -130,6 +134,13 @@ def test_every_page_is_linked_within_depth_three(walk):
 def test_every_page_has_one_address(walk):
     """Folders are linked by their slash, never by index.html, so that no page is found twice by accident."""
     assert not [path for path in walk.depths if path.endswith("index.html")]
+
+
+def test_the_pdf_and_the_slow_page_are_linked(walk, manifest):
+    """They are those of the manifest, and the server is told which page is slow."""
+    assert [manifest["document"]["page"]] == [path for path in walk.depths if path.endswith(".pdf")]
+    assert read_delays(SITE / "_delays") == dict.fromkeys(manifest["paths"]["slow"], 2.0)
+    assert set(manifest["paths"]["slow"]) <= walk.depths.keys()
 
 
 def test_redirects_end_at_a_page(walk):
@@ -178,4 +189,4 @@ def test_questions_point_to_unique_pages(walk, manifest):
 def test_only_site_files_are_in_the_folder():
     """What is in the folder is served: no notes, no manifest, no tools."""
     names = {file.relative_to(SITE).as_posix() for file in SITE.rglob("*") if file.is_file() and file.suffix != ".html"}
-    assert names == {"_redirects", "robots.txt", "sitemap.xml", "style.css"}
+    assert names == {"_delays", "_redirects", "keepers-handbook.pdf", "robots.txt", "sitemap.xml", "style.css"}

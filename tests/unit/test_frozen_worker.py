@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from activities.heartbeat import LATE_S, Beat
-from activities.pages import PageReader, Reach
+from activities.pages import PageReader
+from activities.reach import Reach
 from ke.contracts.jobs import CollectSpec, CrawlScope
 from ke.storage.frontier import FrontierEntry
 from ke.web.politeness import HostGate

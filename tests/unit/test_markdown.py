@@ -1,11 +1,13 @@
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from ke.web.markdown import content_of, to_markdown
+from ke.web.markdown import content_of, document, write
+
+LINKS = {"/x": "http://h/x", "y(1)": "http://h/y(1)"}
 
 
 def md(html):
-    return to_markdown(content_of(LexborHTMLParser(html)))
+    return document(write(content_of(LexborHTMLParser(html)), LINKS).blocks)
 
 
 @pytest.mark.parametrize(
@@ -26,13 +28,23 @@ def md(html):
         ("<table><tr><td><h2>layout</h2><p>x</p><td><ul><li>y</ul></table>", "## layout\n\nx\n\n- y"),
         ("<table><tr><td><table><tr><td>1<td>2</table></table>", "| 1 | 2 |\n|---|---|"),
         ("a<div>b<div>c</div>d</div>e", "a\n\nb\n\nc\n\nd\n\ne"),
-        ("<p>see <a href='/x'>this</a>.", "see this."),
+        ("<p>see <a href='/x'>this</a>.", "see [this](http://h/x)."),
+        ("<p>see<a href='y(1)'> [this]\n one </a>.", "see [\\[this\\] one](http://h/y%281%29) ."),
+        ("<p><a href='#a'>here</a> <a href='/x'> </a><a>named</a>", "here named"),
+        ("<ul><li><a href='/x'><code>f()</code></a>", "- [`f()`](http://h/x)"),
+        ("<p><code>a <a href='/x'>b</a></code>", "`a b`"),
+        ("<h2><a href='/x'>T</a></h2>", "## T"),
+        ("<a href='/x'><div>block</div></a>", "block"),
+        ("<table><tr><td><a href='/x'>1</a><td>2</table>", "| [1](http://h/x) | 2 |\n|---|---|"),
+        ("<p>He said <q>no</q>: “never”.", "He said “no”: “never”."),
+        ("<pre>a\n```\nb</pre>", "````\na\n```\nb\n````"),
+        ("<table><tr><td>one<td>two<ul><li>x</ul></table>", "one\n\ntwo\n\n- x"),
         ("", ""),
         ("<script>x</script><style>y</style><template>z</template>", ""),
     ],
 )
 def test_structure_becomes_markdown(html, markdown):
-    """Headings, paragraphs, lists, quotes, tables and code, each in its notation."""
+    """Headings, paragraphs, lists, quotes, tables, code and links, each in its notation."""
     assert md(html) == markdown
 
 
@@ -40,7 +52,7 @@ def test_what_is_around_the_content_is_left_out():
     """Navigation, footers, forms' controls and what is hidden."""
     html = (
         "<nav>n</nav><div class='navheader x'>n</div><div role=navigation>n</div><p hidden>h</p><p>text</p>"
-        "<button>b</button><footer>f</footer><h2>T<a class=headerlink>¶</a></h2>"
+        "<p style='display: none'>h</p><button>b</button><footer>f</footer><h2>T<a class=headerlink>¶</a></h2>"
     )
     assert md(html) == "text\n\n## T"
 

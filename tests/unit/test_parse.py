@@ -6,7 +6,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from ke.web import parse
+from ke.web import links, metadata, parse
 from ke.web.errors import UnsupportedType
 from ke.web.parse import ParsedPage, parse_page
 
@@ -217,18 +217,18 @@ def test_no_page_breaks_the_parser(body):
 def test_a_page_over_the_limits_is_cut_and_says_so(monkeypatch):
     """Bytes, links and the length of titles are bounded."""
     monkeypatch.setattr(parse, "MAX_PARSED_BYTES", 1000)
-    monkeypatch.setattr(parse, "MAX_LINKS", 10)
+    monkeypatch.setattr(links, "MAX_LINKS", 10)
     assert html("<p>x" * 1000).truncated
     page = html("".join(f"<a href={n}>x</a>" for n in range(20)))
     assert page.truncated
     assert len(page.links) == 10
-    assert len(html(f"<title>{'t' * 900}</title>").title) == parse.MAX_TITLE_CHARS
+    assert len(html(f"<title>{'t' * 900}</title>").title) == metadata.MAX_TITLE_CHARS
 
 
 def test_a_huge_page_is_written_out_without_the_reader():
     """The reader's time grows faster than the page."""
     page = html("<h1>Head</h1>" + "<p>some words of text</p>" * 12_000)
-    assert page.reader == "structure"
+    assert page.reader == "density"
     assert page.text.startswith("# Head\n\nsome words")
 
 

@@ -1,3 +1,5 @@
+import pytest
+
 from ke.web.robots import RobotsRules, parse_robots
 
 WHERE = "http://h/robots.txt"
@@ -42,3 +44,12 @@ def test_rules_without_a_file_say_only_whether_it_could_be_read():
     """Unreachable forbids everything, absent nothing."""
     assert RobotsRules(agent="ke", reachable=True, reason="").allowed("http://h/a")
     assert not RobotsRules(agent="ke", reachable=False, reason="").allowed("http://h/a")
+
+
+@pytest.mark.parametrize(
+    ("written", "kept_s"),
+    [("0.5", 0.5), ("10", 10.0), ("100000", 3600.0), ("1e9", 3600.0), ("-5", None), ("inf", None)],
+)
+def test_crawl_delay_is_kept_to_within_reason(written, kept_s):
+    """A site may ask for as much as a job may set for itself, and what is no delay is none."""
+    assert rules(f"User-agent: *\nCrawl-delay: {written}\n").crawl_delay_s == kept_s

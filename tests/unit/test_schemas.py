@@ -5,11 +5,11 @@ import json
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from api.schemas import SubmitBody
 from api.service.submit import job_input
-from ke.contracts.jobs import CrawlLimits, CrawlScope, ExtractSpec, FetchRate
+from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobKind
 from ke.contracts.params import params_of, specs_of
 
 SUBMIT: TypeAdapter[Any] = TypeAdapter(SubmitBody)
@@ -53,6 +53,13 @@ def test_params_read_as_they_were_submitted() -> None:
     [
         {"kind": "scrape", "urls": [URL]},
         {"kind": "scrape", "urls": [URL], "extract": {"entities": None}},
+        {"kind": "scrape", "urls": [URL], "recrawl_of": "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11"},
+        {"kind": "crawl", "seeds": [URL], "recrawl_of": "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11"},
+        {"kind": "crawl", "seeds": [URL], "browser": True},
+        {"kind": "scrape", "urls": [URL], "browser": True},
+        {"kind": "crawl", "seeds": [URL], "scope": {"drop_params": ["utm_*", "s id"]}},
+        {"kind": "scrape", "urls": [URL], "reading": "fast"},
+        {"kind": "crawl", "seeds": [URL], "reading": "fast"},
         {"kind": "crawl", "seeds": [URL], "scope": {"include": ["/a"], "exclude": ["b$"]}, "limits": {"max_bytes": 9}},
         {"kind": "crawl", "seeds": [URL], "rate": {"delay_s": 0.5}, "extract": {"chunk_size": 3}},
         {"kind": "extract", "source_job_id": "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11", "chunk_tokens": 99},
@@ -64,6 +71,32 @@ def test_parameters_tell_what_the_lanes_were_to_do(body: dict[str, Any]) -> None
     """From the parameters as the database keeps them a job's lanes can be run again, exactly."""
     job = job_input(SUBMIT.validate_python(body), None)
     kept = json.loads(json.dumps(params_of(job)))
+    assert specs_of(job.kind, kept) == (job.collect, job.extract)
+
+
+def test_parameters_of_jobs_of_before_are_understood() -> None:
+    """A job that was submitted before there were dropped parameters and re-crawls can be retried, and crawled again."""
+    params = params_of(job_input(SUBMIT.validate_python({"kind": "crawl", "seeds": [URL]}), None))
+    old = {**params, "scope": {name: value for name, value in params["scope"].items() if name != "drop_params"}}
+    del old["recrawl_of"], old["browser"]
+    assert specs_of(JobKind.CRAWL, old) == specs_of(JobKind.CRAWL, params)
+    assert specs_of(JobKind.SCRAPE, {"urls": [URL], "extract": None})[0] == CollectSpec((URL,), follow=False)
+
+
+@pytest.mark.parametrize("name", ["", "a=b", "a&b", "#a", "x" * 65, "a\x00"])
+def test_parameter_name_that_can_be_none_is_refused(name: str) -> None:
+    """What no query can have as a name, or is endless, is told with its place."""
+    body = {"kind": "crawl", "seeds": [URL], "scope": {"drop_params": ["fine", name]}}
+    with pytest.raises(ValidationError) as refused:
+        SUBMIT.validate_python(body)
+    assert refused.value.errors()[0]["loc"] == ("crawl", "scope", "drop_params", 1)
+
+
+@pytest.mark.parametrize("body", [{"kind": "scrape", "urls": [URL]}, {"kind": "crawl", "seeds": [URL]}])
+def test_parameters_of_before_the_choice_of_reading_are_thorough(body: dict[str, Any]) -> None:
+    """Rows of jobs that were submitted when there was only one."""
+    job = job_input(SUBMIT.validate_python(body), None)
+    kept = {name: value for name, value in params_of(job).items() if name != "reading"}
     assert specs_of(job.kind, kept) == (job.collect, job.extract)
 
 

@@ -138,6 +138,7 @@ class Stage:
             self.twin.retry,
             collect=collect if Lane.COLLECT in lanes else None,
             extract=_extract(lanes),
+            entities="spacy" if Lane.ENTITIES in lanes else None,
         )
         job_id = str(uuid.uuid4())
         retry = RetryInput(retry_id(job_id, 1), job_id, 1, "2026-01-01T00:00:00+00:00", carried=carried)
@@ -310,7 +311,10 @@ def _extract(lanes: tuple[Lane, ...]) -> ExtractSpec | None:
     """With a schema there is a records lane beside that of extraction."""
     if Lane.EXTRACT not in lanes:
         return None
-    return ExtractSpec(schema={"type": "object"} if Lane.RECORDS in lanes else None)
+    return ExtractSpec(
+        entities="spacy" if Lane.ENTITIES in lanes else None,
+        schema={"type": "object"} if Lane.RECORDS in lanes else None,
+    )
 
 
 def _workers(client: Client, twin: Twin) -> list[Worker]:
@@ -327,6 +331,7 @@ def _workers(client: Client, twin: Twin) -> list[Worker]:
         },
         TaskQueue.COLLECT: {"activities": [twin.collect_pages]},
         TaskQueue.EXTRACT: {"activities": [twin.extract_sources]},
+        TaskQueue.ENTITIES: {"activities": [twin.find_entities]},
         TaskQueue.RECORDS: {"activities": [twin.extract_records]},
         TaskQueue.CLEANUP: {
             "workflows": [CleanupWorkflow, ProjectCleanupWorkflow],

@@ -56,7 +56,7 @@ async def test_paused_job_can_be_cancelled(stage: Stage) -> None:
 
 async def test_cancel_right_after_pause(stage: Stage) -> None:
     """A cancel while the slices still answer the pause counts them, and the job is never paused."""
-    handle = await stage.running(*BOTH)
+    handle = await stage.running(*Lane)
     await handle.signal("pause")
     await handle.cancel()
     assert await stage.ended(handle) is WorkflowExecutionStatus.CANCELED

@@ -12,10 +12,13 @@ from workflows.job import JobWorkflow
 BROKEN = ApplicationError("It cannot be done.", type="invalid-input", non_retryable=True)
 FENCED = ApplicationError("The job was stopped.", type="fenced", non_retryable=True)
 BOTH = (Lane.COLLECT, Lane.EXTRACT)
+ALL = (*BOTH, Lane.ENTITIES)
 
 
 @pytest.mark.parametrize(
-    "lanes", [(Lane.COLLECT,), (Lane.EXTRACT,), BOTH, tuple(Lane)], ids=["collect", "extract", "both", "records too"]
+    "lanes",
+    [(Lane.COLLECT,), (Lane.EXTRACT,), BOTH, (Lane.EXTRACT, Lane.ENTITIES), (Lane.EXTRACT, Lane.RECORDS), tuple(Lane)],
+    ids=["collect", "extract", "both", "extract-entities", "extract-records", "all"],
 )
 async def test_job_runs_its_lanes_to_completion(stage: Stage, lanes: tuple[Lane, ...]) -> None:
     """A job runs slices of the lanes it has, and only of those, until each is done; row and outcome agree."""
@@ -28,6 +31,7 @@ async def test_job_runs_its_lanes_to_completion(stage: Stage, lanes: tuple[Lane,
     assert outcome.counters == stage.twin.row.counters
     assert outcome.counters.pages_fetched == 2 * (Lane.COLLECT in lanes)
     assert outcome.counters.sources_extracted == 2 * (Lane.EXTRACT in lanes)
+    assert outcome.counters.entity_sources == 2 * (Lane.ENTITIES in lanes)
     assert outcome.counters.records == 2 * (Lane.RECORDS in lanes)
     assert stage.twin.row.seen == [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.COMPLETED]
 
@@ -41,6 +45,28 @@ async def test_slices_are_told_of_the_other_lane(stage: Stage) -> None:
     stage.twin.lanes[Lane.COLLECT].finish.set()
     stage.twin.lanes[Lane.EXTRACT].finish.set()
     assert (await stage.outcome(handle)).status is JobStatus.COMPLETED
+
+
+async def test_entities_are_found_beside_extraction(stage: Stage) -> None:
+    """A third lane finds entities from the start, told whether more sources come; the job ends when it is done too."""
+    handle = await stage.running(*ALL)
+    (extract,), (entities,) = (stage.twin.lanes[lane].started for lane in (Lane.EXTRACT, Lane.ENTITIES))
+    assert (extract.entities_apart, entities.finder, entities.extracting) == (True, "spacy", True)
+    assert entities.epoch == extract.epoch
+    for lane in BOTH:
+        stage.twin.lanes[lane].finish.set()
+    progress = await stage.until_progress(handle, lambda progress: progress.slices == 2)
+    assert (progress.status, progress.extract_done, progress.entities_done) == (JobStatus.RUNNING, True, False)
+    stage.twin.lanes[Lane.ENTITIES].finish.set()
+    assert (await stage.outcome(handle)).status is JobStatus.COMPLETED
+
+
+async def test_entities_lane_hears_that_extraction_is_over(stage: Stage) -> None:
+    """A slice that begins after the extract lane has ended does not wait for it."""
+    stage.twin.lanes[Lane.EXTRACT].slices = 1
+    stage.twin.lanes[Lane.ENTITIES].slices = 40
+    await stage.outcome(await stage.start(Lane.EXTRACT, Lane.ENTITIES))
+    assert stage.twin.lanes[Lane.ENTITIES].started[-1].extracting is False
 
 
 async def test_search_attributes_follow_the_state(stage: Stage) -> None:

@@ -25,15 +25,19 @@ async def outcome(stage: Stage, handle: WorkflowHandle[Any, RetryOutcome]) -> Re
     return result
 
 
-@pytest.mark.parametrize("lanes", [(Lane.COLLECT,), (Lane.EXTRACT,), BOTH], ids=["pages", "sources", "both"])
+@pytest.mark.parametrize(
+    "lanes",
+    [(Lane.COLLECT,), (Lane.EXTRACT,), BOTH, (Lane.ENTITIES,), (Lane.EXTRACT, Lane.RECORDS), tuple(Lane)],
+    ids=["pages", "sources", "both", "entities", "records", "all"],
+)
 async def test_retry_runs_the_lanes_that_have_work(stage: Stage, lanes: tuple[Lane, ...]) -> None:
     """Slices run as a retry's, under its epoch and its limits, until each lane is done."""
-    for lane in BOTH:
+    for lane in Lane:
         stage.twin.lanes[lane].slices = 2
     handle = await stage.start_retry(*lanes)
     result = await outcome(stage, handle)
     assert (result.status, result.letters, result.error) == (RetryStatus.COMPLETED, 3, None)
-    for lane in BOTH:
+    for lane in Lane:
         assert len(stage.twin.lanes[lane].started) == (2 if lane in lanes else 0)
     assert {piece.epoch for lane in lanes for piece in stage.twin.lanes[lane].started} == {2}
     for piece in stage.twin.lanes[Lane.COLLECT].started:

@@ -12,6 +12,7 @@ from ke.contracts import activities as contract
 from ke.contracts.activities import (
     CloseJob,
     CollectSlice,
+    EntitySlice,
     ExtractSlice,
     OpenedJob,
     SliceReport,
@@ -84,7 +85,7 @@ class Script:
     """Whether a cancelled slice happens to have just finished its lane."""
     deaf: bool = False
     """Neither beats nor hears a cancellation, as if its worker were dead."""
-    started: list[CollectSlice | ExtractSlice | StructuredSlice] = field(default_factory=list)
+    started: list[CollectSlice | ExtractSlice | EntitySlice | StructuredSlice] = field(default_factory=list)
     handed_back: int = 0
     running: int = 0
 
@@ -93,6 +94,7 @@ class Twin(
     contract.RecordActivities,
     contract.CollectActivities,
     contract.ExtractActivities,
+    contract.EntityActivities,
     contract.StructuredActivities,
     contract.RetryActivities,
     contract.CleanupActivities,
@@ -150,7 +152,8 @@ class Twin(
         row = self.rows.setdefault(job.job_id, Row())
         if row.status is JobStatus.QUEUED:
             row.move(JobStatus.RUNNING)
-        return OpenedJob(epoch=1, status=row.status, started_at="2026-01-01T00:00:00+00:00")
+        finder = job.extract.entities if job.extract is not None else None
+        return OpenedJob(epoch=1, status=row.status, started_at="2026-01-01T00:00:00+00:00", entities=finder)
 
     @activity.defn(name="set_job_status")
     async def set_job_status(self, change: StatusChange) -> JobStatus:
@@ -205,13 +208,21 @@ class Twin(
         await self._enter("extract_sources")
         return await self._slice(Lane.EXTRACT, piece)
 
+    @activity.defn(name="find_entities")
+    async def find_entities(self, piece: EntitySlice) -> SliceReport:
+        """Finds nothing; each slice counts one source."""
+        await self._enter("find_entities")
+        return await self._slice(Lane.ENTITIES, piece)
+
     @activity.defn(name="extract_records")
     async def extract_records(self, piece: StructuredSlice) -> SliceReport:
         """Asks nobody; each slice counts one record."""
         await self._enter("extract_records")
         return await self._slice(Lane.RECORDS, piece)
 
-    async def _slice(self, lane: Lane, piece: CollectSlice | ExtractSlice | StructuredSlice) -> SliceReport:
+    async def _slice(
+        self, lane: Lane, piece: CollectSlice | ExtractSlice | EntitySlice | StructuredSlice
+    ) -> SliceReport:
         script = self.lanes[lane]
         script.started.append(piece)
         script.running += 1
@@ -248,9 +259,15 @@ class Twin(
 
     def _counters(self, lane: Lane) -> Counters:
         number = len(self.lanes[lane].started)
-        if lane is Lane.RECORDS:
-            return Counters(records=number)
-        return Counters(pages_fetched=number) if lane is Lane.COLLECT else Counters(sources_extracted=number)
+        match lane:
+            case Lane.COLLECT:
+                return Counters(pages_fetched=number)
+            case Lane.EXTRACT:
+                return Counters(sources_extracted=number)
+            case Lane.ENTITIES:
+                return Counters(entity_sources=number)
+            case Lane.RECORDS:
+                return Counters(records=number)
 
     # The cleanup
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ke.contracts.errors import InvalidInput
-from ke.storage.vectors.base import MAX_BATCH
+from ke.storage.vectors.base import MAX_BATCH, MAX_SEARCH_IDS
 
 Matrix = NDArray[np.float32]
 
@@ -40,6 +40,12 @@ def check_batch(size: int) -> None:
     """Raises `InvalidInput` when a call names more than `MAX_BATCH` points."""
     if size > MAX_BATCH:
         raise InvalidInput(f"{size} points in one call; at most {MAX_BATCH} are taken")
+
+
+def check_search_ids(ids: Sequence[uuid.UUID] | None) -> None:
+    """Raises `InvalidInput` when a search names more than `MAX_SEARCH_IDS` points."""
+    if ids is not None and len(ids) > MAX_SEARCH_IDS:
+        raise InvalidInput(f"{len(ids)} points named in one search; at most {MAX_SEARCH_IDS} are taken")
 
 
 def check_limit(limit: int) -> None:

@@ -11,7 +11,14 @@ import orjson
 
 from ke.contracts.errors import Fenced, InvalidInput, KeError, NotFound, VectorStoreUnavailable
 from ke.storage.vectors.base import Hit, Point
-from ke.storage.vectors.checks import as_matrix, check_batch, check_collection, check_epochs, check_matrix
+from ke.storage.vectors.checks import (
+    as_matrix,
+    check_batch,
+    check_collection,
+    check_epochs,
+    check_matrix,
+    check_search_ids,
+)
 
 HEALTH_TIMEOUT_S: Final = 1.0
 _ERRORS: Final[dict[str, type[KeError]]] = {error.code: error for error in (Fenced, InvalidInput, NotFound)}
@@ -91,9 +98,16 @@ class EdgeVectors:
         return {uuid.UUID(point) for point in answer["ids"]}
 
     async def search(
-        self, collection: str, vector: Sequence[float], *, limit: int, job_ids: Sequence[uuid.UUID] | None = None
+        self,
+        collection: str,
+        vector: Sequence[float],
+        *,
+        limit: int,
+        job_ids: Sequence[uuid.UUID] | None = None,
+        ids: Sequence[uuid.UUID] | None = None,
     ) -> list[Hit]:
-        """The nearest points, best first; with `job_ids` only those made by these jobs."""
+        """The nearest points, best first; with `job_ids` or `ids` only those made by these jobs, or named."""
+        check_search_ids(ids)
         row = as_matrix([vector])
         answer = await self._call(
             "POST",
@@ -103,6 +117,7 @@ class EdgeVectors:
                 "dimensions": row.shape[1],
                 "limit": limit,
                 "job_ids": None if job_ids is None else list(job_ids),
+                "ids": None if ids is None else list(ids),
             },
         )
         return [Hit(id=uuid.UUID(point), score=score) for point, score in answer["hits"]]

@@ -31,6 +31,8 @@ from ke.contracts.errors import Fenced, InvalidInput, KeError, NotFound
 from ke.storage.vectors.checks import Matrix
 from ke.storage.vectors.edge_engine import EdgeEngine, FolderInUse, Owner
 from ke.storage.vectors.edge_files import FolderDamaged
+from ke.storage.vectors.edge_optimise import Tuning
+from ke.storage.vectors.edge_optimiser import Optimiser
 from ke.storage.vectors.edge_worker import EngineThread
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
@@ -41,6 +43,8 @@ CLOSE_S: Final = 5.0
 """For the last flush, after them."""
 _LONGEST_SOCKET_PATH: Final = 107
 _STATUS: Final[dict[type[KeError], int]] = {InvalidInput: 422, NotFound: 404, Fenced: 409}
+
+_TUNING: Final = Tuning()
 
 log = logging.getLogger("ke.vectors")
 ENGINE: Final = web.AppKey("engine", EngineThread)
@@ -143,8 +147,11 @@ async def search(request: web.Request) -> web.Response:
     name, body = request.match_info["name"], await _body(request)
     vector = _matrix(body["vector"], int(body["dimensions"]))
     job_ids = None if body.get("job_ids") is None else _ids(body["job_ids"])
+    ids = None if body.get("ids") is None else _ids(body["ids"])
     limit = int(body["limit"])
-    hits = await request.app[ENGINE].read(lambda engine: engine.search(name, vector, limit=limit, job_ids=job_ids))
+    hits = await request.app[ENGINE].read(
+        lambda engine: engine.search(name, vector, limit=limit, job_ids=job_ids, ids=ids)
+    )
     return _answer({"hits": [(hit.id, hit.score) for hit in hits]})
 
 
@@ -186,7 +193,7 @@ def create_app(engine: EngineThread) -> web.Application:
     return app
 
 
-async def serve(engine: EngineThread, path: Path) -> None:
+async def serve(engine: EngineThread, path: Path, optimiser: Optimiser) -> None:
     """Serves until SIGTERM or SIGINT, then lets the requests under way finish."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -195,8 +202,10 @@ async def serve(engine: EngineThread, path: Path) -> None:
     await runner.setup()
     await web.UnixSite(runner, path).start()
     log.info("vectors ready on %s", path)
+    optimising = asyncio.create_task(optimiser.run())
     await stop.wait()
-    await runner.cleanup()
+    optimising.cancel()
+    await asyncio.gather(runner.cleanup(), optimising, return_exceptions=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -204,6 +213,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ke.storage.vectors.edge_server", description="The embedded vector store.")
     parser.add_argument("--dir", type=Path, required=True, help="the folder with the collections")
     parser.add_argument("--socket", type=Path, required=True, help="the Unix socket to serve on")
+    parser.add_argument(
+        "--optimise-rows", type=int, default=_TUNING.growing_rows, help="points without a graph that a search may meet"
+    )
+    parser.add_argument(
+        "--optimise-quiet-s", type=float, default=_TUNING.quiet_s, help="seconds without a write before it is optimised"
+    )
+    parser.add_argument(
+        "--full-scan-kb",
+        type=int,
+        default=_TUNING.full_scan_kb,
+        help="vectors below this size are searched without a graph",
+    )
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     os.umask(0o077)
@@ -211,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
         _check_length(given.socket)
         engine = EngineThread(EdgeEngine.open(given.dir))
         _free(given.socket)
-        asyncio.run(serve(engine, given.socket))
+        asyncio.run(serve(engine, given.socket, Optimiser(engine, given.dir, _tuning(given))))
         given.socket.unlink(missing_ok=True)
     except (FolderInUse, FolderDamaged, CannotStart, OSError) as error:
         sys.stderr.write(f"vectors: cannot start: {error}\n")
@@ -220,6 +241,16 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("the last flush did not end within %.0f s", CLOSE_S)
         return 1
     return 0
+
+
+def _tuning(given: argparse.Namespace) -> Tuning:
+    return Tuning(
+        growing_rows=given.optimise_rows,
+        removed_rows=min(given.optimise_rows, _TUNING.removed_rows),
+        quiet_s=given.optimise_quiet_s,
+        check_s=min(given.optimise_quiet_s, _TUNING.check_s),
+        full_scan_kb=given.full_scan_kb,
+    )
 
 
 def _check_length(path: Path) -> None:

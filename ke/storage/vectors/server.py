@@ -25,6 +25,7 @@ from ke.storage.vectors.checks import (
     check_epochs,
     check_limit,
     check_matrix,
+    check_search_ids,
     following,
 )
 
@@ -134,21 +135,34 @@ class ServerVectors:
         return {uuid.UUID(str(record.id)) for record in found}
 
     async def search(
-        self, collection: str, vector: Sequence[float], *, limit: int, job_ids: Sequence[uuid.UUID] | None = None
+        self,
+        collection: str,
+        vector: Sequence[float],
+        *,
+        limit: int,
+        job_ids: Sequence[uuid.UUID] | None = None,
+        ids: Sequence[uuid.UUID] | None = None,
     ) -> list[Hit]:
-        """The nearest points, best first; with `job_ids` only those made by these jobs."""
+        """The nearest points, best first; with `job_ids` or `ids` only those made by these jobs, or named."""
         check_limit(limit)
         row = as_matrix([vector])
         check_matrix(row, await self._dimensions_of(collection))
-        if job_ids is not None and not job_ids:
-            return []
-        made_by = None
+        check_search_ids(ids)
+        must: list[models.Condition] = []
         if job_ids is not None:
             match = models.MatchAny(any=[str(job_id) for job_id in job_ids])
-            made_by = models.Filter(must=[models.FieldCondition(key="job_id", match=match)])
+            must.append(models.FieldCondition(key="job_id", match=match))
+        if ids is not None:
+            must.append(models.HasIdCondition(has_id=[str(point_id) for point_id in ids]))
+        if any(names is not None and not names for names in (job_ids, ids)):
+            return []
         answer = await self._call(
             lambda: self._client.query_points(
-                collection, query=row[0].tolist(), query_filter=made_by, limit=limit, with_payload=False
+                collection,
+                query=row[0].tolist(),
+                query_filter=models.Filter(must=must) if must else None,
+                limit=limit,
+                with_payload=False,
             )
         )
         return [Hit(id=uuid.UUID(str(point.id)), score=point.score) for point in answer.points]

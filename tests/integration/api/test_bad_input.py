@@ -34,6 +34,7 @@ CRAWL = {"kind": "crawl", "seeds": [QUICK]}
         ({**SCRAPE, "urls": ["http://localhost/"]}, "/urls/0"),
         ({**SCRAPE, "frobnicate": 1}, "/frobnicate"),
         ({**SCRAPE, "a/b~c": 1}, "/a~1b~0c"),
+        ({**SCRAPE, "reading": "quick"}, "/reading"),
         ({**SCRAPE, "project": "no spaces please"}, "/project"),
         ({**SCRAPE, "project": "x" * 65}, "/project"),
         ({**SCRAPE, "labels": {str(n): "" for n in range(33)}}, "/labels"),

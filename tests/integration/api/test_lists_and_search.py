@@ -5,6 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ke.extraction.embed import collection_name, embed
+from ke.storage.tables import entity_tasks
 from ke.storage.vectors.base import Point
 from tests.integration.api.stack import ApiStack
 from tests.seeding import Seeded, seed_crawl, seed_extract
@@ -42,6 +43,13 @@ async def test_lists_show_each_entry_once(api: ApiStack) -> None:
         assert len({entry["id"] for entry in entries}) == len(entries) == number, name
     done = await _all(api, f"/jobs/{job.id}/sources", state="done")
     assert [entry["extraction_state"] for entry in done] == ["done"] * 3
+    assert [entry["entities_state"] for entry in done] == [None] * 3
+    async with api.stores.database.transaction() as connection:
+        await connection.execute(
+            sa.insert(entity_tasks).values(job_id=job.id, source_id=job.sources[1], state="skipped")
+        )
+    entries = await _all(api, f"/jobs/{job.id}/sources")
+    assert [entry["entities_state"] for entry in entries] == [None, "skipped", None]
     assert await _all(api, f"/jobs/{job.id}/sources", state="skipped") == []
 
 
@@ -154,7 +162,7 @@ async def test_search_refuses_what_it_cannot_do(api: ApiStack) -> None:
     """Empty queries, unknown modes and embedders, and limits out of range are refused with a pointer."""
     for members, pointer in (
         ({"query": "  "}, "/query"),
-        ({"query": "cats", "mode": "hybrid"}, "/mode"),
+        ({"query": "cats", "mode": "sparse"}, "/mode"),
         ({"query": "cats", "embedder": "nobody"}, "/embedder"),
         ({"query": "cats", "limit": 0}, "/limit"),
         ({"query": "cats", "limit": 101}, "/limit"),

@@ -14,13 +14,14 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
+from temporalio.client import Client
 
 from ke.contracts.errors import DatabaseUnavailable, Stopping
-from ke.contracts.jobs import JobStatus, Lane
+from ke.contracts.jobs import PAUSED_NOTE, JobStatus, Lane
 from ke.runtime.engine import Engine
 from ke.storage import closing
 from ke.storage.database import WORKER_IDLE_TIMEOUT_S, Database
-from ke.storage.jobs import find_job, take_lease
+from ke.storage.jobs import find_job, move_job, take_lease
 from tests.cleaning import run_step
 from tests.faults.proxy import TcpProxy
 from tests.integration.api.stack import QUICK, SLOW, ApiStack, open_gateway
@@ -248,6 +249,37 @@ async def test_resume_of_a_job_that_is_being_cancelled_is_refused(idle_api: ApiS
     for action in ("resume", "pause"):
         answer = await idle_api.http.post(f"/jobs/{job_id}/{action}")
         assert (answer.status_code, answer.json()["current_status"]) == (409, "cancelling")
+
+
+async def test_resume_takes_a_pause_back_that_was_not_carried_out(
+    idle_api: ApiStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job whose workflow has not heard of its pause takes a resume too, and hears the two in their order."""
+    monkeypatch.setattr("ke.runtime.engine.GLANCE_S", 1.0)  # nobody answers the query
+    job = await idle_api.submit(SLOW)
+    async with idle_api.stores.database.transaction() as connection:
+        await move_job(connection, uuid.UUID(job["id"]), JobStatus.RUNNING)
+    for action in ("pause", "resume"):
+        answer = await idle_api.http.post(f"/jobs/{job['id']}/{action}")
+        assert (answer.status_code, answer.json()["status"]) == (202, "running")
+    client = Client(idle_api.temporal.service_client, namespace=idle_api.settings.temporal_namespace)
+    history = await client.get_workflow_handle(job["workflow_id"]).fetch_history()
+    signals = [e.workflow_execution_signaled_event_attributes.signal_name for e in history.events]
+    assert [name for name in signals if name] == ["pause", "resume"]
+
+
+async def test_resume_right_after_a_pause_goes_on(api: ApiStack) -> None:
+    """A resume that comes while the slices still answer the pause is accepted, and the job runs on."""
+    job_id = await api.running()
+    handle = api.temporal.get_workflow_handle(f"job-{job_id}")
+    await handle.signal("pause")
+    assert (await api.http.post(f"/jobs/{job_id}/resume")).status_code == 202
+    async with asyncio.timeout(30):
+        while (await handle.query("progress"))["waiting_for"] == PAUSED_NOTE:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    await api.until(job_id, "running")
+    await api.http.post(f"/jobs/{job_id}/cancel")
+    await api.until(job_id, "cancelled")
 
 
 async def test_two_cleanups_at_once_are_one(api: ApiStack) -> None:

@@ -17,7 +17,13 @@ async def test_job_is_accepted_runs_and_completes(api: ApiStack) -> None:
     assert answer.status_code == 202
     assert answer.headers["Location"] == f"/jobs/{job['id']}"
     assert (job["kind"], job["project"], job["labels"]) == ("scrape", "default", {"a": "b"})
-    assert job["params"] == {"urls": [QUICK], "extract": None}
+    assert job["params"] == {
+        "urls": [QUICK],
+        "recrawl_of": None,
+        "reading": "thorough",
+        "browser": False,
+        "extract": None,
+    }
     ended = (await api.http.get(f"/jobs/{job['id']}", params={"wait": 30})).json()
     assert ended["status"] == "completed"
     assert ended["result"]["pages_fetched"] == 0

@@ -13,6 +13,7 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from activities.entities import EntityActivities
 from activities.extract import ExtractActivities
 from activities.failures import FailureInterceptor
 from activities.record import RecordActivities
@@ -69,7 +70,9 @@ async def real_worker(
     """The real worker of an extract job, with a store of its own in the place of one of the stack's."""
     pool = CpuPool(1)
     record = RecordActivities(database or stack.stores.database)
-    extract = ExtractActivities(stack.stores.database, vectors or stack.stores.vectors, pool)
+    extract = ExtractActivities(
+        stack.stores.database, vectors or stack.stores.vectors, pool, EntityActivities(stack.stores.database, pool)
+    )
     client, interceptors = stack.temporal, [FailureInterceptor()]
     try:
         async with (
@@ -92,11 +95,26 @@ async def real_worker(
         await pool.close()
 
 
-async def submit_extract(stack: ApiStack) -> str:
+async def submit_extract(stack: ApiStack, **options: Any) -> str:
     owner = await seed_crawl(stack.stores.database, stack.stores.vectors)
-    answer = await stack.http.post("/jobs", json={"kind": "extract", "source_job_id": str(owner.id)})
+    answer = await stack.http.post("/jobs", json={"kind": "extract", "source_job_id": str(owner.id), **options})
     assert answer.status_code == 202, answer.text
     return answer.json()["id"]
+
+
+async def test_entities_lane_that_nobody_serves(watched: ApiStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where workers serve all queues but that of the entities, text is extracted, and the job tells what it lacks."""
+    monkeypatch.setattr("ke.runtime.engine.POLLER_FRESH_S", 0.0)
+    async with real_worker(watched):
+        job_id = await submit_extract(watched)
+        told = await until_waiting_for(watched, job_id, "no worker polls the task queue ke-entities")
+        assert told == "no worker polls the task queue ke-entities"
+        progress: dict[str, int] = {}
+        async with asyncio.timeout(60):
+            while not progress.get("sources_extracted"):
+                progress = (await watched.http.get(f"/jobs/{job_id}")).json()["progress"]
+    assert (progress["entity_sources"], progress["entities"]) == (0, 0)
+    await terminate(watched.settings, f"job-{job_id}")
 
 
 async def test_vector_store_that_is_down_and_then_no_worker(
@@ -105,7 +123,7 @@ async def test_vector_store_that_is_down_and_then_no_worker(
     """A job tells which store its worker cannot reach; when the worker goes, that nobody polls, though it had begun."""
     vectors = EdgeVectors(tmp_path / "none.sock")
     async with real_worker(watched, vectors=vectors):
-        job_id = await submit_extract(watched)
+        job_id = await submit_extract(watched, entities=None)
         told = await until_waiting_for(watched, job_id, "the vector store does not answer: extract_sources failed")
         assert "is tried again (attempt " in told
     await vectors.close()

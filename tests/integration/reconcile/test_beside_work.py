@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from temporalio.testing import ActivityEnvironment
 
+from activities.entities import EntityActivities
 from activities.extract import ExtractActivities
 from activities.reconcile import ReconcileActivities, RestoreActivities
 from ke.contracts.cleanup import CleanupStatus
@@ -57,7 +58,7 @@ async def test_running_extraction_is_left_alone(stores: Stores) -> None:
     try:
         piece = await an_extract(stores, await a_crawl(stores, [SENTENCE * 60] * 24), entities=None)
         async with repairing(stores, pool) as seen:
-            lane = ExtractActivities(stores.database, stores.vectors, pool)
+            lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
             report = await ActivityEnvironment().run(lane.extract_sources, piece)
     finally:
         await pool.close()

@@ -1,6 +1,6 @@
 """Records by a JSON Schema: their table, their lane, and what they cost
 
-Revision: 0006, after 0002
+Revision: 0006, after 0005
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0006"
-down_revision = "0002"
+down_revision = "0005"
 
 _COUNTERS = ("records", "records_skipped", "tokens_in", "tokens_out", "cost_micros")
 
@@ -18,7 +18,7 @@ def upgrade() -> None:
         op.add_column("job_progress", sa.Column(name, sa.BigInteger(), server_default="0", nullable=False))
     op.drop_constraint(op.f("ck_job_progress_lane"), "job_progress")
     op.create_check_constraint(
-        op.f("ck_job_progress_lane"), "job_progress", "lane IN ('collect', 'extract', 'records')"
+        op.f("ck_job_progress_lane"), "job_progress", "lane IN ('collect', 'extract', 'entities', 'records')"
     )
     op.drop_constraint(op.f("ck_dead_letters_subject"), "dead_letters")
     op.create_check_constraint(
@@ -73,6 +73,8 @@ def downgrade() -> None:
     op.create_check_constraint(op.f("ck_dead_letters_subject"), "dead_letters", "subject IN ('page', 'source')")
     op.execute("DELETE FROM job_progress WHERE lane = 'records'")
     op.drop_constraint(op.f("ck_job_progress_lane"), "job_progress")
-    op.create_check_constraint(op.f("ck_job_progress_lane"), "job_progress", "lane IN ('collect', 'extract')")
+    op.create_check_constraint(
+        op.f("ck_job_progress_lane"), "job_progress", "lane IN ('collect', 'extract', 'entities')"
+    )
     for name in _COUNTERS:
         op.drop_column("job_progress", name)

@@ -1,0 +1,65 @@
+"""Crawling again what an earlier job has crawled: what is asked for, and what the answers mean."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from ke.contracts.jobs import CollectSpec
+from ke.storage.frontier import HAD_CONTENT, EarlierPage, FrontierEntry
+from ke.web.response import Response
+from ke.web.urls import host_key
+
+NO_MORE: Final = frozenset({404, 410})
+"""The statuses by which a server says that a page is not there (RFC 9110, 15.5.5 and 15.5.11)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recrawl:
+    """How this job's pages relate to the earlier one's."""
+
+    spec: CollectSpec
+    earlier: CollectSpec | None
+    """What the earlier job was to fetch; None when there is none, or what it made is deleted."""
+    same_reach: bool = False
+    """Whether the earlier job has followed every link that this one follows, depth aside."""
+
+    @classmethod
+    def of(cls, spec: CollectSpec, earlier: CollectSpec | None) -> "Recrawl":
+        """The relation of two jobs."""
+        if earlier is None:
+            return cls(spec, None)
+        hosts, before = (frozenset(host_key(url) for url in s.urls) for s in (spec, earlier))
+        followed = (
+            earlier.follow and spec.scope == earlier.scope and spec.browser == earlier.browser and hosts <= before
+        )
+        return cls(spec, earlier, same_reach=not spec.follow or followed)
+
+    def knows_links(self, entry: FrontierEntry) -> bool:
+        """Whether the links of this page are in the frontier, should it be the same as before.
+
+        An answer that nothing has changed has no body, so links that the earlier job left aside would be lost.
+        """
+        before = entry.earlier
+        if before is None or self.earlier is None or not self.same_reach:
+            return False
+        if not self.spec.follow or entry.depth >= self.spec.limits.max_depth:
+            return True
+        return before.depth < self.earlier.limits.max_depth
+
+    def conditions(self, entry: FrontierEntry) -> EarlierPage | None:
+        """What the page is asked for against: its earlier self, where an answer without a body is enough."""
+        before = entry.earlier
+        if self.spec.browser or before is None or before.source_id is None:
+            # What scripts make of a page may change while the page itself does not.
+            return None
+        return before if self.knows_links(entry) else None
+
+
+def is_same(entry: FrontierEntry, content_hash: bytes) -> bool:
+    """Whether a page has the content that it had, and that content is still stored."""
+    before = entry.earlier
+    return before is not None and before.source_id is not None and before.content_hash == content_hash
+
+
+def is_gone(entry: FrontierEntry, response: Response) -> bool:
+    """Whether a page was there and is not any more."""
+    return entry.earlier is not None and entry.earlier.state in HAD_CONTENT and response.status in NO_MORE

@@ -1,0 +1,59 @@
+"""What a crawl begins with beside its seeds: the pages that sitemaps name, and those that an earlier job has seen."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from activities.heartbeat import Beat
+from activities.reach import Reach
+from activities.sitemaps import sitemap_urls
+from ke.runtime.pool import CpuPool
+from ke.storage.frontier import add_pages
+from ke.storage.recrawls import earlier_frontier
+from ke.web.fetch import Fetcher
+from ke.web.robots import Robots
+
+SITEMAP_BATCH: Final = 2_000
+"""URLs of a sitemap in one commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seeding:
+    """Fills a frontier before the first page. What was broken off is begun anew: adding twice is adding once."""
+
+    job_id: uuid.UUID
+    writing: Callable[[], AbstractAsyncContextManager[AsyncConnection]]
+    """A transaction that is refused once the slice has lost its lane."""
+    reach: Reach
+    beat: Beat
+
+    async def from_sitemaps(self, fetcher: Fetcher, robots: Robots, pool: CpuPool) -> None:
+        """Adds what the seeds' sitemaps name, one link away from a seed."""
+        async for urls in sitemap_urls(fetcher, robots, pool, self.reach, self.beat):
+            for first in range(0, len(urls), SITEMAP_BATCH):
+                await self._add([(url, 1) for url in urls[first : first + SITEMAP_BATCH]])
+
+    async def from_earlier(self, job_id: uuid.UUID) -> None:
+        """Adds all that an earlier job has seen and this one follows, as deep as it was, so that all is asked for anew.
+
+        Where an answer has no body, because nothing has changed, its links are among these.
+        """
+        after: int | None = 0
+        while after is not None and not self.beat.stopping:
+            async with self.writing() as connection:
+                found, after = await earlier_frontier(connection, job_id, after)
+            by_depth: dict[int, list[str]] = {}
+            for url, depth in found:
+                # Only this job's own seeds are without a link that leads to them.
+                by_depth.setdefault(max(1, depth), []).append(url)
+            for depth, urls in sorted(by_depth.items()):
+                await self._add([(url, depth) for url in await self.reach.select(tuple(urls), depth)])
+
+    async def _add(self, urls: Sequence[tuple[str, int]]) -> None:
+        async with self.writing() as connection:
+            await add_pages(connection, self.job_id, urls)
+        self.beat.progress()

@@ -1,0 +1,117 @@
+"""`ke entities`: who and what the sources of a project are about, and what is mentioned together."""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ke.cli import output
+from ke.cli.options import ApiUrl, Cursor, EntityId, Json, Limit
+from ke.cli.session import call
+from ke.cli.text import clean, count, shorten
+
+MAX_SHOWN: Final = 60
+"""Characters of a name, or of its spellings, in a table."""
+
+app = typer.Typer(no_args_is_help=True, help="The named entities of a project, merged by name.")
+
+Label = Annotated[str | None, typer.Option(metavar="LABEL", help="Only this label: PERSON, ORG, GPE, DATE, ...")]
+
+
+@app.command("list")
+def list_entities(
+    *,
+    project: Annotated[str, typer.Option(metavar="NAME", help="The project.")] = "default",
+    label: Label = None,
+    q: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="Only names that begin so.")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """List the entities of a project, most mentioned first."""
+    page = call(
+        api_url, lambda ke: ke.list_merged_entities(project=project, label=label, q=q, limit=limit, cursor=cursor)
+    )
+    output.emit(page, _entities, as_json=as_json)
+
+
+@app.command("get")
+def get_entity(entity: EntityId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
+    """Show one entity, with its other spellings."""
+    found = call(api_url, lambda ke: ke.get_merged_entity(entity))
+    output.emit(found, lambda out, one: _entities(out, {"data": [one]}), as_json=as_json)
+
+
+@app.command("sources")
+def list_sources(
+    entity: EntityId, *, limit: Limit = 50, cursor: Cursor = None, as_json: Json = False, api_url: ApiUrl = None
+) -> None:
+    """List the sources that mention an entity."""
+    page = call(api_url, lambda ke: ke.list_mentioning_sources(entity, limit=limit, cursor=cursor))
+    output.emit(page, _sources, as_json=as_json)
+
+
+@app.command("neighbours")
+def list_neighbours(
+    entity: EntityId, *, label: Label = None, limit: Limit = 20, as_json: Json = False, api_url: ApiUrl = None
+) -> None:
+    """List what is mentioned in the same chunks as an entity, the closest first."""
+    found = call(api_url, lambda ke: ke.list_neighbours(entity, label=label, limit=limit))
+    output.emit({"data": found}, _neighbours, as_json=as_json)
+
+
+def _entities(out: Console, page: dict[str, Any]) -> None:
+    rows = (
+        (
+            entity["id"],
+            count(entity["mentions"]),
+            count(entity["sources"]),
+            entity["label"],
+            shorten(entity["name"], MAX_SHOWN),
+            shorten(", ".join(entity["aliases"]), MAX_SHOWN),
+        )
+        for entity in page["data"]
+    )
+    _print(out, ("ID", "MENTIONS", "SOURCES", "LABEL", "NAME", "ALSO"), rows)
+    output.next_page(page)
+
+
+def _sources(out: Console, page: dict[str, Any]) -> None:
+    rows = (
+        (source["id"], count(source["mentions"]), source["url"], shorten(source["title"] or "", MAX_SHOWN))
+        for source in page["data"]
+    )
+    _print(out, ("ID", "MENTIONS", "URL", "TITLE"), rows)
+    output.next_page(page)
+
+
+def _neighbours(out: Console, found: dict[str, Any]) -> None:
+    rows = (
+        (
+            entity["id"],
+            count(entity["together"]),
+            count(entity["mentions"]),
+            entity["label"],
+            shorten(entity["name"], MAX_SHOWN),
+        )
+        for entity in found["data"]
+    )
+    _print(out, ("ID", "TOGETHER", "MENTIONS", "LABEL", "NAME"), rows)
+
+
+def _print(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """One line for each row, numbers to the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        right = name in {"MENTIONS", "SOURCES", "TOGETHER"}
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*(Text(clean(value) or "-") for value in row))
+    if table.row_count:
+        out.print(table)
+    else:
+        out.print("Nothing found.")

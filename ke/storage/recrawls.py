@@ -1,0 +1,78 @@
+"""What an earlier job knows of the pages that a job crawls again."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ke.contracts.ids import page_id
+from ke.contracts.jobs import Artifacts, CollectSpec
+from ke.contracts.params import specs_of
+from ke.storage.frontier import EarlierPage, FrontierEntry
+from ke.storage.jobs import find_job
+from ke.storage.tables import jobs, pages, sources
+
+PIECE: Final = 2_000
+"""Pages of an earlier frontier that one statement reads."""
+
+
+async def earlier_spec(connection: AsyncConnection, job_id: uuid.UUID) -> CollectSpec | None:
+    """What an earlier job was to fetch; None when what it made is deleted, or about to be."""
+    row = await find_job(connection, job_id)
+    if row is None or row.deleted_at is not None or row.artifacts is not Artifacts.PRESENT:
+        return None
+    return specs_of(row.kind, row.params)[0]
+
+
+async def with_earlier(
+    connection: AsyncConnection, job_id: uuid.UUID, entries: Sequence[FrontierEntry]
+) -> list[FrontierEntry]:
+    """The entries with what the earlier job `job_id` knows of them."""
+    ids = {page_id(job_id, entry.url): entry.id for entry in entries}
+    statement = (
+        sa.select(
+            *(pages.c[name] for name in ("id", "state", "depth", "content_type", "content_hash", "etag")),
+            pages.c.last_modified,
+            sa.func.coalesce(pages.c.final_url, pages.c.url).label("url"),
+            sources.c.id.label("source_id"),
+        )
+        .select_from(pages.outerjoin(sources.join(jobs, _present), sources.c.id == pages.c.source_id))
+        .where(pages.c.id.in_(list(ids)))
+    )
+    known = {
+        ids[record.id]: EarlierPage(
+            **{name: record._mapping[name] for name in EarlierPage.__dataclass_fields__}  # noqa: SLF001
+        )
+        for record in await connection.execute(statement)
+    }
+    return [replace(entry, earlier=known.get(entry.id)) for entry in entries]
+
+
+_present: Final = (jobs.c.id == sources.c.job_id) & (jobs.c.artifacts == Artifacts.PRESENT.value)
+
+
+async def present_sources(connection: AsyncConnection, source_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
+    """Those of the sources that are there, and of which no cleanup has begun."""
+    statement = sa.select(sources.c.id).join(jobs, _present).where(sources.c.id.in_(source_ids))
+    return frozenset((await connection.execute(statement)).scalars())
+
+
+async def earlier_frontier(
+    connection: AsyncConnection, job_id: uuid.UUID, after: int
+) -> tuple[list[tuple[str, int]], int | None]:
+    """The next URLs that an earlier job has seen, with their depths, those aside that were gone by then.
+
+    Returns:
+        The URLs, and the `seq` of the last one that was looked at; None when there are no more.
+    """
+    statement = (
+        sa.select(pages.c.seq, pages.c.url, pages.c.depth, pages.c.state)
+        .where(pages.c.job_id == job_id, pages.c.seq > after)
+        .order_by(pages.c.seq)
+        .limit(PIECE)
+    )
+    found = (await connection.execute(statement)).all()
+    return [(r.url, r.depth) for r in found if r.state != "gone"], found[-1].seq if found else None

@@ -1,0 +1,266 @@
+"""Search over the API: modes, filters, snippets, one hit for each source."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from api.service import candidates, searching
+from ke.contracts.ids import entity_id
+from ke.extraction.embed import collection_name, embed
+from ke.storage.tables import entities
+from ke.storage.vectors.base import Point
+from tests.integration.api.stack import ApiStack
+from tests.seeding import Seeded, seed_crawl
+
+MODES = ("dense", "text", "hybrid")
+each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a source says, and what is known of it."""
+
+    chunks: Sequence[str]
+    url: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    mentions: Sequence[tuple[str, str]] = ()
+    """Of its first chunk: name and label."""
+
+
+async def _index(api: ApiStack, pages: Sequence[Page], *, project: str = "default") -> Seeded:
+    """A job with these sources, their chunks with their true vectors; a source has as many chunks as the first."""
+    job = await seed_crawl(
+        api.stores.database,
+        api.stores.vectors,
+        n_sources=len(pages),
+        chunks_each=len(pages[0].chunks),
+        entities_each=0,
+        project=project,
+    )
+    collection = collection_name("wordllama")
+    await api.stores.vectors.ensure_collection(collection, 256)
+    texts = [text for page in pages for text in page.chunks]
+    owners = [source for source, page in zip(job.sources, pages, strict=True) for _ in page.chunks]
+    points = [
+        Point(id=key, vector=vector, job_id=job.id, owner_job_id=job.id, source_id=source)
+        for key, vector, source in zip(job.extractions, embed("wordllama", texts), owners, strict=True)
+    ]
+    await api.stores.vectors.upsert(collection, points, epochs={job.id: 1})
+    async with api.stores.database.transaction() as connection:
+        for key, text in zip(job.extractions, texts, strict=True):
+            await connection.execute(
+                sa.text("UPDATE extractions SET text = :t, collection = :c WHERE id = :id"),
+                {"t": text, "c": collection, "id": key},
+            )
+        for number, (source, page) in enumerate(zip(job.sources, pages, strict=True)):
+            await connection.execute(
+                sa.text("UPDATE sources SET url = :u, metadata = :m WHERE id = :id").bindparams(
+                    sa.bindparam("m", type_=sa.JSON)
+                ),
+                {"u": page.url or f"https://site.example/{number}", "m": page.metadata, "id": source},
+            )
+            first = job.extractions[number * len(page.chunks)]
+            for name, label in page.mentions:
+                mention = {"job_id": job.id, "extraction_id": first, "text": name, "label": label, "start": 0, "end": 1}
+                key = entity_id(first, 0, 1, f"{label}{name}")
+                await connection.execute(sa.insert(entities).values(id=key, **mention))
+    return job
+
+
+async def _search(api: ApiStack, query: str, **members: Any) -> dict[str, Any]:
+    answer = await api.http.post("/search", json={"query": query, **members})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def _urls(api: ApiStack, query: str, **members: Any) -> list[str]:
+    return [hit["url"] for hit in (await _search(api, query, **members))["data"]]
+
+
+LAMPS = "The lamp of the tower is lit at dusk."
+STEAM = "The steam locomotive changed travel in the nineteenth century."
+BREAD = "Bread rises because yeast turns sugar into carbon dioxide."
+
+
+@each_mode
+async def test_each_mode_finds(api: ApiStack, mode: str) -> None:
+    """The right chunk comes first, with the scores that the mode looks at, in falling order."""
+    job = await _index(api, [Page([LAMPS]), Page([STEAM]), Page([BREAD])])
+    hits = (await _search(api, "how does yeast make bread rise", mode=mode, job_ids=[str(job.id)]))["data"]
+    assert hits[0]["text"] == BREAD
+    scores = [hit["score"] for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    assert (hits[0]["dense_score"] is not None) == (mode != "text")
+    assert (hits[0]["text_score"] is not None) == (mode != "dense")
+
+
+async def test_hybrid_knows_both_scores_of_what_either_finds(api: ApiStack) -> None:
+    """What only the words find has its cosine too, and what only the meaning finds is there without words."""
+    job = await _index(api, [Page([LAMPS]), Page([STEAM]), Page([BREAD])])
+    hits = (await _search(api, "railway engines, dioxide", job_ids=[str(job.id)]))["data"]
+    assert {hit["text"] for hit in hits} == {LAMPS, STEAM, BREAD}
+    assert all(hit["dense_score"] is not None for hit in hits)
+    assert {hit["text"] for hit in hits if hit["text_score"]} == {BREAD}
+
+
+async def test_query_without_words_is_searched_by_meaning(api: ApiStack) -> None:
+    """The commonest words of English are no words to search by; the default still answers."""
+    job = await _index(api, [Page([LAMPS])])
+    assert await _urls(api, "what is this", mode="text", job_ids=[str(job.id)]) == []
+    assert len(await _urls(api, "what is this", job_ids=[str(job.id)])) == 1
+
+
+@each_mode
+async def test_filters_hold_in_every_mode(api: ApiStack, mode: str) -> None:
+    """Each filter takes what fits and nothing else, alone and together; what is not known of a source fits none."""
+    text = "A lamp of the tower."
+    name = f"Smeaton-{uuid.uuid4()}"
+    english = Page([text], "https://a.example/docs/1", {"language": "en-gb", "date": "2024-05-01"}, [(name, "PERSON")])
+    german = Page([text], "https://a.example/docs/2", {"language": "de", "date": "2024-06-30"}, [(name, "ORG")])
+    unknown = Page([text], "https://a.example/do_s/3", {"date": "last May"})
+    project = f"p-{uuid.uuid4()}"
+    job = await _index(api, [english, german, unknown], project=project)
+    await _index(api, [english], project=f"q-{uuid.uuid4()}")
+    for members, expected in (
+        ({}, {1, 2, 3}),
+        ({"job_ids": [str(job.id)]}, {1, 2, 3}),
+        ({"url_prefix": "https://a.example/docs/"}, {1, 2}),
+        ({"url_prefix": "https://a.example/do_s/"}, {3}),
+        ({"url_prefix": "https://a.example/%"}, set()),
+        ({"language": "EN"}, {1}),
+        ({"language": "en-GB"}, {1}),
+        ({"language": "fr"}, set()),
+        ({"date_from": "2024-05-02"}, {2}),
+        ({"date_to": "2024-06-29"}, {1}),
+        ({"date_from": "2024-05-01", "date_to": "2024-06-30"}, {1, 2}),
+        ({"date_to": "9999-12-31"}, {1, 2}),
+        ({"entity": name.upper()}, {1, 2}),
+        ({"entity": name, "entity_label": "ORG"}, {2}),
+        ({"entity": "Nobody"}, set()),
+        ({"entity": name, "language": "en", "date_from": "2024-05-01"}, {1}),
+        ({"entity": name, "language": "en", "date_from": "2024-05-02"}, set()),
+    ):
+        found = await _urls(api, "tower lamp", mode=mode, project=project, **members)
+        assert {int(url[-1]) for url in found} == expected, members
+
+
+@each_mode
+async def test_few_that_fit_are_found_among_many_that_do_not(
+    api: ApiStack, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """When what fits a filter is far from the query, and is too much to name, it is looked for until it is found."""
+    monkeypatch.setattr(candidates, "MAX_FETCH", 20)
+    monkeypatch.setattr(candidates, "MAX_SEARCH_IDS", 7)
+    near = [Page(["A lamp of the tower."], f"https://near.example/{number}") for number in range(150)]
+    far = [Page([f"Bread is not a lamp, loaf {number}."], f"https://far.example/{number}") for number in range(20)]
+    project = f"p-{uuid.uuid4()}"
+    await _index(api, near + far, project=project)
+    found = await _search(
+        api, "the tower's lamp", mode=mode, limit=15, project=project, url_prefix="https://far.example/"
+    )
+    assert len(found["data"]) == 15
+    assert found["complete"]
+
+
+async def test_an_answer_that_runs_short_says_so(api: ApiStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the walk cut off before what fits was seen, the answer is not said to be complete."""
+    monkeypatch.setattr(candidates, "MAX_FETCH", 5)
+    monkeypatch.setattr(candidates, "MAX_SEARCH_IDS", 5)
+    monkeypatch.setattr(candidates, "MAX_WALK", 1)
+    monkeypatch.setattr(searching, "MAX_DEPTH", 60)
+    project = f"p-{uuid.uuid4()}"
+    near = [Page(["A lamp of the tower."], f"https://near.example/{number}") for number in range(100)]
+    far = [Page([f"Bread and yeast, number {number}."], f"https://far.example/{number}") for number in range(30)]
+    await _index(api, near + far, project=project)
+    members = {"mode": "dense", "project": project, "url_prefix": "https://far.example/"}
+    found = await _search(api, "the tower's lamp", limit=20, **members)
+    assert len(found["data"]) == 5
+    assert not found["complete"]
+    enough = await _search(api, "the tower's lamp", limit=3, **members)
+    assert len(enough["data"]) == 3
+    assert enough["complete"]
+
+
+@each_mode
+async def test_one_hit_for_each_source(api: ApiStack, mode: str) -> None:
+    """By default a source is there once, with its best chunk, and `limit` counts sources; otherwise all chunks are."""
+    pages = [Page([f"A lamp {number}, a tower lamp.", "A lamp again.", "Also a lamp."]) for number in range(4)]
+    job = await _index(api, pages)
+    hits = (await _search(api, "tower lamp", mode=mode, job_ids=[str(job.id)], limit=4))["data"]
+    assert len({hit["source_id"] for hit in hits}) == len(hits) == 4
+    assert all("tower" in hit["text"] for hit in hits)
+    every = await _search(api, "tower lamp", mode=mode, job_ids=[str(job.id)], limit=50, distinct_sources=False)
+    assert len(every["data"]) == 12
+
+
+@each_mode
+async def test_nothing_that_is_cleaned_is_shown(api: ApiStack, mode: str) -> None:
+    """From the moment a cleanup begins, and for a forgotten source, no mode shows any of it."""
+    job = await _index(api, [Page([LAMPS]), Page([STEAM])])
+    members = {"mode": mode, "job_ids": [str(job.id)]}
+    assert len(await _urls(api, "lamp locomotive", **members)) == 2
+    forgotten = await api.http.delete(f"/sources/{job.sources[0]}", headers={"Prefer": "wait=30"})
+    assert forgotten.json()["status"] == "cleaned"
+    assert await _urls(api, "lamp locomotive", **members) == ["https://site.example/1"]
+    async with api.stores.database.transaction() as connection:
+        await connection.execute(sa.text("UPDATE jobs SET artifacts = 'cleaning' WHERE id = :id"), {"id": job.id})
+    assert await _urls(api, "lamp locomotive", **members) == []
+    assert await _urls(api, "lamp locomotive", url_prefix="https://site.example/1", **members) == []
+
+
+@each_mode
+async def test_snippets_mark_the_words_of_the_query(api: ApiStack, mode: str) -> None:
+    """Marks are places in the snippet, the snippet a place in the text; markup in it stays plain text."""
+    text = "word " * 200 + "<b>Lamps</b> &amp; <script>lamp()</script> towers **lit** " + "tail " * 200
+    job = await _index(api, [Page([text])])
+    (hit,) = (await _search(api, "is the lamp of the tower lit", mode=mode, job_ids=[str(job.id)]))["data"]
+    snippet = hit["snippet"]
+    assert hit["text"][snippet["start"] :].startswith(snippet["text"])
+    assert len(snippet["text"]) <= 320
+    assert [snippet["text"][first:last] for first, last in snippet["marks"]] == ["Lamps", "lamp", "towers", "lit"]
+
+
+async def test_reranked_hits_are_ordered_by_the_reranker(api: ApiStack) -> None:
+    """A reranker orders the best hits anew, by scores from 0 to 1."""
+    job = await _index(api, [Page([LAMPS]), Page([STEAM]), Page([BREAD])])
+    found = await _search(api, "trains", mode="dense", rerank="minilm", job_ids=[str(job.id)])
+    scores = [hit["score"] for hit in found["data"]]
+    assert found["data"][0]["text"] == STEAM
+    assert scores == sorted(scores, reverse=True)
+    assert 0 <= scores[-1] <= scores[0] <= 1
+
+
+async def test_text_search_does_without_the_vector_store(api: ApiStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words are in Postgres: they are found whatever becomes of the vectors."""
+    job = await _index(api, [Page([LAMPS])])
+
+    async def fail(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError
+
+    for name in ("search", "collections"):
+        monkeypatch.setattr(type(api.stores.vectors), name, fail)
+    assert len(await _urls(api, "lamps", mode="text", job_ids=[str(job.id)])) == 1
+
+
+async def test_what_does_not_fit_is_refused(api: ApiStack) -> None:
+    """Wrong filters are refused with a pointer, or the reason where two do not fit together."""
+    for members, pointer in (
+        ({"date_from": "yesterday"}, "/date_from"),
+        ({"date_from": "2024-02-30"}, "/date_from"),
+        ({"date_to": 20240101}, "/date_to"),
+        ({"date_from": "2024-02-02", "date_to": "2024-02-01"}, ""),
+        ({"entity_label": "PERSON"}, ""),
+        ({"entity": " "}, "/entity"),
+        ({"entity": "a\x00b"}, "/entity"),
+        ({"language": "english please"}, "/language"),
+        ({"url_prefix": ""}, "/url_prefix"),
+        ({"rerank": "wordllama"}, "/rerank"),
+        ({"distinct_sources": "yes"}, "/distinct_sources"),
+    ):
+        answer = await api.http.post("/search", json={"query": "lamp", **members})
+        assert answer.status_code == 422, members
+        assert answer.json()["errors"][0]["pointer"] == pointer, members

@@ -1,0 +1,298 @@
+"""A job that crawls again what an earlier one has crawled, on a real Postgres and a real site."""
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+from aiohttp import web
+
+from ke.contracts.jobs import Artifacts, CollectSpec, JobStatus
+from ke.runtime.embedded.postgres import temporary_postgres
+from ke.runtime.pool import CpuPool
+from ke.storage.cleanups import active_dependents
+from ke.storage.database import Database, migrate
+from ke.storage.tables import jobs, pages, sources
+from tests.integration.lanes import Lanes, running_site
+
+
+@pytest.fixture(scope="module")
+async def database() -> AsyncIterator[Database]:
+    async with temporary_postgres() as url:
+        await migrate(url)
+        database = Database(url)
+        yield database
+        await database.close()
+
+
+@pytest.fixture(scope="module")
+async def pool() -> AsyncIterator[CpuPool]:
+    pool = CpuPool(1)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+async def lanes(database: Database, pool: CpuPool) -> AsyncIterator[Lanes]:
+    async with running_site() as site:
+        yield Lanes(database, pool, site)
+
+
+def a_site(lanes: Lanes) -> None:
+    """Five pages: one with an ETag, one with a date, two with neither; one links to a page that is not there."""
+    lanes.site.html("/", "/tagged", "/dated", "/plain")
+    lanes.site.versioned("/tagged", "/deep", "/broken", text="It has a tag.", etag='"1"')
+    lanes.site.versioned("/dated", text="It has a date.", modified="Mon, 02 Nov 2026 10:00:00 GMT")
+    lanes.html("/plain")
+    lanes.html("/deep")
+
+
+async def again(lanes: Lanes, earlier: str, spec: CollectSpec | None = None) -> tuple[str, dict[str, int]]:
+    """Crawls the earlier job's pages again; gives the new job and its numbers of pages."""
+    lanes.asked.clear()
+    lanes.site.requests.clear()
+    job, outcome = await lanes.whole(replace(spec or lanes.crawl(), recrawl_of=earlier))
+    names = ("fetched", "unchanged", "gone", "failed", "skipped", "duplicate")
+    counted = {name: getattr(outcome.counters, f"pages_{name}") for name in names}
+    return job, {name: number for name, number in counted.items() if number}
+
+
+async def test_what_is_unchanged_is_not_stored_again(lanes: Lanes) -> None:
+    """By a 304 or by its bytes: the page points to the document of the earlier job, and its links are followed."""
+    a_site(lanes)
+    first, outcome = await lanes.whole(lanes.crawl())
+    assert (outcome.counters.pages_fetched, outcome.counters.pages_failed) == (5, 1)
+    second, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 5, "failed": 1}
+    assert await lanes.stored(second) == {}
+    stored, rows = await lanes.stored(first), await lanes.rows(second)
+    assert {path: rows[path].source_id for path in stored} == {path: row.id for path, row in stored.items()}
+    statuses = {path: (row.http_status, row.bytes) for path, row in rows.items()}
+    assert (statuses["/tagged"], statuses["/dated"]) == ((304, 0), (304, 0))
+    assert (statuses["/plain"][0], statuses["/plain"][1] > 0) == (200, True)
+    asked = [path for path in lanes.asked if path != "/robots.txt"]
+    assert sorted(asked) == sorted({*stored, "/broken"})
+
+
+async def test_only_what_has_changed_is_stored(lanes: Lanes) -> None:
+    """A page that says something else is stored by the new job, and what it links to newly is found."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    lanes.site.versioned("/tagged", "/deep", "/new", text="It has another tag.", etag='"2"')
+    lanes.html("/new")
+    second, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 2, "unchanged": 4, "failed": 1}
+    stored = await lanes.stored(second)
+    assert set(stored) == {"/tagged", "/new"}
+    assert "another tag" in stored["/tagged"].text
+    assert "another" not in (await lanes.stored(first))["/tagged"].text
+
+
+@pytest.mark.parametrize("status", [404, 410])
+async def test_what_is_not_there_any_more_is_told_and_no_failure(lanes: Lanes, status: int) -> None:
+    """It is `gone`, with the document that it had, and without a dead letter."""
+    a_site(lanes)
+    lanes.html("/tagged", "/deep")
+    first, _ = await lanes.whole(lanes.crawl())
+    lanes.answers["/plain"] = lambda _: web.Response(status=status)
+    second, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 4, "gone": 1}
+    row = (await lanes.rows(second))["/plain"]
+    assert (row.state, row.reason) == ("gone", f"HTTP {status}")
+    assert row.source_id == (await lanes.stored(first))["/plain"].id
+
+
+async def test_page_that_is_gone_is_not_asked_for_by_the_next_recrawl(lanes: Lanes) -> None:
+    """Unless something links to it, in which case it is as broken as any other link."""
+    a_site(lanes)
+    lanes.html("/tagged", "/deep")
+    first, _ = await lanes.whole(lanes.crawl())
+    lanes.html("/", "/tagged", "/dated")
+    del lanes.answers["/plain"]
+    second, _ = await again(lanes, first)
+    _, numbers = await again(lanes, second)
+    assert numbers == {"unchanged": 4}
+    assert "/plain" not in lanes.asked
+
+
+async def test_recrawl_of_a_recrawl_points_to_the_first_documents(lanes: Lanes) -> None:
+    """Validators and documents are handed on from job to job."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    second, _ = await again(lanes, first)
+    third, numbers = await again(lanes, second)
+    assert numbers == {"unchanged": 5, "failed": 1}
+    rows = await lanes.rows(third)
+    assert rows["/tagged"].http_status == 304
+    assert rows["/tagged"].source_id == (await lanes.stored(first))["/tagged"].id
+
+
+async def test_page_whose_document_was_deleted_is_fetched_anew(lanes: Lanes) -> None:
+    """Without its document a page is as good as unknown: it is asked for without conditions, and stored."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    second, _ = await again(lanes, first)
+    async with lanes.database.transaction() as connection:
+        tagged = (await lanes.stored(first))["/tagged"].id
+        await connection.execute(sa.delete(sources).where(sources.c.id == tagged))
+    third, numbers = await again(lanes, second)
+    assert numbers == {"fetched": 1, "unchanged": 4, "failed": 1}
+    assert set(await lanes.stored(third)) == {"/tagged"}
+
+
+async def test_cleanup_that_has_begun_makes_documents_unknown(lanes: Lanes) -> None:
+    """What is about to be deleted is nothing that a page may point to."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    second, _ = await again(lanes, first)
+    async with lanes.database.transaction() as connection:
+        cleaning = sa.update(jobs).where(jobs.c.id == uuid.UUID(first)).values(artifacts=Artifacts.CLEANING.value)
+        await connection.execute(cleaning)
+    _, numbers = await again(lanes, second)
+    assert numbers == {"fetched": 5, "failed": 1}
+
+
+async def test_document_deleted_between_request_and_commit_is_fetched_in_the_end(lanes: Lanes) -> None:
+    """A page is never `unchanged` against what is not there at its commit."""
+    lanes.site.versioned("/", text="It has a tag.", etag='"1"')
+    first, _ = await lanes.whole(lanes.crawl())
+    answer = lanes.answers["/"]
+
+    async def deletes_first(request: web.BaseRequest) -> web.StreamResponse:
+        async with lanes.database.transaction() as connection:
+            await connection.execute(sa.delete(sources).where(sources.c.job_id == uuid.UUID(first)))
+        return answer(request)  # type: ignore[return-value]
+
+    lanes.answers["/"] = deletes_first
+    second, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 1}
+    assert [path for path in lanes.asked if path == "/"] == ["/", "/"]
+    assert set(await lanes.stored(second)) == {"/"}
+
+
+async def test_not_modified_of_another_page_is_not_believed(lanes: Lanes) -> None:
+    """A page that now redirects to one with the same tag has changed, though the answer is 304."""
+    lanes.site.versioned("/", "/moved", text="The first page.", etag='"0"')
+    lanes.site.versioned("/moved", text="It was here.", etag='"1"')
+    lanes.site.versioned("/other", text="It is another page.", etag='"1"')
+    first, _ = await lanes.whole(lanes.crawl())
+    lanes.answers["/moved"] = lambda _: web.Response(status=302, headers={"Location": "/other"})
+    second, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 1, "unchanged": 1}
+    assert "another page" in (await lanes.stored(second))["/other"].text
+    assert (await lanes.rows(second))["/moved"].final_url == f"{lanes.url}/other"
+
+
+async def test_not_modified_that_was_not_asked_for_is_a_failure(lanes: Lanes) -> None:
+    """A server that answers 304 to a request without conditions gives no page, and none is stored."""
+    lanes.answers["/"] = lambda _: web.Response(status=304)
+    job, outcome = await lanes.whole(lanes.crawl())
+    assert (outcome.counters.pages_failed, outcome.counters.sources) == (1, 0)
+    assert (await lanes.pages(job))["/"][0] == "failed"
+
+
+async def test_wider_scope_takes_the_links_of_unchanged_pages(lanes: Lanes) -> None:
+    """Where the earlier job left links aside, pages are fetched whole: a 304 has no links."""
+    a_site(lanes)
+    spec = lanes.crawl(max_depth=1)
+    first, outcome = await lanes.whole(spec)
+    assert outcome.counters.pages_fetched == 4
+    second, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 1, "unchanged": 4, "failed": 1}
+    assert set(await lanes.stored(second)) == {"/deep"}
+    assert (await lanes.rows(second))["/tagged"].http_status == 200
+    narrow = replace(lanes.crawl(), scope=replace(spec.scope, exclude=("/deep",)))
+    third, _ = await lanes.whole(narrow)
+    fourth, numbers = await again(lanes, third)
+    assert numbers == {"fetched": 1, "unchanged": 4, "failed": 1}
+    assert set(await lanes.stored(fourth)) == {"/deep"}
+
+
+async def test_unchanged_pages_count_against_the_limit(lanes: Lanes) -> None:
+    """A re-crawl asks for no more pages than a crawl may fetch."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    _, numbers = await again(lanes, first, lanes.crawl(max_pages=3))
+    assert numbers["unchanged"] == 3
+    assert len([path for path in lanes.asked if path != "/robots.txt"]) == 3
+
+
+async def test_scrape_asks_again_for_its_own_urls_only(lanes: Lanes) -> None:
+    """A scrape with an earlier job fetches what it names, and nothing else that the other has seen."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    urls = tuple(f"{lanes.url}{path}" for path in ("/tagged", "/new"))
+    lanes.html("/new")
+    second, numbers = await again(lanes, first, CollectSpec(urls, follow=False))
+    assert numbers == {"fetched": 1, "unchanged": 1}
+    assert set(await lanes.pages(second)) == {"/tagged", "/new"}
+
+
+async def test_copies_stay_unchanged(lanes: Lanes) -> None:
+    """Pages that were duplicates are unchanged as well, by the document of their twin."""
+    lanes.html("/", "/a", "/b")
+    for path in ("/a", "/b"):
+        lanes.site.html(path, text="The same.")
+        page = lanes.answers["/a"]
+        lanes.answers[path] = page
+    first, outcome = await lanes.whole(lanes.crawl())
+    assert (outcome.counters.pages_fetched, outcome.counters.pages_duplicate) == (2, 1)
+    second, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 3}
+    rows = await lanes.rows(second)
+    assert rows["/a"].source_id == rows["/b"].source_id
+
+
+async def test_recrawl_that_is_broken_off_goes_on(lanes: Lanes) -> None:
+    """A slice that ends early leaves the rest to the next one, and every page is asked for once."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    lanes.asked.clear()
+    piece = replace(await lanes.job(replace(lanes.crawl(), recrawl_of=first)), max_pages=2)
+    done = 0
+    while not (report := await lanes.run(piece)).done:
+        done += 1
+    assert done >= 2
+    assert (report.counters.pages_unchanged, report.counters.pages_failed) == (5, 1)
+    asked = [path for path in lanes.asked if path != "/robots.txt"]
+    assert len(asked) == len(set(asked)) == 6
+
+
+async def test_job_that_is_crawled_again_is_not_cleaned_meanwhile(lanes: Lanes) -> None:
+    """The re-crawl is in the way of a cleanup of the earlier job for as long as it is active."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    piece = await lanes.job(replace(lanes.crawl(), recrawl_of=first))
+    async with lanes.database.transaction() as connection:
+        assert await active_dependents(connection, uuid.UUID(first)) == [uuid.UUID(piece.job_id)]
+        ended = {"status": JobStatus.FAILED.value, "completed_at": sa.func.now(), "result": {}}
+        await connection.execute(sa.update(jobs).where(jobs.c.id == uuid.UUID(piece.job_id)).values(ended))
+        assert await active_dependents(connection, uuid.UUID(first)) == []
+
+
+async def test_earlier_job_that_is_deleted_makes_all_pages_new(lanes: Lanes) -> None:
+    """A re-crawl whose earlier job has lost its frontier is a crawl."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    async with lanes.database.transaction() as connection:
+        await connection.execute(sa.delete(pages).where(pages.c.job_id == uuid.UUID(first)))
+        await connection.execute(sa.delete(sources).where(sources.c.job_id == uuid.UUID(first)))
+        values = {"deleted_at": sa.func.now(), "params": {}, "artifacts": Artifacts.CLEANED.value}
+        await connection.execute(sa.update(jobs).where(jobs.c.id == uuid.UUID(first)).values(values))
+    _, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 5, "failed": 1}
+
+
+async def test_site_that_its_seed_leads_to_is_crawled_again(lanes: Lanes) -> None:
+    """A seed that redirects to another host, as to one with `www`: the pages there are in reach from the start."""
+    async with running_site() as www:
+        lanes.others.append(www)
+        lanes.answers["/"] = lambda _: web.Response(status=301, headers={"Location": f"{www.url}/"})
+        www.versioned("/", "/a", text="The home page.", etag='"1"')
+        www.versioned("/a", text="The other page.", etag='"2"')
+        first, outcome = await lanes.whole(lanes.crawl())
+        assert outcome.counters.pages_fetched == 2
+        _, numbers = await again(lanes, first)
+        assert numbers == {"unchanged": 2}
+        assert [path for path in www.asked if path == "/a"] == ["/a", "/a"]

@@ -1,0 +1,41 @@
+"""Snippets: where the words are, and which part is shown."""
+
+import pytest
+
+from api.service.snippets import SNIPPET_CHARS, cut_snippet, find_marks, new_marks
+
+MARKS = ("bQb", "eQe")
+
+
+def test_marks_are_places_in_the_text() -> None:
+    """A marked copy gives the places of its words; a copy of another text gives none."""
+    assert find_marks("a lamp, Lamp", "a bQblampeQe, bQbLampeQe", MARKS) == [(2, 6), (8, 12)]
+    assert find_marks("a lamp", "a  bQblampeQe", MARKS) == []
+    assert find_marks("a lamp", "", MARKS) == []
+    assert find_marks("", "", MARKS) == []
+
+
+def test_marks_are_new_each_time() -> None:
+    """No page can have them in its text beforehand."""
+    assert len({mark for _ in range(50) for mark in new_marks()}) == 100
+
+
+def test_snippet_has_most_different_words() -> None:
+    """The part with the most different words is shown, not the one with one word often."""
+    text = "lamp lamp lamp " + "x " * 400 + "lamp tower " + "y " * 400
+    words = [(0, 4), (5, 9), (10, 14), (815, 819), (820, 825)]
+    snippet = cut_snippet(text, words)
+    assert [snippet.text[a:b] for a, b in snippet.marks] == ["lamp", "tower"]
+    assert text[snippet.start : snippet.start + len(snippet.text)] == snippet.text
+
+
+@pytest.mark.parametrize("text", ["", "short", "x" * 5000, "wörter 🙂 " * 100])
+def test_snippet_of_anything_is_a_part_of_it(text: str) -> None:
+    """Without marks it is the beginning; it is never too long, nor outside."""
+    snippet = cut_snippet(text, [])
+    assert snippet.start == 0
+    assert text.startswith(snippet.text)
+    assert len(snippet.text) <= SNIPPET_CHARS
+    last = cut_snippet(text, [(len(text) - 1, len(text))] if text else [])
+    assert text[last.start :].startswith(last.text)
+    assert len(last.marks) == bool(text)
