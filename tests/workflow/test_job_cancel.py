@@ -22,9 +22,9 @@ async def test_cancel_waits_for_all_lanes(stage: Stage) -> None:
     assert await stage.ended(handle) is WorkflowExecutionStatus.CANCELED
     row = stage.twin.row
     assert row.seen == CANCELLED
-    assert (row.receipt.activities_drained, row.receipt.activities_timed_out) == (3, 0)
+    assert (row.receipt.activities_drained, row.receipt.activities_timed_out) == (4, 0)
     assert (row.receipt.reason, row.error, row.cleaning) == ("wrong site", None, False)
-    assert [stage.twin.lanes[lane].handed_back for lane in Lane] == [1, 1, 1]
+    assert [stage.twin.lanes[lane].handed_back for lane in Lane] == [1, 1, 1, 1]
     assert row.receipt.requested_at <= row.receipt.quiescent_at
 
 
