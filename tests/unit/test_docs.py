@@ -212,7 +212,8 @@ def _anchors(file: Path) -> set[str]:
 def test_files_that_are_named_exist(document: Path) -> None:
     """Each path of the project that stands in code is there, from the root or from the room that the text is about."""
     for span in SPAN.findall(document.read_text(encoding="utf-8")):
-        if not FILE.fullmatch(span) or span in {
+        known = {"bench.json", "collection.json", "endpoints.json", "site.json", "ke/0.1"}
+        if not FILE.fullmatch(span) or span in known:
             "bench.json",
             "collection.json",
             "endpoints.json",
