@@ -28,6 +28,7 @@ from activities.failures import FailureInterceptor
 from activities.project_cleanup import ProjectCleanupActivities
 from activities.reconcile import ReconcileActivities, RestoreActivities
 from activities.record import RecordActivities
+from activities.records import StructuredActivities
 from activities.retry import RetryActivities
 from activities.settle import SettleActivities
 from activities.warmup import load_finder, load_models, warm
@@ -38,7 +39,7 @@ from ke.runtime.endpoints import resolve
 from ke.runtime.engine import Engine
 from ke.runtime.loop_watch import watched_loop
 from ke.runtime.pool import ENTITIES_NICENESS, CpuPool
-from ke.runtime.resources import open_fetcher, open_vectors
+from ke.runtime.resources import open_chat, open_fetcher, open_vectors
 from ke.runtime.settings import Settings, describe_invalid_settings
 from ke.runtime.settling import WorkerBackends
 from ke.runtime.temporal_client import connect
@@ -81,6 +82,9 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
         stack.push_async_callback(vectors.close)
         fetcher = await stack.enter_async_context(open_fetcher(settings))
         browser = await stack.enter_async_context(Browser(settings.chromium, settings.user_agent))
+        chat = open_chat(settings)
+        if chat is not None:
+            await stack.enter_async_context(chat)
         processes = settings.cpu_processes or os.cpu_count() or 1
         pool = CpuPool(processes)
         stack.push_async_callback(pool.close)
@@ -91,6 +95,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
         collect = CollectActivities(database, fetcher, pool, browser)
         entities = EntityActivities(database, entity_pool)
         extract = ExtractActivities(database, vectors, pool, entities)
+        structured = StructuredActivities(database, pool, chat)
         cleanup = CleanupActivities(database, vectors)
         project = ProjectCleanupActivities(database, vectors)
         reconcile = ReconcileActivities(database, vectors)
@@ -114,6 +119,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
                 "max_concurrent_activities": 4,
             },
             TaskQueue.ENTITIES: {"activities": [entities.find_entities], "max_concurrent_activities": 4},
+            TaskQueue.RECORDS: {"activities": [structured.extract_records], "max_concurrent_activities": 8},
             TaskQueue.CLEANUP: {
                 "workflows": [CleanupWorkflow, ProjectCleanupWorkflow, ReconcileWorkflow, ScheduledReconcileWorkflow],
                 "activities": [

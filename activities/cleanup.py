@@ -99,6 +99,7 @@ class CleanupActivities(contract.CleanupActivities):
         async def body(beat: Beat) -> None:
             await self._empty(beat, "sources", lambda c, after: rows.delete_owned_batch(c, target, after))
             await self._empty(beat, "extractions", lambda c, after: rows.delete_made_batch(c, target, after))
+            await self._empty(beat, "records", lambda c, after: rows.delete_records_batch(c, target, after))
             await self._empty(beat, "tasks", lambda c, _: rows.delete_tasks_batch(c, target))
 
         await run_with_heartbeat(body)
@@ -176,7 +177,7 @@ class CleanupActivities(contract.CleanupActivities):
 def _what_is_left(target: CleanupTarget, remaining: StoreCounts, by_collection: Mapping[str, int]) -> str:
     """Names what is left and where."""
     parts = [f"{number} points in collection {name}" for name, number in sorted(by_collection.items())]
-    for store in ("sources", "extractions", "entities", "dead_letters", "pages"):
+    for store in ("sources", "extractions", "entities", "dead_letters", "pages", "records"):
         number = getattr(remaining, store)
         if number:
             parts.append(f"{number} {_NAMES.get(store, store)} in Postgres")

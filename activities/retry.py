@@ -46,7 +46,13 @@ class RetryActivities(contract.RetryActivities):
                 # What a slice of before still has under way must not be taken for this retry's.
                 await self._vectors.fence(row.id, row.write_epoch)
             finder = extract.entities if extract is not None else None
-            specs = ((Lane.COLLECT, collect), (Lane.EXTRACT, extract), (Lane.ENTITIES, finder))
+            schema = extract.schema if extract is not None else None
+            specs = (
+                (Lane.COLLECT, collect),
+                (Lane.EXTRACT, extract),
+                (Lane.ENTITIES, finder),
+                (Lane.RECORDS, schema),
+            )
             lanes = [lane for lane, spec in specs if spec is not None]
             await self._requeue(row, retry, lanes, beat)
             async with self._database.transaction() as connection:
@@ -64,6 +70,7 @@ class RetryActivities(contract.RetryActivities):
             Lane.ENTITIES: lambda c, after: requeueing.requeue_entities(
                 c, row.id, retry.id, retry.letters, after=after
             ),
+            Lane.RECORDS: lambda c, after: requeueing.requeue_records(c, row.id, retry.id, retry.letters, after=after),
         }
         async with self._database.transaction() as connection:
             await hold_fence(connection, row.id, row.write_epoch)

@@ -2,13 +2,14 @@
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ke.contracts.retries import Subject
 from ke.storage.dead_letters import DeadLetterRow
-from ke.storage.listing import EntityRow, ExtractionRow, PageRow, SourceDocument, SourceRow
+from ke.storage.listing import EntityRow, ExtractionRow, PageRow, RecordRow, SourceDocument, SourceRow
 from ke.storage.merged_entities import MentioningSource, MergedEntity, Neighbour
 
 
@@ -25,6 +26,8 @@ class SourceItem(BaseModel):
     fetched_at: datetime
     extraction_state: str | None = Field(description="How far this job is with extracting it; null: it does not")
     entities_state: str | None = Field(description="The same of its entities, once it is extracted")
+    record_state: str | None = Field(None, description="How far it is with records of it; null: it asks for none")
+    record_reason: str | None = Field(None, description="Why no record was made of it")
 
     @classmethod
     def of(cls, row: SourceRow) -> Self:
@@ -173,13 +176,33 @@ class MentioningSourceItem(_Item):
         return cls.model_validate(row)
 
 
+class RecordItem(_Item):
+    """What a language model read out of a source; valid against the job's schema."""
+
+    id: UUID
+    job_id: UUID
+    source_id: UUID
+    url: str = Field(description="The source's")
+    number: int = Field(description="Its place among the source's records, from 0")
+    data: Any
+    truncated: bool = Field(description="Whether the model was given less than the whole source")
+    model: str
+    tokens_in: int = Field(description="Of all calls for the source, on its first record")
+    tokens_out: int
+
+    @classmethod
+    def of(cls, row: RecordRow) -> Self:
+        """A record in a list."""
+        return cls.model_validate(row)
+
+
 class DeadLetterItem(_Item):
     """A page or a source that failed for good."""
 
     id: UUID
     job_id: UUID
-    subject: Literal["page", "source"]
-    subject_id: UUID
+    subject: Subject
+    subject_id: UUID = Field(description="Of a page; else of a source")
     url: str
     error_type: str
     error_message: str

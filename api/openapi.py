@@ -59,6 +59,7 @@ _PROBLEMS: Final[dict[str, tuple[tuple[int, str], ...]]] = {
     "listPages": (_NO_JOB, _INVALID),
     "listExtractions": (_NO_JOB, _INVALID),
     "listEntities": (_NO_JOB, _INVALID),
+    "listRecords": (_NO_JOB, _INVALID),
     "getSource": ((404, "There is no such source"),),
     "listDeadLetters": (_NO_JOB, _INVALID),
     "purgeDeadLetters": (_NO_JOB, _INVALID),

@@ -34,6 +34,10 @@ class Gateway:
     """What a reconciliation may delete of a store when its caller does not say."""
     cursor_key: bytes = field(repr=False)
     """What the cursors of lists are signed with; see `api.pagination`."""
+    has_language_model: bool = False
+    """Whether records can be asked for: the workers that this gateway's jobs run on are set up alike."""
+    names_model: bool = False
+    """Whether there is a model for jobs that name none."""
     turns: Turns = field(default_factory=Turns)
     """Who cancels a job now."""
     reranking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
@@ -58,6 +62,8 @@ class Gateway:
             policy=EgressPolicy(settings.fetch_allow),
             max_share=settings.reconcile_max_share,
             cursor_key=signing_key(connections.database_url),
+            has_language_model=settings.llm_url is not None,
+            names_model=settings.llm_model is not None,
         )
 
     async def close(self) -> None:

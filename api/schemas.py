@@ -1,8 +1,9 @@
 """What the gateway takes: each body with its ranges. Out of range is refused, never clamped."""
 
 import re
+from dataclasses import replace
 from datetime import date
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
@@ -111,6 +112,8 @@ Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z
 Day = Annotated[date, BeforeValidator(_day)]
 Flag = Annotated[bool, Field(strict=True)]
 MAX_BIGINT = 2**63 - 1
+Instructions = Annotated[str, StringConstraints(max_length=8000), NoNul]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=200), NoNul]
 
 
 class Body(BaseModel):
@@ -163,6 +166,25 @@ class ExtractOptions(Body):
     )
     embedder: EmbedderName = DEFAULT_EMBEDDER
     entities: FinderName | None = Field("spacy", description="The finder of named entities; null: none")
+    # Under another name: pydantic's own `schema` is a method of every model.
+    record_schema: dict[str, Any] | None = Field(
+        None,
+        alias="schema",
+        description="JSON Schema (Draft 2020-12, at most 32 KiB) of what a language model reads out of each source: of "
+        "an object, one record a source; of an array, any number. Null: no records",
+        examples=[{"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}],
+    )
+    instructions: Instructions = Field("", description="What the model is told beside the schema")
+    model: ModelName | None = Field(None, description="The model that is asked; null: the operator's own")
+    max_tokens: Annotated[int, Field(strict=True, ge=1, le=MAX_BIGINT)] | None = Field(
+        None, description="Tokens that the job may spend on the model, in questions and answers; null: no limit"
+    )
+
+    @model_validator(mode="after")
+    def _only_with_schema(self) -> Self:
+        if self.record_schema is None and (self.instructions or self.model is not None or self.max_tokens is not None):
+            raise PydanticCustomError("no_schema", "instructions, model and max_tokens go with a schema only")
+        return self
 
     def to_spec(self) -> ExtractSpec:
         """The same as the job's input has it."""
@@ -171,6 +193,10 @@ class ExtractOptions(Body):
             chunk_tokens=self.chunk_tokens,
             embedder=self.embedder,
             entities=self.entities,
+            schema=self.record_schema,
+            instructions=self.instructions,
+            model=self.model,
+            max_tokens=self.max_tokens,
         )
 
 
@@ -290,11 +316,8 @@ class ExtractBody(JobBody, ExtractOptions):
 
     def to_specs(self) -> tuple[CollectSpec | None, ExtractSpec | None]:
         """What the two lanes are to do: there is only the one."""
-        spec = ExtractSpec(
-            chunk_size=self.chunk_size,
-            chunk_tokens=self.chunk_tokens,
-            embedder=self.embedder,
-            entities=self.entities,
+        spec = replace(
+            self.to_spec(),
             source_job_id=str(self.source_job_id) if self.source_job_id else None,
             source_ids=tuple(dict.fromkeys(map(str, self.source_ids))) if self.source_ids else None,
         )
@@ -317,6 +340,11 @@ def urls_of(body: ScrapeBody | CrawlBody | ExtractBody) -> tuple[str, tuple[str,
             return "seeds", body.seeds
         case ExtractBody():
             return "", ()
+
+
+def options_of(body: ScrapeBody | CrawlBody | ExtractBody) -> tuple[str, ExtractOptions | None]:
+    """Where in a body the options of extraction are, as the beginning of a pointer, and the options."""
+    return ("", body) if isinstance(body, ExtractBody) else ("/extract", body.extract)
 
 
 def kind_of(body: ScrapeBody | CrawlBody | ExtractBody) -> JobKind:

@@ -46,6 +46,11 @@ class CountersView(BaseModel):
     vectors: int = 0
     dead_letters: int = 0
     bytes: int = 0
+    records: int = 0
+    records_skipped: int = Field(0, description="Sources of which no record was made, as when a budget was spent")
+    tokens_in: int = Field(0, description="Of what the language model was asked, failed calls included")
+    tokens_out: int = Field(0, description="Of what it answered")
+    cost_micros: int = Field(0, description="Of both, in millionths of the currency of the operator's prices")
     elapsed_s: float = 0.0
 
 
@@ -149,6 +154,7 @@ class StoreCountsView(BaseModel):
     entities: int = 0
     dead_letters: int = 0
     pages: int = Field(0, description="Entries of the crawl's frontier: the URLs a job has seen are a trace too")
+    records: int = 0
 
 
 class ReceiptView(BaseModel):

@@ -20,7 +20,7 @@ from typing import Any, Final
 from ke.client_entities import EntityCalls
 from ke.client_http import ApiError, ClientError, GatewayUnreachable, RequestRefused, each, segment
 from ke.client_letters import DeadLetterCalls
-from ke.client_types import Job, Page, Receipt, Reconciliation, SearchHit, SearchResult, Source, SourceItem
+from ke.client_types import Job, Page, Receipt, Reconciliation, Record, SearchHit, SearchResult, Source, SourceItem
 
 __all__ = ["ApiError", "ClientError", "GatewayUnreachable", "KnowledgeExtractionClient", "RequestRefused"]
 
@@ -125,7 +125,8 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
             project: As in `submit_scrape`.
             labels: As in `submit_scrape`.
             idempotency_key: As in `submit_scrape`.
-            options: `chunk_size`, `chunk_tokens`, `embedder`, `entities`.
+            options: `chunk_size`, `chunk_tokens`, `embedder`, `entities`, `schema`, `instructions`, `model`,
+                `max_tokens`.
         """
         body: dict[str, Any] = {"kind": "extract", **options}
         if source_job_id is not None:
@@ -202,6 +203,11 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         page: Page[dict[str, Any]] = await self._list(f"/jobs/{segment(job_id)}/entities", limit, cursor)
         return page
 
+    async def list_records(self, job_id: str, *, limit: int = 50, cursor: str | None = None) -> Page[Record]:
+        """What a language model read out of a job's sources, by the job's schema."""
+        page: Page[Record] = await self._list(f"/jobs/{segment(job_id)}/records", limit, cursor)
+        return page
+
     async def iterate_jobs(self, **filters: Any) -> AsyncIterator[Job]:
         """All jobs that `list_jobs` would list, page by page."""
         async for job in each(lambda cursor: self.list_jobs(**filters, limit=200, cursor=cursor)):
@@ -220,6 +226,11 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
     async def iterate_entities(self, job_id: str) -> AsyncIterator[dict[str, Any]]:
         """All entities of a job, page by page."""
         async for item in each(lambda cursor: self.list_entities(job_id, limit=200, cursor=cursor)):
+            yield item
+
+    async def iterate_records(self, job_id: str) -> AsyncIterator[Record]:
+        """All records of a job, page by page."""
+        async for item in each(lambda cursor: self.list_records(job_id, limit=200, cursor=cursor)):
             yield item
 
     async def get_source(self, source_id: str) -> Source:

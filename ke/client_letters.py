@@ -24,7 +24,7 @@ class DeadLetterCalls(Calls):
 
         Args:
             job_id: The job.
-            subject: `page` or `source`.
+            subject: `page`, `source` or `record`.
             error_type: The code of the error, such as `http-500`.
             url_prefix: What the URL begins with.
             limit: Entries, at most 200.
@@ -60,7 +60,7 @@ class DeadLetterCalls(Calls):
         Args:
             job_id: The job; it must have ended.
             ids: Exactly these dead letters, at most 1,000.
-            subject: Only `page` or `source`.
+            subject: Only `page`, `source` or `record`.
             error_type: Only with this code.
             url_prefix: Only of URLs that begin so.
         """

@@ -31,6 +31,12 @@ class CountersView(TypedDict):
     vectors: int
     dead_letters: int
     bytes: int
+    records: int
+    records_skipped: int
+    tokens_in: int
+    tokens_out: int
+    cost_micros: int
+    """In millionths of the currency of the operator's prices."""
     elapsed_s: float
 
 
@@ -93,6 +99,7 @@ class StoreCountsView(TypedDict):
     entities: int
     dead_letters: int
     pages: int
+    records: int
 
 
 class Receipt(TypedDict):
@@ -129,6 +136,8 @@ class SourceItem(TypedDict):
     fetched_at: str
     extraction_state: str | None
     entities_state: str | None
+    record_state: str | None
+    record_reason: str | None
 
 
 class MergedEntity(TypedDict):
@@ -166,12 +175,28 @@ class Source(SourceItem):
     metadata: dict[str, Any]
 
 
+class Record(TypedDict):
+    """What a language model read out of a source."""
+
+    id: str
+    job_id: str
+    source_id: str
+    url: str
+    number: int
+    data: Any
+    """Valid against the job's schema."""
+    truncated: bool
+    model: str
+    tokens_in: int
+    tokens_out: int
+
+
 class DeadLetter(TypedDict):
     """A page or a source that failed for good."""
 
     id: str
     job_id: str
-    subject: Literal["page", "source"]
+    subject: Literal["page", "source", "record"]
     subject_id: str
     url: str
     error_type: str

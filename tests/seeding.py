@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.cleanup import StoreCounts
-from ke.contracts.ids import dead_letter_id, entity_id, extraction_id, page_id, source_id
+from ke.contracts.ids import dead_letter_id, entity_id, extraction_id, page_id, record_id, source_id
 from ke.contracts.jobs import ACTIVE, COUNTER_NAMES, JobKind, JobStatus, Lane
 from ke.contracts.naming import job_workflow_id
 from ke.storage.database import Database
@@ -22,6 +22,7 @@ from ke.storage.tables import (
     job_progress,
     jobs,
     pages,
+    records,
     sources,
 )
 from ke.storage.vectors.base import MAX_BATCH, Point, VectorStore
@@ -31,6 +32,8 @@ COLLECTION = "seeded_4"
 CONTENT_HASH = b"\x01" * 32
 _NOW = sa.func.clock_timestamp()
 _ROWS_A_STATEMENT = 5_000
+RECORDS_EACH = 2
+"""Records of each source that was extracted."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ async def seed_crawl(
         entities=len(made) * entities_each,
         dead_letters=n_dead_letters,
         pages=n_pages,
+        records=n_sources * RECORDS_EACH if chunks_each else 0,
     )
     return Seeded(job.id, owned, made, counts)
 
@@ -148,7 +152,12 @@ async def seed_extract(
     params = {"source_job_id": None, "source_ids": [str(key) for key in owner.sources]}
     job = await seed_job(database, kind=JobKind.EXTRACT, status=status, params=params, project=project)
     made = await _extract(database, vectors, owner, job.id, (chunks_each, entities_each, 0, collection))
-    counts = StoreCounts(vectors=len(made), extractions=len(made), entities=len(made) * entities_each)
+    counts = StoreCounts(
+        vectors=len(made),
+        extractions=len(made),
+        entities=len(made) * entities_each,
+        records=len(owner.sources) * RECORDS_EACH if chunks_each else 0,
+    )
     return Seeded(job.id, (), made, counts)
 
 
@@ -160,7 +169,8 @@ async def store_counts(database: Database, vectors: VectorStore, job: uuid.UUID)
         " (SELECT count(*) FROM entities e JOIN extractions x ON x.id = e.extraction_id"
         "  WHERE x.job_id = :job OR x.owner_job_id = :job),"
         " (SELECT count(*) FROM dead_letters WHERE job_id = :job),"
-        " (SELECT count(*) FROM pages WHERE job_id = :job)"
+        " (SELECT count(*) FROM pages WHERE job_id = :job),"
+        " (SELECT count(*) FROM records WHERE job_id = :job OR owner_job_id = :job)"
     )
     async with database.transaction() as connection:
         numbers = (await connection.execute(sql, {"job": job})).one()
@@ -185,6 +195,8 @@ async def _extract(
         await _insert(connection, extractions, rows)
         mentions = [_entity(job, row["id"], number) for row in rows for number in range(entities_each)]
         await _insert(connection, entities, mentions)
+        found = [(key, number) for key in owner.sources for number in range(RECORDS_EACH if chunks_each else 0)]
+        await _insert(connection, records, [_record(job, owner.id, key, number) for key, number in found])
     await vectors.ensure_collection(collection, DIMENSIONS)
     points = [a_point(row["id"], job, owner.id, row["source_id"]) for row in rows[without_points:]]
     for start in range(0, len(points), MAX_BATCH):
@@ -247,6 +259,22 @@ def _extraction(job: uuid.UUID, owner: uuid.UUID, source: uuid.UUID, number: int
         "collection": collection,
         "epoch": 1,
         "state": "ready",
+    }
+
+
+def _record(job: uuid.UUID, owner: uuid.UUID, source: uuid.UUID, number: int) -> dict[str, Any]:
+    return {
+        "id": record_id(job, source, CONTENT_HASH, number),
+        "job_id": job,
+        "owner_job_id": owner,
+        "source_id": source,
+        "number": number,
+        "data": {"number": number},
+        "truncated": False,
+        "model": "seeded",
+        "tokens_in": 3,
+        "tokens_out": 2,
+        "epoch": 1,
     }
 
 

@@ -45,6 +45,7 @@ class JobWorkflow:
             Lane.COLLECT: carried.collect_done,
             Lane.EXTRACT: carried.extract_done,
             Lane.ENTITIES: carried.entities_done,
+            Lane.RECORDS: carried.records_done,
         }
         self._job = job
         self._status = JobStatus.QUEUED
@@ -110,6 +111,7 @@ class JobWorkflow:
             counters=self._lanes.counters,
             collect_done=self._lanes.is_over(Lane.COLLECT),
             extract_done=self._lanes.is_over(Lane.EXTRACT),
+            records_done=self._lanes.is_over(Lane.RECORDS),
             slices=self._lanes.slices,
             waiting_for=PAUSED_NOTE if self._paused else self._lanes.note,
             entities_done=self._lanes.is_over(Lane.ENTITIES),
@@ -208,6 +210,7 @@ class JobWorkflow:
             collect_done=self._lanes.done[Lane.COLLECT],
             extract_done=self._lanes.done[Lane.EXTRACT],
             entities_done=self._lanes.done[Lane.ENTITIES],
+            records_done=self._lanes.done[Lane.RECORDS],
         )
         workflow.continue_as_new(replace(self._job, carried=carried))
 

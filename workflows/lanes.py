@@ -23,6 +23,8 @@ from ke.contracts.activities import (
     ExtractActivities,
     ExtractSlice,
     SliceReport,
+    StructuredActivities,
+    StructuredSlice,
 )
 from ke.contracts.jobs import CollectSpec, Counters, CrawlLimits, ExtractSpec, JobError, Lane
 from ke.contracts.naming import TaskQueue
@@ -34,6 +36,7 @@ _ACTIVITY: Final = {
     Lane.COLLECT: "collect_pages",
     Lane.EXTRACT: "extract_sources",
     Lane.ENTITIES: "find_entities",
+    Lane.RECORDS: "extract_records",
 }
 """The activity whose slices a lane runs, as a receipt names it."""
 
@@ -65,7 +68,8 @@ class Lanes:
         Args:
             job_id: The job.
             collect: What the collect lane fetches; None: there is no such lane.
-            extract: What the extract lane makes of sources; None: there is no such lane.
+            extract: What the extract lane makes of sources; None: there is no such lane. With a schema there is also a
+                records lane.
             must_yield: Whether something asks the lanes to stop for now, or for good.
             show: Called when there is something new to tell.
             done: Lanes that an earlier run brought to their end.
@@ -79,6 +83,8 @@ class Lanes:
         self._show = show
         self._retrying = retrying
         self._present = [lane for lane, spec in ((Lane.COLLECT, collect), (Lane.EXTRACT, extract)) if spec is not None]
+        if extract is not None and extract.schema is not None:
+            self._present.append(Lane.RECORDS)
         self._epoch = 0
         self._started_at = ""
         self._yielding = False
@@ -225,13 +231,25 @@ class Lanes:
                 ),
                 **policies.lane_slice(TaskQueue.ENTITIES, f"entities, slice {self.slices + 1}"),
             )
+        if lane is Lane.RECORDS:
+            return workflow.start_activity_method(
+                StructuredActivities.extract_records,
+                StructuredSlice(
+                    job_id=self._job_id,
+                    epoch=self._epoch,
+                    collecting=self._collect is not None,
+                    max_seconds=policies.SLICE_MAX_SECONDS,
+                ),
+                **policies.lane_slice(TaskQueue.RECORDS, f"records, slice {self.slices + 1}"),
+            )
         assert self._extract is not None  # noqa: S101  (the other lane there is)
         return workflow.start_activity_method(
             ExtractActivities.extract_sources,
             ExtractSlice(
                 job_id=self._job_id,
                 epoch=self._epoch,
-                spec=self._extract,
+                # Without the schema, which is the other lane's and may be long.
+                spec=replace(self._extract, schema=None, instructions=""),
                 collecting=self._collect is not None,
                 max_seconds=policies.SLICE_MAX_SECONDS,
                 entities_apart=self._entities is not None,

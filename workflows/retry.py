@@ -48,6 +48,7 @@ class RetryWorkflow:
             counters=lanes.counters,
             collect_done=lanes.is_over(Lane.COLLECT),
             extract_done=lanes.is_over(Lane.EXTRACT),
+            records_done=lanes.is_over(Lane.RECORDS),
             slices=lanes.slices,
             waiting_for=lanes.note,
             entities_done=lanes.is_over(Lane.ENTITIES),
@@ -91,6 +92,7 @@ class RetryWorkflow:
             Lane.COLLECT: carried.collect_done,
             Lane.EXTRACT: carried.extract_done,
             Lane.ENTITIES: carried.entities_done,
+            Lane.RECORDS: carried.records_done,
         }
         lanes = Lanes(
             self._retry.job_id,
@@ -136,7 +138,11 @@ class RetryWorkflow:
     def _continue_as_new(self, lanes: Lanes) -> None:
         assert self._opened is not None  # noqa: S101  (work begins after `_open`)
         carried = CarriedRetry(
-            self._opened, lanes.done[Lane.COLLECT], lanes.done[Lane.EXTRACT], lanes.done[Lane.ENTITIES]
+            self._opened,
+            collect_done=lanes.done[Lane.COLLECT],
+            extract_done=lanes.done[Lane.EXTRACT],
+            entities_done=lanes.done[Lane.ENTITIES],
+            records_done=lanes.done[Lane.RECORDS],
         )
         workflow.continue_as_new(replace(self._retry, carried=carried))
 

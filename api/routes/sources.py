@@ -1,10 +1,10 @@
-"""What jobs have stored: pages, sources, extractions, entities."""
+"""What jobs have stored: pages, sources, extractions, entities, records."""
 
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from api.items import EntityItem, ExtractionItem, PageItem, SourceItem, SourceView
+from api.items import EntityItem, ExtractionItem, PageItem, RecordItem, SourceItem, SourceView
 from api.pagination import Cursor, Limit, slice_of
 from api.resources import GatewayDep
 from api.routes.params import RECEIPT_RESPONSES, JobId, Prefer, SourceId, preferred_wait_s, tell_receipt
@@ -49,6 +49,14 @@ async def list_entities(
 ) -> PageOf[EntityItem]:
     """Shows the named entities a job found."""
     return await lists.entities(gateway, job_id, slice_of(gateway.cursor_key, limit, cursor, "entities", job_id))
+
+
+@router.get("/jobs/{job_id}/records", operation_id="listRecords", summary="List a job's records")
+async def list_records(
+    gateway: GatewayDep, job_id: JobId, limit: Limit = 50, cursor: Cursor = None
+) -> PageOf[RecordItem]:
+    """Shows what a language model read out of a job's sources, by the job's schema."""
+    return await lists.records(gateway, job_id, slice_of(gateway.cursor_key, limit, cursor, "records", job_id))
 
 
 @router.get("/sources/{source_id}", operation_id="getSource", summary="Read a source")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Protocol, TypeVar
 
-from api.items import DeadLetterItem, EntityItem, ExtractionItem, PageItem, SourceItem, SourceView
+from api.items import DeadLetterItem, EntityItem, ExtractionItem, PageItem, RecordItem, SourceItem, SourceView
 from api.pagination import Slice
 from api.resources import Gateway
 from api.views import JobView, PageOf, PurgedView
@@ -123,6 +123,14 @@ async def entities(gateway: Gateway, job_id: uuid.UUID, part: Slice) -> PageOf[E
         await get_job(connection, job_id)
         rows = await listing.list_entities(connection, job_id, limit=part.fetch, after=part.after)
     return PageOf(data=[EntityItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
+
+
+async def records(gateway: Gateway, job_id: uuid.UUID, part: Slice) -> PageOf[RecordItem]:
+    """What a language model read out of a job's sources."""
+    async with gateway.database.transaction() as connection:
+        await get_job(connection, job_id)
+        rows = await listing.list_records(connection, job_id, limit=part.fetch, after=part.after)
+    return PageOf(data=[RecordItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
 
 
 async def letters(gateway: Gateway, job_id: uuid.UUID, part: Slice, fitting: LetterFilter) -> PageOf[DeadLetterItem]:

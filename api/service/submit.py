@@ -1,23 +1,25 @@
 """Accepting jobs: durable, and once for each Idempotency-Key."""
 
+import asyncio
 import hashlib
 import json
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from api.errors import IdempotencyKeyReused, ValidationFailed
 from api.problems import MAX_ERRORS, pointer_of
 from api.resources import Gateway
-from api.schemas import CrawlBody, ExtractBody, ScrapeBody, kind_of, urls_of
+from api.schemas import CrawlBody, ExtractBody, ScrapeBody, kind_of, options_of, urls_of
 from api.service.references import check_references
 from api.views import JobView
 from ke.contracts.errors import Gone, InvalidInput, TemporalUnavailable
 from ke.contracts.ids import job_id_for_key
 from ke.contracts.jobs import JobInput
+from ke.extraction.schemas import BadSchema, check_schema
 from ke.storage.jobs import JobRow, find_job, get_job, insert_job, progress_of, set_run_id
 from ke.web.egress import EgressPolicy
 
@@ -47,6 +49,7 @@ async def submit(gateway: Gateway, body: AnyBody, key: str | None) -> JobView:
             tells.
     """
     check_urls(gateway.policy, body)
+    await check_records(gateway, body)
     job = job_input(body, key)
     job_id = uuid.UUID(job.job_id)
     async with gateway.database.transaction() as connection:
@@ -64,7 +67,7 @@ def job_input(body: AnyBody, key: str | None) -> JobInput:
     """The workflow's input for a body; its id is the key's, or a new one."""
     job_id = job_id_for_key(TENANT, key) if key is not None else uuid.uuid4()
     collect, extract = body.to_specs()
-    canonical = json.dumps(body.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(_canonical(body), sort_keys=True, separators=(",", ":"))
     return JobInput(
         job_id=str(job_id),
         kind=kind_of(body),
@@ -77,6 +80,19 @@ def job_input(body: AnyBody, key: str | None) -> JobInput:
         idempotency_key=key,
         request_hash=hashlib.sha256(canonical.encode()).hexdigest(),
     )
+
+
+def _canonical(body: AnyBody) -> dict[str, Any]:
+    """The body with its defaults, by which a repeated submit is known again.
+
+    Without a schema it reads as it did before there were any: a key must outlast an upgrade.
+    """
+    dumped = body.model_dump(mode="json")
+    options = dumped if isinstance(body, ExtractBody) else dumped["extract"]
+    if options is not None and options["record_schema"] is None:
+        for name in ("record_schema", "instructions", "model", "max_tokens"):
+            del options[name]
+    return dumped
 
 
 def check_urls(policy: EgressPolicy, body: AnyBody) -> None:
@@ -96,6 +112,30 @@ def check_urls(policy: EgressPolicy, body: AnyBody) -> None:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         first = f"{errors[0]['pointer']}: {errors[0]['detail']}{more}"
         raise ValidationFailed(first, errors=errors[:MAX_ERRORS])
+
+
+async def check_records(gateway: Gateway, body: AnyBody) -> None:
+    """Refuses a schema that cannot be used, and any where there is no language model to ask.
+
+    Raises:
+        ValidationFailed: With a pointer to what is wrong.
+    """
+    where, options = options_of(body)
+    if options is None or options.record_schema is None:
+        return
+    if not gateway.has_language_model:
+        raise _unfit(f"{where}/schema", "This stack has no language model: KE_LLM_URL is not set.")
+    if options.model is None and not gateway.names_model:
+        raise _unfit(f"{where}/model", "Name a model: KE_LLM_MODEL is not set.")
+    try:
+        # In a thread: a long schema takes 100 ms.
+        await asyncio.to_thread(check_schema, options.record_schema)
+    except BadSchema as error:
+        raise _unfit(f"{where}/schema", error.message) from None
+
+
+def _unfit(pointer: str, detail: str) -> ValidationFailed:
+    return ValidationFailed(f"{pointer}: {detail}", errors=[{"pointer": pointer, "detail": detail}])
 
 
 def _same_job(row: JobRow | None, job: JobInput) -> JobRow:

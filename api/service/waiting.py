@@ -7,7 +7,7 @@ from typing import Final
 from api.resources import Gateway
 from api.service import states
 from api.views import LaneMap
-from ke.contracts.errors import DatabaseUnavailable, TemporalUnavailable, VectorStoreUnavailable
+from ke.contracts.errors import DatabaseUnavailable, ModelUnavailable, TemporalUnavailable, VectorStoreUnavailable
 from ke.contracts.jobs import JobStatus, Lane
 from ke.contracts.naming import TaskQueue
 from ke.runtime.engine import Execution, PendingActivity
@@ -25,11 +25,13 @@ _DOWN: Final[Mapping[str, str]] = {
     DatabaseUnavailable.code: "the database does not answer: ",
     VectorStoreUnavailable.code: "the vector store does not answer: ",
     TemporalUnavailable.code: "Temporal does not answer: ",
+    ModelUnavailable.code: "the language model does not answer: ",
 }
 _LANE_OF: Final[Mapping[str, Lane]] = {
     "collect_pages": Lane.COLLECT,
     "extract_sources": Lane.EXTRACT,
     "find_entities": Lane.ENTITIES,
+    "extract_records": Lane.RECORDS,
 }
 
 

@@ -28,7 +28,7 @@ class Subject(StrEnum):
     SOURCE = "source"
 
 
-OfSubject = Annotated[Subject | None, typer.Option("--subject", help="Only pages, or only sources.")]
+OfSubject = Annotated[Subject | None, typer.Option("--subject", help="Only pages, sources, or records.")]
 OfType = Annotated[
     str | None, typer.Option("--error-type", metavar="CODE", help="Only with this error, such as http-500.")
 ]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
-from ke.cli import dead_letters, doctor, entities, jobs, records, search, submit, system
+from ke.cli import dead_letters, doctor, entities, jobs, record_options, records, search, submit, system
 from ke.cli.errors import EXIT_CODES_HELP, CommandFailed, ExitCode, report
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command(rich_help_panel=JOBS)(search.search)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=JOBS)
 app.add_typer(records.sources, name="sources", rich_help_panel=JOBS)
 app.add_typer(entities.app, name="entities", rich_help_panel=JOBS)
+app.add_typer(record_options.records, name="records", rich_help_panel=JOBS)
 app.add_typer(records.projects, name="projects", rich_help_panel=JOBS)
 app.add_typer(records.receipts, name="receipts", rich_help_panel=JOBS)
 app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel=JOBS)

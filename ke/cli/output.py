@@ -34,7 +34,7 @@ SNIPPET_CHARS: Final = 320
 _BLANKS: Final = re.compile(r"\s+")
 PIPE_WIDTH: Final = 1000
 """Columns of a table that goes to a file or a pipe: nothing is cut."""
-STORES: Final = ("vectors", "sources", "extractions", "entities", "dead_letters")
+STORES: Final = ("vectors", "sources", "extractions", "entities", "records", "dead_letters")
 COUNTERS: Final = (
     ("pages fetched", "pages_fetched"),
     ("pages failed", "pages_failed"),
@@ -51,6 +51,10 @@ COUNTERS: Final = (
     ("sources not searched for entities", "entity_sources_skipped"),
     ("vectors", "vectors"),
     ("dead letters", "dead_letters"),
+    ("records", "records"),
+    ("records skipped", "records_skipped"),
+    ("tokens in", "tokens_in"),
+    ("tokens out", "tokens_out"),
 )
 
 
@@ -263,6 +267,20 @@ def source_list(out: Console, page: Document) -> None:
             _cell(source.get("url")),
             _cell(shorten(source.get("title") or "", 60)),
         )
+    out.print(table)
+    next_page(page)
+
+
+def record_list(out: Console, page: Document) -> None:
+    """One line a record."""
+    records = page.get("data") or []
+    if not records:
+        out.print("No records.")
+        return
+    table = _table(("URL", "NUMBER", "DATA"), numbers=("NUMBER",))
+    for record in records:
+        data = json.dumps(record.get("data"), ensure_ascii=True)
+        table.add_row(_cell(record.get("url")), _cell(record.get("number")), _cell(data))
     out.print(table)
     next_page(page)
 

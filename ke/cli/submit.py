@@ -11,6 +11,7 @@ import typer
 from ke.cli import output
 from ke.cli.jobs import watch_to_end
 from ke.cli.options import ApiUrl, Json, Timeout, labels_of, parse_job_id, parse_label, parse_source_id
+from ke.cli.record_options import Instructions, MaxTokens, Model, Schema, record_options
 from ke.cli.session import call
 
 if TYPE_CHECKING:
@@ -91,6 +92,10 @@ def crawl(
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
     no_entities: NoEntities = False,
+    schema: Schema = None,
+    instructions: Instructions = "",
+    model: Model = None,
+    max_tokens: MaxTokens = None,
     project: Project = "default",
     label: Labels = None,
     key: Key = None,
@@ -109,7 +114,8 @@ def crawl(
         robots=False if no_robots else None,
     )
     rate = _given(concurrency=concurrency, delay_s=delay)
-    spec = _extract_spec(chunk_size, chunk_tokens, no_entities=no_entities) if extract else None
+    asked = record_options(schema, instructions, model, max_tokens)
+    spec = _extract_spec(chunk_size, chunk_tokens, asked, no_entities=no_entities) if extract else None
 
     def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
         return ke.submit_crawl(
@@ -139,6 +145,10 @@ def scrape(
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
     no_entities: NoEntities = False,
+    schema: Schema = None,
+    instructions: Instructions = "",
+    model: Model = None,
+    max_tokens: MaxTokens = None,
     project: Project = "default",
     label: Labels = None,
     key: Key = None,
@@ -149,7 +159,8 @@ def scrape(
     api_url: ApiUrl = None,
 ) -> None:
     """Fetch exactly these pages, and extract what they say."""
-    spec = _extract_spec(chunk_size, chunk_tokens, no_entities=no_entities) if extract else None
+    asked = record_options(schema, instructions, model, max_tokens)
+    spec = _extract_spec(chunk_size, chunk_tokens, asked, no_entities=no_entities) if extract else None
 
     def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
         return ke.submit_scrape(
@@ -179,6 +190,10 @@ def extract(
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
     no_entities: NoEntities = False,
+    schema: Schema = None,
+    instructions: Instructions = "",
+    model: Model = None,
+    max_tokens: MaxTokens = None,
     project: Project = "default",
     label: Labels = None,
     key: Key = None,
@@ -191,7 +206,8 @@ def extract(
     """Turn stored sources into chunks, vectors and entities."""
     if (job is None) == (not source):
         raise typer.BadParameter("say either --job or --source, and not both")
-    spec = _extract_spec(chunk_size, chunk_tokens, no_entities=no_entities)
+    asked = record_options(schema, instructions, model, max_tokens)
+    spec = _extract_spec(chunk_size, chunk_tokens, asked, no_entities=no_entities)
 
     def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
         return ke.submit_extract(
@@ -206,9 +222,11 @@ def extract(
     _accept(submit, Aftermath(watch, wait, timeout, as_json, api_url))
 
 
-def _extract_spec(chunk_size: int | None, chunk_tokens: int | None, *, no_entities: bool) -> dict[str, Any]:
+def _extract_spec(
+    chunk_size: int | None, chunk_tokens: int | None, asked: dict[str, Any], *, no_entities: bool
+) -> dict[str, Any]:
     """The `extract` member of a job: only what was asked for, so that the gateway's defaults hold for the rest."""
-    spec = _given(chunk_size=chunk_size, chunk_tokens=chunk_tokens)
+    spec = _given(chunk_size=chunk_size, chunk_tokens=chunk_tokens) | asked
     return spec | {"entities": None} if no_entities else spec
 
 

@@ -102,6 +102,7 @@ def summary(job: Job) -> str:
             ("sources_extracted", "extracted"),
             ("extractions", "chunks"),
             ("entities", "entities"),
+            ("records", "records"),
         )
         if done.get(key)
     ]

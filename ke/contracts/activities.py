@@ -125,6 +125,18 @@ class EntitySlice:
 
 
 @dataclass(frozen=True, slots=True)
+class StructuredSlice:
+    """One activity's share of a records lane. What it is to ask for is in the job's row: a schema may be long."""
+
+    job_id: str
+    epoch: int
+    collecting: bool
+    """Whether the job has a collect lane, so that more sources may come until that is done."""
+    max_seconds: float = 120.0
+    """Seconds in which this slice begins new calls."""
+
+
+@dataclass(frozen=True, slots=True)
 class SliceReport:
     """What a slice did, and whether its lane is at its end."""
 
@@ -180,6 +192,15 @@ class EntityActivities(Protocol):
     @activity.defn(name="find_entities")
     async def find_entities(self, piece: EntitySlice) -> SliceReport:
         """Finds the entities of extracted sources until the slice ends or none is left."""
+        ...
+
+
+class StructuredActivities(Protocol):
+    """Records by a JSON Schema."""
+
+    @activity.defn(name="extract_records")
+    async def extract_records(self, piece: StructuredSlice) -> SliceReport:
+        """Asks a language model for the records of sources until the slice ends or none is left."""
         ...
 
 

@@ -35,6 +35,7 @@ class StoreCounts:
     dead_letters: int = 0
     pages: int = 0
     """Entries of the crawl's frontier: the URLs a job has seen are a trace too."""
+    records: int = 0
 
     def __add__(self, other: Self) -> "StoreCounts":
         """The sum, store by store."""

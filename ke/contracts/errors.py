@@ -5,7 +5,8 @@
     │   ├── DatabaseUnavailable
     │   │   └── RowLocked    a row was held longer than the caller wanted to wait
     │   ├── VectorStoreUnavailable
-    │   └── TemporalUnavailable
+    │   ├── TemporalUnavailable
+    │   └── ModelUnavailable
     ├── WorkLost                 a process of our own died under the work      retryable
     ├── Fenced                   the job was stopped, cleaned or taken over    final
     │   └── Stopping             it is being cancelled
@@ -62,6 +63,12 @@ class TemporalUnavailable(Unavailable):
     """Temporal did not answer in time."""
 
     code = "temporal-unavailable"
+
+
+class ModelUnavailable(Unavailable):
+    """The endpoint of the language model did not answer in time, or does not let us in."""
+
+    code = "model-unavailable"
 
 
 class WorkLost(KeError):

@@ -47,6 +47,11 @@ def merged_entity_id(project: str, label: str, key: str) -> uuid.UUID:
     return _named("merged-entity", project, label, key)
 
 
+def record_id(job_id: uuid.UUID, source_id: uuid.UUID, schema_hash: bytes, number: int) -> uuid.UUID:
+    """One of the records that a job made of a source by a schema, by its place among them."""
+    return _named("record", job_id.hex, source_id.hex, schema_hash.hex(), number)
+
+
 def dead_letter_id(job_id: uuid.UUID, subject: str, subject_id: uuid.UUID) -> uuid.UUID:
     """The one dead letter of a page or a source that failed for good."""
     return _named("dead-letter", job_id.hex, subject, subject_id.hex)

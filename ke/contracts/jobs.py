@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Final, Self
+from typing import Any, Final, Self
 
 
 class JobKind(StrEnum):
@@ -83,6 +83,8 @@ class Lane(StrEnum):
     COLLECT = "collect"
     EXTRACT = "extract"
     ENTITIES = "entities"
+    RECORDS = "records"
+    """What a language model makes of each source, by a JSON Schema; only where the job has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,14 @@ class ExtractSpec:
     """Extract the sources that this job stored. None and no `source_ids`: those that this job collects itself."""
     source_ids: tuple[str, ...] | None = None
     """Extract exactly these sources."""
+    schema: dict[str, Any] | None = None
+    """The JSON Schema of what a language model is to answer for each source; None: it is not asked."""
+    instructions: str = ""
+    """What the model is told beside the schema."""
+    model: str | None = None
+    """The model that is asked; None: the operator's own."""
+    max_tokens: int | None = None
+    """Tokens that the whole job may spend on the model, of questions and answers together; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +206,7 @@ class CarriedState:
     collect_done: bool = False
     extract_done: bool = False
     entities_done: bool = False
+    records_done: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +231,15 @@ class Counters:
     vectors: int = 0
     dead_letters: int = 0
     bytes: int = 0
+    records: int = 0
+    records_skipped: int = 0
+    """Sources of which no record was made, as when the budget of tokens was spent."""
+    tokens_in: int = 0
+    """Of what the language model was asked, failed calls included."""
+    tokens_out: int = 0
+    """Of what it answered."""
+    cost_micros: int = 0
+    """What that cost, in millionths of the currency in which the operator gives the prices."""
 
     def __add__(self, other: Self) -> "Counters":
         """The sum, field by field."""
@@ -281,6 +301,7 @@ class JobProgress:
     slices: int
     waiting_for: str = ""
     entities_done: bool = True
+    records_done: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ class TaskQueue(StrEnum):
     """Chunking and embedding: what makes text searchable."""
     ENTITIES = "ke-entities"
     """Finding entities: most of the CPU's work, on a queue of its own so that no text waits for it."""
+    RECORDS = "ke-records"
+    """Asking a language model for records: slow calls, hardly any CPU."""
     CLEANUP = "ke-cleanup"
     """Deleting vectors and rows."""
 

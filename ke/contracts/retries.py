@@ -6,7 +6,8 @@ from typing import Literal
 
 from ke.contracts.jobs import CollectSpec, Counters, ExtractSpec, JobError
 
-Subject = Literal["page", "source"]
+Subject = Literal["page", "source", "record"]
+"""What a dead letter is of: a page, a source that could not be extracted, or one of which no record could be made."""
 
 
 class RetryStatus(StrEnum):
@@ -54,6 +55,7 @@ class CarriedRetry:
     collect_done: bool = False
     extract_done: bool = False
     entities_done: bool = False
+    records_done: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +111,4 @@ class RetryProgress:
     slices: int
     waiting_for: str = ""
     entities_done: bool = True
+    records_done: bool = True

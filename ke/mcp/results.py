@@ -61,7 +61,7 @@ class DeadLetterAnswer(_Answer):
     """A page or a source that failed for good."""
 
     id: str
-    subject: str = Field(description="page or source")
+    subject: str = Field(description="page, source or record")
     url: str
     error_type: str = Field(description="The error's code, such as http-500")
     error_message: str = ""
@@ -72,6 +72,22 @@ class DeadLettersAnswer(_Answer):
     """A part of the list of a job's dead letters."""
 
     data: list[DeadLetterAnswer]
+    next_cursor: str | None = Field(None, description="For the next call, when there is more")
+
+
+class RecordAnswer(_Answer):
+    """What a language model read out of a page."""
+
+    source_id: str
+    url: str
+    data: Any = Field(description="Valid against the job's schema")
+    truncated: bool = Field(default=False, description="Whether the model was given less than the whole page")
+
+
+class RecordsAnswer(_Answer):
+    """A part of the list of a job's records."""
+
+    data: list[RecordAnswer]
     next_cursor: str | None = Field(None, description="For the next call, when there is more")
 
 
@@ -94,6 +110,7 @@ class Counts(_Answer):
     extractions: int = 0
     entities: int = 0
     dead_letters: int = 0
+    records: int = 0
 
 
 class ReceiptAnswer(_Answer):

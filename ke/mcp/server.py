@@ -12,12 +12,13 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 
-from ke.mcp import tools
+from ke.mcp import record_tools, tools
 
 INSTRUCTIONS: Final = (
     "Turns web sites into a searchable knowledge base by durable jobs. Start one with `crawl` (a site) or `scrape` "
-    "(a list of pages), follow it with `get_job`, and ask it with `search`. `list_dead_letters` tells what failed for "
-    "good, and `retry_dead_letters` tries it again. `cancel_job` stops a job; `cleanup_job` "
+    "(a list of pages), follow it with `get_job`, and ask it with `search`. `extract_records` has a language model "
+    "read records out of stored pages by a JSON Schema; `list_records` shows them. `list_dead_letters` tells what "
+    "failed for good, and `retry_dead_letters` tries it again. `cancel_job` stops a job; `cleanup_job` "
     "deletes what an ended job made and gives a receipt, `forget_source` does so for one page, `cleanup_project` for "
     "all jobs of a project; `delete_job_record` removes the job itself. "
     'A refused call is an error whose structured content is {"error": {type, title, status, detail, '
@@ -35,6 +36,8 @@ def create_server() -> MCPServer:
         _strict(tools.search, "Search", tools.READS),
         _strict(tools.list_entities, "List entities", tools.READS),
         _strict(tools.entity_neighbours, "List what is mentioned together", tools.READS),
+        _strict(record_tools.extract_records, "Read records out of pages", tools.FETCHES),
+        _strict(record_tools.list_records, "List records", tools.READS),
         _strict(tools.cancel_job, "Cancel a job", tools.STOPS),
         _strict(tools.list_dead_letters, "List what failed", tools.READS),
         _strict(tools.retry_dead_letters, "Retry what failed", tools.FETCHES),

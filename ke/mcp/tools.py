@@ -34,7 +34,10 @@ Reading = Annotated[
 ]
 Key = Annotated[str | None, Field(description="The same key gives the same job, so that a repeat is safe")]
 
-OfSubject = Annotated[Literal["page", "source"] | None, Field(description="Only pages, or only sources")]
+OfSubject = Annotated[
+    Literal["page", "source", "record"] | None,
+    Field(description="Only pages, only sources, or only records of sources"),
+]
 OfType = Annotated[str | None, Field(description="Only with this error code, such as `http-500`")]
 OfUrls = Annotated[str | None, Field(description="Only of URLs that begin so")]
 

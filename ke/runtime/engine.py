@@ -194,7 +194,13 @@ class Engine:
             WorkflowAlreadyStartedError: There is, or was, a workflow of this id.
         """
         finder = job.extract.entities if job.extract is not None else None
-        specs = ((Lane.COLLECT, job.collect), (Lane.EXTRACT, job.extract), (Lane.ENTITIES, finder))
+        schema = job.extract.schema if job.extract is not None else None
+        specs = (
+            (Lane.COLLECT, job.collect),
+            (Lane.EXTRACT, job.extract),
+            (Lane.ENTITIES, finder),
+            (Lane.RECORDS, schema),
+        )
         lanes = [lane.value for lane, spec in specs if spec is not None]
         attributes = (
             SearchAttributePair(JOB_KIND, job.kind.value),

@@ -1,6 +1,7 @@
 """What a worker or a gateway holds open for its whole life, built from the settings and closed in order."""
 
 from ke.contracts.errors import InvalidInput
+from ke.extraction.chat import ChatClient, ChatEndpoint
 from ke.runtime.endpoints import Connections
 from ke.runtime.settings import Settings
 from ke.storage.vectors.base import VectorStore
@@ -34,3 +35,21 @@ def open_fetcher(settings: Settings) -> Fetcher:
         max_bytes=settings.fetch_max_bytes,
         policy=EgressPolicy(settings.fetch_allow),
     )
+
+
+def open_chat(settings: Settings) -> ChatClient | None:
+    """The client of the endpoint in `KE_LLM_URL`; None where that is not set."""
+    if settings.llm_url is None:
+        return None
+    endpoint = ChatEndpoint(
+        url=settings.llm_url,
+        key=settings.llm_api_key.get_secret_value() if settings.llm_api_key else None,
+        model=settings.llm_model,
+        concurrency=settings.llm_concurrency,
+        timeout_s=settings.llm_timeout_s,
+        max_output_tokens=settings.llm_max_output_tokens,
+        max_chars=settings.llm_max_chars,
+        price_in=settings.llm_price_in,
+        price_out=settings.llm_price_out,
+    )
+    return ChatClient(endpoint)

@@ -88,6 +88,23 @@ class Settings(BaseSettings):
     """The longest body, decompressed, in bytes."""
     chromium: str | None = None
     """The Chromium that shows pages for jobs that ask for it, by path or name; unset: looked for on PATH."""
+    llm_url: str | None = None
+    """Base URL of an OpenAI-compatible endpoint, before `/chat/completions`; without a path it is `/v1`."""
+    llm_api_key: SecretStr | None = None
+    llm_model: str | None = None
+    """The model of jobs that name none."""
+    llm_concurrency: Annotated[int, Field(ge=1, le=256)] = 4
+    """Calls at once, of each worker."""
+    llm_timeout_s: Annotated[float, Field(gt=0, le=600)] = 60.0
+    """Seconds for one call."""
+    llm_max_output_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = 4096
+    """What a model may answer to one call, in tokens."""
+    llm_max_chars: Annotated[int, Field(ge=1000, le=10_000_000)] = 48_000
+    """Characters of a source in one call: what the model's context holds beside schema and answer."""
+    llm_price_in: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """Of a million tokens of questions, in any currency."""
+    llm_price_out: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """Of a million tokens of answers."""
     log_level: str = "INFO"
 
     @field_validator("data_dir", mode="before")
@@ -124,7 +141,16 @@ class Settings(BaseSettings):
             _check_host_port(pair)
         return pairs
 
-    @field_validator("temporal_address", "database_url", "qdrant_url", "chromium", mode="before")
+    @field_validator(
+        "temporal_address",
+        "database_url",
+        "qdrant_url",
+        "chromium",
+        "llm_url",
+        "llm_api_key",
+        "llm_model",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -163,6 +189,29 @@ class Settings(BaseSettings):
                 fits = False
             if not (fits and value.isprintable() and " " not in value):
                 raise ValueError("is not http://host:port or https://host:port")
+        return value
+
+    @field_validator("llm_url")
+    @classmethod
+    def _check_llm_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parts = urlsplit(value)
+                fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+                fits = fits and parts.username is None and not (parts.query or parts.fragment)
+            except ValueError:
+                fits = False
+            if not (fits and value.isprintable() and " " not in value):
+                # Without the value: there may be a password in it.
+                raise ValueError("is not http://host/v1 or https://host/v1, without user, query and fragment")
+        return value
+
+    @field_validator("llm_api_key")
+    @classmethod
+    def _check_llm_api_key(cls, value: SecretStr | None) -> SecretStr | None:
+        key = value.get_secret_value() if value is not None else "unset"
+        if not (key.isascii() and key.isprintable() and " " not in key):
+            raise ValueError("must be printable ASCII without spaces: it is sent as a header")
         return value
 
     @field_validator("user_agent")

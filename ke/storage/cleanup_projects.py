@@ -23,7 +23,7 @@ from ke.contracts.cleanup import (
 from ke.contracts.jobs import ACTIVE, Artifacts
 from ke.storage.cleanups import deleted_counts, get_receipt, sum_of_batches
 from ke.storage.database import Database
-from ke.storage.tables import cleanups, dead_letters, entities, extractions, jobs, pages, sources
+from ke.storage.tables import cleanups, dead_letters, entities, extractions, jobs, pages, records, sources
 from ke.storage.vectors.base import MAX_BATCH, VectorStore
 
 MAX_NAMED: Final = 20
@@ -150,6 +150,8 @@ async def _row_counts(
         entities=await count(mentions, owned) + await count(mentions, made),
         dead_letters=await count(dead_letters, dead_letters.c.job_id.in_(some)),
         pages=await count(pages, pages.c.job_id.in_(some)),
+        records=await count(records, records.c.owner_job_id.in_(some))
+        + await count(records, records.c.job_id.in_(some) & ~_is_one(records.c.owner_job_id, ended)),
     )
 
 

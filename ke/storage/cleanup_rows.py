@@ -17,6 +17,7 @@ from ke.storage.tables import (
     extraction_tasks,
     extractions,
     pages,
+    records,
     sources,
 )
 
@@ -53,7 +54,7 @@ async def made_ids(
 
 
 async def delete_owned_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:
-    """Deletes the target's next sources, with the extractions and entities that go by cascade, and records the batch.
+    """Deletes the target's next sources, with what goes by cascade, and records the batch.
 
     Args:
         connection: The transaction.
@@ -81,6 +82,7 @@ async def delete_owned_batch(connection: AsyncConnection, target: CleanupTarget,
     counts = {
         "extractions": await _lock(connection, extractions, made),
         "entities": await _count_entities(connection, made),
+        "records": await _lock(connection, records, records.c.source_id.in_(ids)),
     }
     deleted = await connection.execute(sa.delete(sources).where(sources.c.id.in_(ids)))
     await _record(connection, target.receipt_id, "sources", {"sources": deleted.rowcount, **counts})
@@ -115,6 +117,21 @@ async def delete_made_batch(connection: AsyncConnection, target: CleanupTarget, 
     deleted = await connection.execute(sa.delete(extractions).where(these))
     await _record(connection, target.receipt_id, "extractions", {"extractions": deleted.rowcount, **counts})
     return found[-1][0]
+
+
+async def delete_records_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:
+    """Deletes the next records that a job made of other jobs' sources; returns the last `seq`, or None at the end."""
+    await lock_receipt(connection, target.receipt_id)
+    these = target.made_records & (records.c.seq > after)
+    statement = sa.select(records.c.seq, records.c.id).where(these).order_by(records.c.seq).limit(MAX_ROWS)
+    found = list(await connection.execute(statement))
+    if not found:
+        return None
+    ids = records.c.id.in_([record.id for record in found])
+    await _lock(connection, records, ids)
+    deleted = await connection.execute(sa.delete(records).where(ids))
+    await _record(connection, target.receipt_id, "records", {"records": deleted.rowcount})
+    return int(found[-1].seq)
 
 
 async def delete_tasks_batch(connection: AsyncConnection, target: CleanupTarget) -> int | None:

@@ -12,7 +12,7 @@ from ke.contracts.jobs import ACTIVE
 from ke.storage.cleanup_runs import OpenedCleanup, last_run, refuse_run, start_receipt
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import active_dependents, get_receipt
-from ke.storage.tables import extractions, jobs, sources
+from ke.storage.tables import extractions, jobs, records, sources
 
 
 async def owner_of(connection: AsyncConnection, source_id: uuid.UUID) -> uuid.UUID | None:
@@ -65,7 +65,8 @@ def _source_of(target: CleanupTarget) -> uuid.UUID:
 
 async def _workers(connection: AsyncConnection, target: CleanupTarget) -> Sequence[uuid.UUID]:
     """The owner, and the makers of what was made of the source."""
-    makers = await connection.execute(sa.select(extractions.c.job_id).where(target.owned).distinct())
+    chunks = sa.select(extractions.c.job_id).where(target.owned)
+    makers = await connection.execute(chunks.union(sa.select(records.c.job_id).where(target.owned_records)))
     return sorted({target.job_id, *makers.scalars()})
 
 

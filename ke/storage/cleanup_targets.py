@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from ke.contracts.cleanup import CleanupScope
 from ke.contracts.naming import cleanup_id, source_cleanup_id
-from ke.storage.tables import dead_letters, entity_tasks, extraction_tasks, extractions, pages, sources
+from ke.storage.tables import dead_letters, entity_tasks, extraction_tasks, extractions, pages, records, sources
 from ke.storage.vectors.base import VectorStore
 
 
@@ -73,6 +73,20 @@ class CleanupTarget:
         return sa.false()
 
     @property
+    def owned_records(self) -> sa.ColumnElement[bool]:
+        """The records of its sources, by whichever job; they go with the source."""
+        if self.source_id is None:
+            return records.c.owner_job_id == self.job_id
+        return records.c.source_id == self.source_id
+
+    @property
+    def made_records(self) -> sa.ColumnElement[bool]:
+        """The records that it made of sources that are not its own."""
+        if self.source_id is None:
+            return (records.c.job_id == self.job_id) & (records.c.owner_job_id != self.job_id)
+        return sa.false()
+
+    @property
     def extraction_tasks(self) -> sa.ColumnElement[bool]:
         """Its entries of extract lanes."""
         return self._tasks(extraction_tasks)
@@ -90,7 +104,7 @@ class CleanupTarget:
         """Its dead letters; a source has one for each job that could not extract it."""
         if self.source_id is None:
             return dead_letters.c.job_id == self.job_id
-        return (dead_letters.c.subject == "source") & (dead_letters.c.subject_id == self.source_id)
+        return dead_letters.c.subject.in_(("source", "record")) & (dead_letters.c.subject_id == self.source_id)
 
     @property
     def pages(self) -> sa.ColumnElement[bool]:

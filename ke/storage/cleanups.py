@@ -24,6 +24,7 @@ from ke.storage.tables import (
     job_progress,
     jobs,
     pages,
+    records,
     sources,
 )
 from ke.storage.vectors.base import VectorStore
@@ -58,6 +59,7 @@ async def row_counts(connection: AsyncConnection, target: CleanupTarget) -> Stor
         entities=await count(mentions, target.owned) + await count(mentions, target.made),
         dead_letters=await count(dead_letters, target.dead_letters),
         pages=await count(pages, target.pages),
+        records=await count(records, target.owned_records) + await count(records, target.made_records),
     )
 
 

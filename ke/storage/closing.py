@@ -26,7 +26,18 @@ from ke.storage.database import Database
 from ke.storage.extract_queue import skip_open_tasks
 from ke.storage.frontier import SKIP_BATCH, skip_open_pages
 from ke.storage.jobs import JobRow, get_job, move_job, set_run_id
-from ke.storage.tables import dead_letters, entities, entity_tasks, extraction_tasks, extractions, pages, sources
+from ke.storage.record_queue import skip_open_records
+from ke.storage.tables import (
+    dead_letters,
+    entities,
+    entity_tasks,
+    extraction_tasks,
+    extractions,
+    job_progress,
+    pages,
+    records,
+    sources,
+)
 
 MAX_LISTED_SKIPPED: Final = 100
 """Skipped sources that a result names; the rest are in the list of the job's sources."""
@@ -91,7 +102,11 @@ async def _close_or_skip(
 async def _skip_open(connection: AsyncConnection, job_id: uuid.UUID, close: CloseJob, limit: int) -> int:
     why = "cancelled" if close.cancelled else "failed" if close.error else "ended"
     skipped = await skip_open_pages(connection, job_id, why, limit=limit)
-    return skipped + (0 if skipped >= limit else await skip_open_tasks(connection, job_id, limit=limit - skipped))
+    if skipped < limit:
+        skipped += await skip_open_tasks(connection, job_id, limit=limit - skipped)
+    if skipped < limit:
+        skipped += await skip_open_records(connection, job_id, why, limit=limit - skipped)
+    return skipped
 
 
 async def _close_job(
@@ -182,8 +197,9 @@ async def count_job(
         return sum(part.number for part in (await tally(table)).values())
 
     page, chunk = await tally(pages), await tally(extractions)
-    task = await _count_tasks(connection, extraction_tasks, job_id)
-    searched = await _count_tasks(connection, entity_tasks, job_id)
+    task = await _count_tasks(connection, job_id, extraction_tasks.c.state)
+    searched = await _count_tasks(connection, job_id, entity_tasks.c.state)
+    record = await _count_tasks(connection, job_id, extraction_tasks.c.record_state)
     none = _Tally()
     counters = Counters(
         pages_fetched=page.get("fetched", none).number,
@@ -202,8 +218,12 @@ async def count_job(
         vectors=chunk.get("ready", none).number,
         dead_letters=await total(dead_letters),
         bytes=sum(part.bytes for part in page.values()),
+        records=await total(records),
+        records_skipped=record.get("skipped", 0),
+        **await _spent(connection, job_id),
     )
-    return counters, bool(counters.pages_failed or task.get("failed") or searched.get("failed"))
+    failed = (task.get("failed"), searched.get("failed"), record.get("failed"))
+    return counters, bool(counters.pages_failed or any(failed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +265,18 @@ async def _tally(
             return found
 
 
-async def _count_tasks(connection: AsyncConnection, tasks: sa.Table, job_id: uuid.UUID) -> dict[str, int]:
+async def _spent(connection: AsyncConnection, job_id: uuid.UUID) -> dict[str, int]:
+    """What calls have cost: no row tells it, as failed ones cost too, so the lanes' own sums are taken."""
+    names = ("tokens_in", "tokens_out", "cost_micros")
+    sums = [sa.func.coalesce(sa.func.sum(job_progress.c[name]), 0).label(name) for name in names]
+    found = (await connection.execute(sa.select(*sums).where(job_progress.c.job_id == job_id))).one()
+    return {name: int(number) for name, number in zip(names, found, strict=True)}
+
+
+async def _count_tasks(connection: AsyncConnection, job_id: uuid.UUID, state: sa.Column[str | None]) -> dict[str, int]:
     """Counts a lane's sources by their state, which an index has."""
-    state = tasks.c.state
-    statement = sa.select(state, sa.func.count()).where(tasks.c.job_id == job_id).group_by(state)
-    return {record[0]: record[1] for record in await connection.execute(statement)}
+    statement = sa.select(state, sa.func.count()).where(state.table.c.job_id == job_id).group_by(state)
+    return {record[0] or "": record[1] for record in await connection.execute(statement)}
 
 
 async def _result(

@@ -17,6 +17,7 @@ from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_lette
 from ke.storage.duplicates import Twins
 from ke.storage.frontier import FrontierEntry, add_pages
 from ke.storage.jobs import add_progress, hold_fence, hold_lease
+from ke.storage.record_queue import first_record_state
 from ke.storage.recrawls import present_sources
 from ke.storage.tables import extraction_tasks, pages, sources
 
@@ -185,7 +186,8 @@ async def _store_sources(
     await connection.execute(insert(sources).on_conflict_do_nothing(), values)
     if extract:
         tasks = [{"job_id": job_id, "source_id": value["id"]} for value in values]
-        await connection.execute(insert(extraction_tasks).on_conflict_do_nothing(), tasks)
+        queued = insert(extraction_tasks).values(record_state=first_record_state(job_id))
+        await connection.execute(queued.on_conflict_do_nothing(), tasks)
 
 
 async def _store_pages(connection: AsyncConnection, job_id: uuid.UUID, outcomes: Sequence[PageOutcome]) -> None:

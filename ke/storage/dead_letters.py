@@ -147,6 +147,7 @@ def _lane_of_letter() -> sa.ColumnElement[str]:
     )
     return sa.case(
         (dead_letters.c.subject == "page", Lane.COLLECT.value),
+        (dead_letters.c.subject == "record", Lane.RECORDS.value),
         (failed.correlate(dead_letters), Lane.ENTITIES.value),
         else_=Lane.EXTRACT.value,
     )
@@ -172,9 +173,15 @@ def taken_up(job_id: uuid.UUID) -> sa.ColumnElement[bool]:
             for tasks in (extraction_tasks, entity_tasks)
         )
     )
+    is_asked = sa.exists().where(
+        extraction_tasks.c.job_id == job_id,
+        extraction_tasks.c.source_id == dead_letters.c.subject_id,
+        extraction_tasks.c.record_state.in_(("pending", "claimed")),
+    )
     return sa.or_(
         sa.and_(dead_letters.c.subject == "page", is_open.correlate(dead_letters)),
         sa.and_(dead_letters.c.subject == "source", is_queued),
+        sa.and_(dead_letters.c.subject == "record", is_asked.correlate(dead_letters)),
     )
 
 

@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.jobs import ExtractSpec
+from ke.storage.record_queue import first_record_state
 from ke.storage.tables import entity_tasks, extraction_tasks, sources
 
 _OPEN: Final = ("pending", "claimed")
@@ -55,7 +56,10 @@ async def select_sources(
     )
     queued = (
         insert(extraction_tasks)
-        .from_select(["job_id", "source_id"], sa.select(sa.literal(job_id), piece.c.id).order_by(piece.c.seq))
+        .from_select(
+            ["job_id", "source_id", "record_state"],
+            sa.select(sa.literal(job_id), piece.c.id, first_record_state(job_id)).order_by(piece.c.seq),
+        )
         .on_conflict_do_nothing()
         .cte("queued")
     )

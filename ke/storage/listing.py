@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.errors import NotFound
 from ke.contracts.jobs import Artifacts, JobKind
-from ke.storage.tables import entities, entity_tasks, extraction_tasks, extractions, jobs, pages, sources
+from ke.storage.tables import entities, entity_tasks, extraction_tasks, extractions, jobs, pages, records, sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,10 @@ class SourceRow:
     """How far the job that was asked about is with extracting it; None: it does not."""
     entities_state: str | None
     """The same of its entities, which are looked for when it is extracted."""
+    record_state: str | None = None
+    """How far it is with records of it; None: it asks for none."""
+    record_reason: str | None = None
+    """Why no record was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,24 @@ class EntityRow:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class RecordRow:
+    """What a model read out of a source."""
+
+    seq: int
+    id: uuid.UUID
+    job_id: uuid.UUID
+    source_id: uuid.UUID
+    url: str
+    """The source's."""
+    number: int
+    data: Any
+    truncated: bool
+    model: str
+    tokens_in: int
+    tokens_out: int
+
+
 _SOURCE_COLUMNS = tuple(
     sources.c[name] for name in ("id", "job_id", "url", "title", "content_type", "content_hash", "bytes", "fetched_at")
 )
@@ -134,7 +156,13 @@ async def list_sources(
     seq = extraction_tasks.c.seq if by_task else sources.c.seq
     of_job = sa.and_(extraction_tasks.c.source_id == sources.c.id, extraction_tasks.c.job_id == job_id)
     searched = sa.and_(entity_tasks.c.source_id == sources.c.id, entity_tasks.c.job_id == job_id)
-    columns: list[sa.ColumnElement[Any]] = [seq, *_SOURCE_COLUMNS, extraction_tasks.c.state, entity_tasks.c.state]
+    of_task = (
+        extraction_tasks.c.state,
+        entity_tasks.c.state,
+        extraction_tasks.c.record_state,
+        extraction_tasks.c.record_reason,
+    )
+    columns: list[sa.ColumnElement[Any]] = [seq, *_SOURCE_COLUMNS, *of_task]
     statement = (
         sa.select(*columns)
         .select_from(
@@ -226,6 +254,23 @@ async def list_entities(
     if after is not None:
         statement = statement.where(entities.c.seq > after)
     return [EntityRow(*record) for record in await connection.execute(statement)]
+
+
+async def list_records(
+    connection: AsyncConnection, job_id: uuid.UUID, *, limit: int, after: int | None = None
+) -> list[RecordRow]:
+    """What a language model read out of a job's sources."""
+    names = RecordRow.__dataclass_fields__
+    statement = (
+        sa.select(*(sources.c.url if name == "url" else records.c[name] for name in names))
+        .join(sources, sources.c.id == records.c.source_id)
+        .where(records.c.job_id == job_id)
+        .order_by(records.c.seq)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(records.c.seq > after)
+    return [RecordRow(*record) for record in await connection.execute(statement)]
 
 
 async def owners_of(connection: AsyncConnection, source_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, uuid.UUID]:

@@ -121,6 +121,34 @@ async def _requeue_tasks(
     return last
 
 
+async def requeue_records(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    retry_id: str,
+    letters: LetterFilter,
+    *,
+    after: int,
+    limit: int = REQUEUE_BATCH,
+) -> int | None:
+    """The same for the records lane."""
+    picked = _pick(job_id, "record", letters, after, limit)
+    moved = (
+        sa.update(extraction_tasks)
+        .where(
+            extraction_tasks.c.job_id == job_id,
+            extraction_tasks.c.source_id.in_(sa.select(picked.c.subject_id)),
+            extraction_tasks.c.record_state == "failed",
+        )
+        .values(record_state="pending", record_attempts=0, record_claim=None)
+        .returning(extraction_tasks.c.source_id)
+        .cte("moved")
+    )
+    last, number = await _take_up(connection, retry_id, picked, moved)
+    if number:
+        await add_progress(connection, job_id, Lane.RECORDS, Counters(dead_letters=-number), note="")
+    return last
+
+
 def _pick(job_id: uuid.UUID, subject: Subject, letters: LetterFilter, after: int, limit: int) -> sa.CTE:
     return (
         sa.select(dead_letters.c.seq, dead_letters.c.subject_id)
@@ -261,4 +289,30 @@ async def _bury_tasks(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane
     number = (await connection.execute(statement)).rowcount
     if number:
         await add_progress(connection, job_id, lane, Counters(dead_letters=number))
+    return number
+
+
+async def bury_records(connection: AsyncConnection, job_id: uuid.UUID, limit: int = REQUEUE_BATCH) -> int:
+    """The same for sources of which no record was made."""
+    tasks = extraction_tasks
+    untried = (
+        sa.select(tasks.c.source_id, dead_letters.c.attempts)
+        .join_from(tasks, dead_letters, dead_letters.c.subject_id == tasks.c.source_id)
+        .where(
+            tasks.c.job_id == job_id,
+            tasks.c.record_state.in_(_OPEN_TASKS),
+            dead_letters.c.job_id == job_id,
+            dead_letters.c.subject == "record",
+        )
+        .limit(limit)
+        .subquery("untried")
+    )
+    statement = (
+        sa.update(tasks)
+        .where(tasks.c.job_id == job_id, tasks.c.source_id == untried.c.source_id)
+        .values(record_state="failed", record_claim=None, record_attempts=untried.c.attempts)
+    )
+    number = (await connection.execute(statement)).rowcount
+    if number:
+        await add_progress(connection, job_id, Lane.RECORDS, Counters(dead_letters=number))
     return number

@@ -22,7 +22,9 @@ from ke.storage.extracting import open_tasks
 from ke.storage.frontier import frontier_state, skip_open_pages
 from ke.storage.jobs import JobRow, add_progress, find_job, get_job, lane_progress
 from ke.storage.listing import Owner, hold_owners
-from ke.storage.requeueing import REQUEUE_BATCH, bury_entities, bury_pages, bury_sources
+from ke.storage.record_queue import skip_open_records
+from ke.storage.record_rows import open_records
+from ke.storage.requeueing import REQUEUE_BATCH, bury_entities, bury_pages, bury_records, bury_sources
 from ke.storage.tables import dead_letters, entity_tasks, extraction_tasks, jobs, pages, retries, sources
 
 _NOW: Final = sa.func.clock_timestamp()
@@ -80,10 +82,19 @@ async def has_retriable(connection: AsyncConnection, job_id: uuid.UUID, letters:
     """Whether a letter fits whose page or source is still there, to be tried again."""
     page = sa.exists().where(pages.c.id == dead_letters.c.subject_id, pages.c.state == "failed")
     failed = [
-        sa.exists().where(
-            tasks.c.job_id == job_id, tasks.c.source_id == dead_letters.c.subject_id, tasks.c.state == "failed"
+        sa.exists()
+        .where(
+            dead_letters.c.subject == subject,
+            state.table.c.job_id == job_id,
+            state.table.c.source_id == dead_letters.c.subject_id,
+            state == "failed",
         )
-        for tasks in (extraction_tasks, entity_tasks)
+        .correlate(dead_letters)
+        for subject, state in (
+            ("source", extraction_tasks.c.state),
+            ("source", entity_tasks.c.state),
+            ("record", extraction_tasks.c.record_state),
+        )
     ]
     statement = (
         sa.select(sa.literal(1)).where(dead_letters.c.job_id == job_id, fits(letters), sa.or_(page, *failed)).limit(1)
@@ -100,7 +111,11 @@ async def hold_jobs_of_letters(connection: AsyncConnection, job_id: uuid.UUID) -
     statement = (
         sa.select(sources.c.job_id)
         .join_from(dead_letters, sources, sources.c.id == dead_letters.c.subject_id)
-        .where(dead_letters.c.job_id == job_id, dead_letters.c.subject == "source", sources.c.job_id != job_id)
+        .where(
+            dead_letters.c.job_id == job_id,
+            dead_letters.c.subject.in_(("source", "record")),
+            sources.c.job_id != job_id,
+        )
         .distinct()
     )
     owners = list((await connection.execute(statement)).scalars())
@@ -177,7 +192,8 @@ async def plan_retry(connection: AsyncConnection, row: JobRow, retry_id: str) ->
     n_pages = (await frontier_state(connection, row.id)).due
     if collect is not None:
         collect = await _with_room(connection, row.id, collect, n_pages) if n_pages else None
-    if collect is None and extract is not None and not await open_tasks(connection, row.id):
+    has_work = await open_tasks(connection, row.id) or await open_records(connection, row.id)
+    if collect is None and extract is not None and not has_work:
         extract = None
     if extract is not None:
         # The entities lane ends after it, and not by what the job's own lane wrote at its end.
@@ -255,7 +271,10 @@ def _steps(close: CloseRetry) -> tuple[_Bury, ...]:
     async def skip_pages(connection: AsyncConnection, job_id: uuid.UUID, limit: int) -> int:
         return await skip_open_pages(connection, job_id, close.status.value, limit=limit)
 
-    return bury_pages, bury_sources, bury_entities, skip_pages, skip_open_tasks
+    async def skip_records(connection: AsyncConnection, job_id: uuid.UUID, limit: int) -> int:
+        return await skip_open_records(connection, job_id, close.status.value, limit=limit)
+
+    return bury_pages, bury_sources, bury_entities, bury_records, skip_pages, skip_open_tasks, skip_records
 
 
 async def _bury_batch(

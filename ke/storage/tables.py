@@ -189,11 +189,24 @@ extraction_tasks = sa.Table(
     sa.Column("state", sa.Text, nullable=False, server_default="pending"),
     sa.Column("claim", UUID(as_uuid=True)),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("record_state", sa.Text),  # null: no record is asked for
+    sa.Column("record_claim", UUID(as_uuid=True)),
+    sa.Column("record_attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("record_reason", sa.Text),
     sa.CheckConstraint(f"state IN {TASK_STATES}", name="state"),
+    sa.CheckConstraint(f"record_state IN {TASK_STATES}", name="record_state"),
     sa.Index(None, "source_id"),
     sa.Index(None, "job_id", "state", "seq"),
+    sa.Index(
+        "ix_extraction_tasks_records",
+        "job_id",
+        "record_state",
+        "seq",
+        postgresql_where=sa.text("record_state IS NOT NULL"),
+    ),
 )
-"""Which sources a job extracts, and how far it is: the frontier of the extract lane."""
+"""Which sources a job extracts, and how far it is: the frontier of the extract lane and, under names of its own, of
+the records lane."""
 
 entity_tasks = sa.Table(
     "entity_tasks",
@@ -279,6 +292,27 @@ entities = sa.Table(
 """A mention of a named entity in a chunk. What mentions have in common is counted when it is read: a deletion of
 sources takes what was merged with it, exactly, by the same cascade."""
 
+records = sa.Table(
+    "records",
+    metadata,
+    _id(),
+    _seq(),
+    _ref("job_id", "jobs.id"),
+    _ref("owner_job_id", "jobs.id"),
+    _ref("source_id", "sources.id", cascade=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("data", JSONB, nullable=False),  # valid against the job's schema
+    sa.Column("truncated", sa.Boolean, nullable=False),  # whether the model was given less than the whole source
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("tokens_in", sa.BigInteger, nullable=False),  # of all calls for the source, on its first record
+    sa.Column("tokens_out", sa.BigInteger, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Index(None, "job_id", "seq"),
+    sa.Index(None, "owner_job_id"),
+    sa.Index(None, "source_id"),
+)
+"""What a language model read out of a source. The id is made of job, source, schema and number."""
+
 dead_letters = sa.Table(
     "dead_letters",
     metadata,
@@ -293,11 +327,11 @@ dead_letters = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("first_failed_at", TIME, nullable=False),
     sa.Column("last_failed_at", TIME, nullable=False),
-    sa.CheckConstraint("subject IN ('page', 'source')", name="subject"),
+    sa.CheckConstraint("subject IN ('page', 'source', 'record')", name="subject"),
     sa.Index(None, "job_id", "seq"),
     sa.Index(None, "subject_id"),
 )
-"""What failed for good: one letter for each page or source."""
+"""What failed for good: one letter for each page, source, or source of which no record could be made."""
 
 retries = sa.Table(
     "retries",

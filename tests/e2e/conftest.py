@@ -8,6 +8,7 @@ import pytest
 from examples.serve import SiteServer
 from tests.e2e.sites import PAGES, write_tree
 from tests.e2e.stack import Stack
+from tests.llm_server import KEY, MODEL, LlmServer, open_llm
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "site"
 
@@ -35,10 +36,27 @@ async def big_site(folder_of_big_site: Path) -> AsyncIterator[SiteServer]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, example_site: SiteServer, big_site: SiteServer) -> Iterator[Stack]:
+async def llm() -> AsyncIterator[LlmServer]:
+    """The endpoint of a language model."""
+    async with open_llm() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, example_site: SiteServer, big_site: SiteServer, llm: LlmServer
+) -> Iterator[Stack]:
     """A running stack."""
     allow = f"{example_site.host_port},{big_site.host_port}"
-    running = Stack(tmp_path_factory.mktemp("stack") / "data", fetch_allow=allow)
+    model = {
+        "KE_LLM_URL": llm.url,
+        "KE_LLM_API_KEY": KEY,
+        "KE_LLM_MODEL": MODEL,
+        "KE_LLM_CONCURRENCY": "3",
+        "KE_LLM_PRICE_IN": "2",
+        "KE_LLM_PRICE_OUT": "10",
+    }
+    running = Stack(tmp_path_factory.mktemp("stack") / "data", fetch_allow=allow, settings=model)
     try:
         running.start()
         yield running

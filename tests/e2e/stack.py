@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,7 +41,15 @@ class Finished:
 class Stack:
     """One embedded stack on one data folder; it can be killed and started again."""
 
-    def __init__(self, data_dir: Path, *, fetch_allow: str, workers: int = 1, queues: str | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        fetch_allow: str,
+        workers: int = 1,
+        queues: str | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.data_dir = data_dir
         self._env = {
             **os.environ,
@@ -52,6 +60,7 @@ class Stack:
             "KE_WORKERS": str(workers),
             "KE_FETCH_ALLOW": fetch_allow,
             **({} if queues is None else {"KE_TASK_QUEUES": queues}),
+            **(settings or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -93,7 +93,7 @@ class BigCleanup:
     async def _left(self, vectors: EdgeVectors, job: uuid.UUID) -> dict[str, int]:
         """What the stores themselves still have of the job, by name."""
         found = {name: await vectors.count_job(name, job) for name in await vectors.collections()}
-        for table in ("sources", "extractions", "entities", "dead_letters", "pages", "extraction_tasks"):
+        for table in ("sources", "extractions", "entities", "dead_letters", "pages", "records", "extraction_tasks"):
             rows = await self._stack.sql(f"SELECT count(*) AS n FROM {table} WHERE job_id = $1", job)
             found[table] = rows[0]["n"]
         return {name: number for name, number in found.items() if number}

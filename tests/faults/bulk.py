@@ -41,6 +41,7 @@ class Size:
             "entities": extractions * self.entities_each,
             "dead_letters": self.dead_letters,
             "pages": self.sources,
+            "records": 0,
         }
 
 

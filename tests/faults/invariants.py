@@ -321,6 +321,8 @@ _OWNED: Final = (
     ("extraction_tasks", "job_id"),
     ("entity_tasks", "job_id"),
     ("dead_letters", "job_id"),
+    ("records", "job_id"),
+    ("records", "owner_job_id"),
 )
 
 _ROWS: Final = {
@@ -339,6 +341,8 @@ _ROWS: Final = {
     "entity_sources_skipped": "entity_tasks x WHERE x.job_id = j.id AND state = 'skipped'",
     "vectors": "extractions x WHERE x.job_id = j.id AND state = 'ready'",
     "dead_letters": "dead_letters x WHERE x.job_id = j.id",
+    "records": "records x WHERE x.job_id = j.id",
+    "records_skipped": "extraction_tasks x WHERE x.job_id = j.id AND record_state = 'skipped'",
 }
 _PROGRESS: Final = (
     "pages_fetched",
@@ -353,6 +357,7 @@ _OPEN_ROWS: Final = {
     "open_pages": "pages x WHERE x.job_id = j.id AND state IN ('pending', 'fetching')",
     "open_tasks": "extraction_tasks x WHERE x.job_id = j.id AND state IN ('pending', 'claimed')",
     "open_entity_tasks": "entity_tasks x WHERE x.job_id = j.id AND state IN ('pending', 'claimed')",
+    "open_records": "extraction_tasks x WHERE x.job_id = j.id AND record_state IN ('pending', 'claimed')",
 }
 _ENDED: Final = (
     "SELECT j.id, j.retries, (SELECT r.status FROM retries r WHERE r.job_id = j.id AND r.number = j.retries) AS"

@@ -63,7 +63,7 @@ def _led(spec: ChildSpec, given: Mapping[str, Any], services: Services) -> Child
 def _of_one_trade(spec: ChildSpec, services: Services) -> ChildSpec:
     """The first worker has the workflows and the cleanups, the others the slices: one can freeze without the other."""
     first = spec.name == "worker-1"
-    slices = (TaskQueue.COLLECT, TaskQueue.EXTRACT, TaskQueue.ENTITIES)
+    slices = (TaskQueue.COLLECT, TaskQueue.EXTRACT, TaskQueue.ENTITIES, TaskQueue.RECORDS)
     queues = (TaskQueue.JOBS, TaskQueue.CLEANUP) if first else slices
 
     async def ready(pid: int) -> bool:

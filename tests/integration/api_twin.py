@@ -78,6 +78,7 @@ class ApiTwin:
     complete: bool = True
     sources: list[dict[str, Any]] = field(default_factory=list)
     letters: list[dict[str, Any]] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
     retry: dict[str, Any] = field(default_factory=dict)
     retry_end: dict[str, Any] = field(default_factory=lambda: {"status": "completed"})
     finish_at_cancel: dict[str, Any] | None = None
@@ -124,6 +125,7 @@ class ApiTwin:
                 web.post("/jobs/{id}/resume", self._resume),
                 web.post("/jobs/{id}/cleanup", self._cleanup),
                 web.get("/jobs/{id}/sources", self._sources),
+                web.get("/jobs/{id}/records", self._records),
                 web.get("/jobs/{id}/dead-letters", self._letters),
                 web.delete("/jobs/{id}/dead-letters", self._purge),
                 web.post("/jobs/{id}/dead-letters/retry", self._retry),
@@ -301,6 +303,10 @@ class ApiTwin:
     async def _sources(self, request: web.Request) -> web.Response:
         self._job(request)
         return web.json_response({"data": self.sources, "next_cursor": None})
+
+    async def _records(self, request: web.Request) -> web.Response:
+        self._job(request)
+        return web.json_response({"data": self.records, "next_cursor": None})
 
     async def _letters(self, request: web.Request) -> web.Response:
         self._job(request)

@@ -34,9 +34,9 @@ from tests.cleaning import (
 from tests.seeding import COLLECTION, Seeded, _source, a_point, seed_crawl, seed_extract, seed_job, store_counts
 from tests.stores import Stores, open_stores
 
-OF_ONE = StoreCounts(vectors=3, sources=1, extractions=3, entities=3, pages=1)
+OF_ONE = StoreCounts(vectors=3, sources=1, extractions=3, entities=3, pages=1, records=2)
 """What `a_crawl` makes of each source."""
-OF_BOTH = OF_ONE + StoreCounts(vectors=2, extractions=2, entities=2)
+OF_BOTH = OF_ONE + StoreCounts(vectors=2, extractions=2, entities=2, records=2)
 """The same with what `seed_extract` makes of it."""
 
 

@@ -53,11 +53,13 @@ async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
         "cleanup_job",
         "cleanup_project",
         "delete_job_record",
+        "extract_records",
         "forget_source",
         "get_job",
         "get_retry",
         "list_dead_letters",
         "list_jobs",
+        "list_records",
         "retry_dead_letters",
         "crawl",
         "scrape",
@@ -81,6 +83,7 @@ async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
         "list_dead_letters",
         "list_entities",
         "list_jobs",
+        "list_records",
         "search",
     }
 
@@ -275,6 +278,28 @@ async def test_ke_mcp_serves_the_same_tools(api: ApiTwin) -> None:
     """The command of the CLI is this server; `--api-url` names the gateway."""
     async with connected("http://127.0.0.1:1", "-m", "ke", "mcp", "--api-url", api.url) as client:
         assert not (await client.call_tool("list_jobs", {})).is_error
+
+
+async def test_records_are_asked_for_and_listed(api: ApiTwin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schema reaches the gateway as it is, in an extract job of all that the named job stored; records come back."""
+    monkeypatch.setenv("KE_API_URL", api.url)
+    job = api.add_job("completed")
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}}
+    api.records = [{"source_id": "a", "url": "https://e.com/x", "data": {"name": "A"}, "truncated": False}]
+    async with Client(create_server()) as client:
+        asked = {"job_id": f"job-{job}", "record_schema": schema, "instructions": "Brief.", "max_tokens": 9}
+        started = await client.call_tool("extract_records", asked)
+        body = api.calls[-1].body
+        assert started.structured_content["kind"] == "extract"
+        assert (body["source_job_id"], body["schema"], body["instructions"], body["max_tokens"]) == (
+            job,
+            schema,
+            "Brief.",
+            9,
+        )
+        listed = await client.call_tool("list_records", {"job_id": job, "limit": 3})
+    assert listed.structured_content == {"data": api.records, "next_cursor": None}
+    assert api.calls[-1].query == {"limit": "3"}
 
 
 async def test_retry_passes_what_is_chosen(api: ApiTwin) -> None:

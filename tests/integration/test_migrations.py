@@ -34,6 +34,31 @@ async def test_migrations_build_exactly_the_tables_of_the_code() -> None:
         assert await _foreign_keys_without_index(url) == []
 
 
+async def test_checks_of_the_migrations_are_those_of_the_code() -> None:
+    """Alembic does not compare CHECKs, which name lanes, states and subjects."""
+    async with temporary_postgres() as migrated, temporary_postgres() as made:
+        await migrate(migrated)
+        engine = create_async_engine(_async_url(made))
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(metadata.create_all)
+        finally:
+            await engine.dispose()
+        assert await _checks(migrated) == await _checks(made) != {}
+
+
+async def _checks(url: str) -> dict[tuple[str, str], str]:
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch(
+            "SELECT conrelid::regclass::text AS name, conname, pg_get_constraintdef(oid) AS told FROM pg_constraint"
+            " WHERE contype = 'c' AND connamespace = 'public'::regnamespace"
+        )
+    finally:
+        await connection.close()
+    return {(row["name"], row["conname"]): row["told"] for row in rows}
+
+
 async def _foreign_keys_without_index(url: str) -> list[str]:
     """Foreign keys whose first column leads no index: deleting what they point to would scan the whole table."""
     connection = await asyncpg.connect(url)

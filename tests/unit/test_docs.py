@@ -35,8 +35,8 @@ OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 FILE = re.compile(
     r"(?:ke|api|activities|workflows|tests|tools|examples|docs)/[\w./-]*|[\w-]+\.(?:py|yml|json|toml|lock)"
 )
-MADE = {"bench.json", "collection.json", "endpoints.json", "site.json", "ke/0.1"}
-"""What only looks like a file of the project."""
+NOT_OURS = {"bench.json", "collection.json", "endpoints.json", "site.json", "ke/0.1"}
+"""What looks like a path of the project, and is written by it, or is none."""
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
@@ -214,7 +214,7 @@ def _anchors(file: Path) -> set[str]:
 def test_files_that_are_named_exist(document: Path) -> None:
     """Each path of the project that stands in code is there, from the root or from the room that the text is about."""
     for span in SPAN.findall(document.read_text(encoding="utf-8")):
-        if not FILE.fullmatch(span) or span in MADE:
+        if not FILE.fullmatch(span) or span in NOT_OURS:
             continue
         places = [ROOT / span, *ROOT.glob(f"ke/*/{span}"), *ROOT.glob(f"*/{span}"), *ROOT.glob(f"ke/*/*/{span}")]
         assert any(place.exists() for place in places), span

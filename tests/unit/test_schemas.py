@@ -1,5 +1,6 @@
 """Bodies become the job's input, with their defaults."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -35,7 +36,16 @@ def test_params_read_as_they_were_submitted() -> None:
     params = params_of(job_input(SUBMIT.validate_python(body), None))
     assert params["seeds"] == [URL]
     assert params["limits"] == {"max_pages": 9, "max_depth": 5, "max_bytes": None, "max_seconds": None}
-    assert params["extract"] == {"chunk_size": 3, "chunk_tokens": 256, "embedder": "wordllama", "entities": "spacy"}
+    assert params["extract"] == {
+        "chunk_size": 3,
+        "chunk_tokens": 256,
+        "embedder": "wordllama",
+        "entities": "spacy",
+        "schema": None,
+        "instructions": "",
+        "model": None,
+        "max_tokens": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -54,6 +64,7 @@ def test_params_read_as_they_were_submitted() -> None:
         {"kind": "crawl", "seeds": [URL], "rate": {"delay_s": 0.5}, "extract": {"chunk_size": 3}},
         {"kind": "extract", "source_job_id": "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11", "chunk_tokens": 99},
         {"kind": "extract", "source_ids": ["0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11"]},
+        {"kind": "scrape", "urls": [URL], "extract": {"schema": {"type": "object"}, "model": "m", "max_tokens": 9}},
     ],
 )
 def test_parameters_tell_what_the_lanes_were_to_do(body: dict[str, Any]) -> None:
@@ -87,6 +98,16 @@ def test_parameters_of_before_the_choice_of_reading_are_thorough(body: dict[str,
     job = job_input(SUBMIT.validate_python(body), None)
     kept = {name: value for name, value in params_of(job).items() if name != "reading"}
     assert specs_of(job.kind, kept) == (job.collect, job.extract)
+
+
+def test_hash_of_a_body_without_a_schema_is_what_it_always_was() -> None:
+    """A submit that is repeated after an upgrade is the same submit; one with a schema is another."""
+    extract = {"chunk_size": None, "chunk_tokens": 256, "embedder": "wordllama", "entities": "spacy"}
+    body = {"project": "default", "labels": {}, "kind": "scrape", "urls": [URL], "extract": extract}
+    expected = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    plain = SUBMIT.validate_python({"kind": "scrape", "urls": [URL], "extract": {}})
+    asked = SUBMIT.validate_python({"kind": "scrape", "urls": [URL], "extract": {"schema": {"type": "object"}}})
+    assert job_input(plain, None).request_hash == expected != job_input(asked, None).request_hash
 
 
 def test_same_meaning_has_the_same_hash() -> None:

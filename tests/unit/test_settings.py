@@ -40,6 +40,12 @@ def no_settings_from_outside(monkeypatch):
         ("KE_USER_AGENT", "ke\r\nX: y"),
         ("KE_USER_AGENT", "kü/1"),
         ("KE_USER_AGENT", " "),
+        ("KE_LLM_URL", "127.0.0.1:11434"),
+        ("KE_LLM_URL", "ftp://host/v1"),
+        ("KE_LLM_URL", "http://me:secret@host/v1"),
+        ("KE_LLM_URL", "http://host/v1?key=secret"),
+        ("KE_LLM_API_KEY", "secret\r\nX: y"),
+        ("KE_LLM_API_KEY", "secrét"),
     ],
 )
 def test_unusable_value_is_refused_by_name(monkeypatch, name, value):
@@ -64,6 +70,8 @@ def test_unusable_value_is_refused_by_name(monkeypatch, name, value):
         ("KE_QDRANT_URL", "https://q.example.com"),
         ("KE_FETCH_ALLOW", "localhost:80, [::1]:8000,127.0.0.1:65535"),
         ("KE_USER_AGENT", "Mine/2.0 (+https://example.com/bot; a@b.c)"),
+        ("KE_LLM_URL", "http://127.0.0.1:11434"),
+        ("KE_LLM_URL", "https://models.example.com/openai/v1/"),
     ],
 )
 def test_usable_value_is_taken(monkeypatch, name, value):
@@ -72,7 +80,9 @@ def test_usable_value_is_taken(monkeypatch, name, value):
     assert Settings()
 
 
-@pytest.mark.parametrize("name", ["temporal_address", "database_url", "qdrant_url"])
+@pytest.mark.parametrize(
+    "name", ["temporal_address", "database_url", "qdrant_url", "llm_url", "llm_api_key", "llm_model"]
+)
 def test_empty_address_is_unset(monkeypatch, name):
     """An empty variable, as compose files make them, is one that is not set."""
     monkeypatch.setenv(f"KE_{name.upper()}", "")

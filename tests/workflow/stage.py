@@ -137,7 +137,7 @@ class Stage:
         self.twin.retry = replace(
             self.twin.retry,
             collect=collect if Lane.COLLECT in lanes else None,
-            extract=ExtractSpec() if Lane.EXTRACT in lanes else None,
+            extract=_extract(lanes),
             entities="spacy" if Lane.ENTITIES in lanes else None,
         )
         job_id = str(uuid.uuid4())
@@ -302,8 +302,18 @@ def _job(lanes: tuple[Lane, ...], *, follow: bool, carried: CarriedState | None)
         created_at="2026-01-01T00:00:00+00:00",
         project="twins",
         collect=collect if Lane.COLLECT in lanes else None,
-        extract=ExtractSpec(entities="spacy" if Lane.ENTITIES in lanes else None) if Lane.EXTRACT in lanes else None,
+        extract=_extract(lanes),
         carried=carried,
+    )
+
+
+def _extract(lanes: tuple[Lane, ...]) -> ExtractSpec | None:
+    """With a schema there is a records lane beside that of extraction."""
+    if Lane.EXTRACT not in lanes:
+        return None
+    return ExtractSpec(
+        entities="spacy" if Lane.ENTITIES in lanes else None,
+        schema={"type": "object"} if Lane.RECORDS in lanes else None,
     )
 
 
@@ -322,6 +332,7 @@ def _workers(client: Client, twin: Twin) -> list[Worker]:
         TaskQueue.COLLECT: {"activities": [twin.collect_pages]},
         TaskQueue.EXTRACT: {"activities": [twin.extract_sources]},
         TaskQueue.ENTITIES: {"activities": [twin.find_entities]},
+        TaskQueue.RECORDS: {"activities": [twin.extract_records]},
         TaskQueue.CLEANUP: {
             "workflows": [CleanupWorkflow, ProjectCleanupWorkflow],
             "activities": [

@@ -17,8 +17,8 @@ ALL = (*BOTH, Lane.ENTITIES)
 
 @pytest.mark.parametrize(
     "lanes",
-    [(Lane.COLLECT,), (Lane.EXTRACT,), BOTH, (Lane.EXTRACT, Lane.ENTITIES), ALL],
-    ids=["collect", "extract", "both", "extract-entities", "all"],
+    [(Lane.COLLECT,), (Lane.EXTRACT,), BOTH, (Lane.EXTRACT, Lane.ENTITIES), (Lane.EXTRACT, Lane.RECORDS), tuple(Lane)],
+    ids=["collect", "extract", "both", "extract-entities", "extract-records", "all"],
 )
 async def test_job_runs_its_lanes_to_completion(stage: Stage, lanes: tuple[Lane, ...]) -> None:
     """A job runs slices of the lanes it has, and only of those, until each is done; row and outcome agree."""
@@ -32,6 +32,7 @@ async def test_job_runs_its_lanes_to_completion(stage: Stage, lanes: tuple[Lane,
     assert outcome.counters.pages_fetched == 2 * (Lane.COLLECT in lanes)
     assert outcome.counters.sources_extracted == 2 * (Lane.EXTRACT in lanes)
     assert outcome.counters.entity_sources == 2 * (Lane.ENTITIES in lanes)
+    assert outcome.counters.records == 2 * (Lane.RECORDS in lanes)
     assert stage.twin.row.seen == [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.COMPLETED]
 
 

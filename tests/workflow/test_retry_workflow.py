@@ -27,8 +27,8 @@ async def outcome(stage: Stage, handle: WorkflowHandle[Any, RetryOutcome]) -> Re
 
 @pytest.mark.parametrize(
     "lanes",
-    [(Lane.COLLECT,), (Lane.EXTRACT,), BOTH, (Lane.ENTITIES,), (*BOTH, Lane.ENTITIES)],
-    ids=["pages", "sources", "both", "entities", "all"],
+    [(Lane.COLLECT,), (Lane.EXTRACT,), BOTH, (Lane.ENTITIES,), (Lane.EXTRACT, Lane.RECORDS), tuple(Lane)],
+    ids=["pages", "sources", "both", "entities", "records", "all"],
 )
 async def test_retry_runs_the_lanes_that_have_work(stage: Stage, lanes: tuple[Lane, ...]) -> None:
     """Slices run as a retry's, under its epoch and its limits, until each lane is done."""

@@ -17,6 +17,7 @@ from ke.contracts.activities import (
     OpenedJob,
     SliceReport,
     StatusChange,
+    StructuredSlice,
 )
 from ke.contracts.cleanup import (
     CleanupFailure,
@@ -84,7 +85,7 @@ class Script:
     """Whether a cancelled slice happens to have just finished its lane."""
     deaf: bool = False
     """Neither beats nor hears a cancellation, as if its worker were dead."""
-    started: list[CollectSlice | ExtractSlice | EntitySlice] = field(default_factory=list)
+    started: list[CollectSlice | ExtractSlice | EntitySlice | StructuredSlice] = field(default_factory=list)
     handed_back: int = 0
     running: int = 0
 
@@ -94,6 +95,7 @@ class Twin(
     contract.CollectActivities,
     contract.ExtractActivities,
     contract.EntityActivities,
+    contract.StructuredActivities,
     contract.RetryActivities,
     contract.CleanupActivities,
     contract.ProjectCleanupActivities,
@@ -212,7 +214,15 @@ class Twin(
         await self._enter("find_entities")
         return await self._slice(Lane.ENTITIES, piece)
 
-    async def _slice(self, lane: Lane, piece: CollectSlice | ExtractSlice | EntitySlice) -> SliceReport:
+    @activity.defn(name="extract_records")
+    async def extract_records(self, piece: StructuredSlice) -> SliceReport:
+        """Asks nobody; each slice counts one record."""
+        await self._enter("extract_records")
+        return await self._slice(Lane.RECORDS, piece)
+
+    async def _slice(
+        self, lane: Lane, piece: CollectSlice | ExtractSlice | EntitySlice | StructuredSlice
+    ) -> SliceReport:
         script = self.lanes[lane]
         script.started.append(piece)
         script.running += 1
@@ -256,6 +266,8 @@ class Twin(
                 return Counters(sources_extracted=number)
             case Lane.ENTITIES:
                 return Counters(entity_sources=number)
+            case Lane.RECORDS:
+                return Counters(records=number)
 
     # The cleanup
 

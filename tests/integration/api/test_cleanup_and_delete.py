@@ -16,7 +16,7 @@ from tests.integration.api.stack import ApiStack
 from tests.seeding import Seeded, seed_crawl, seed_extract, seed_job, store_counts
 
 WAIT = {"Prefer": "wait=30"}
-ZEROS = dict.fromkeys(("vectors", "sources", "extractions", "entities", "dead_letters", "pages"), 0)
+ZEROS = dict.fromkeys(("vectors", "sources", "extractions", "entities", "dead_letters", "pages", "records"), 0)
 
 
 async def _crawl(api: ApiStack, **options: Any) -> Seeded:

@@ -15,7 +15,7 @@ from tests.seeding import Seeded, seed_crawl, seed_extract, store_counts
 
 WAIT = {"Prefer": "wait=30"}
 ZEROS = asdict(StoreCounts())
-OF_A_SOURCE = asdict(StoreCounts(vectors=4, sources=1, extractions=4, entities=8, pages=1))
+OF_A_SOURCE = asdict(StoreCounts(vectors=4, sources=1, extractions=4, entities=8, pages=1, records=2))
 """What `seed_crawl` makes of each source."""
 
 
@@ -34,7 +34,7 @@ async def test_forgotten_source_is_gone_with_all_that_was_made_of_it(api: ApiSta
     assert (answer.status_code, receipt["status"]) == (200, "cleaned"), receipt
     assert answer.headers["Location"] == f"/cleanups/cleanup-source-{source}"
     assert (receipt["scope"], receipt["source_id"], receipt["job_id"]) == ("source", str(source), str(owner.id))
-    by_both = asdict(StoreCounts(vectors=6, sources=1, extractions=6, entities=10, pages=1))
+    by_both = asdict(StoreCounts(vectors=6, sources=1, extractions=6, entities=10, pages=1, records=4))
     assert (receipt["planned"], receipt["deleted"], receipt["remaining"]) == (by_both, by_both, ZEROS)
     assert (await api.http.get(f"/sources/{source}")).status_code == 404
     assert (await api.http.get(f"/jobs/{owner.id}")).json() == before

@@ -22,7 +22,7 @@ from tests.integration.web_site import site as open_site
 from tests.reconciling import execute
 from tests.stores import Stores
 
-ZERO = dict.fromkeys(("vectors", "sources", "extractions", "entities", "dead_letters", "pages"), 0)
+ZERO = dict.fromkeys(("vectors", "sources", "extractions", "entities", "dead_letters", "pages", "records"), 0)
 
 
 @pytest.fixture(scope="module")
