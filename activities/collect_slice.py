@@ -39,8 +39,11 @@ from ke.web.rendering import Browser, RenderingFetcher
 from ke.web.robots import Robots
 from ke.web.urls import canonicalize, host_key
 
-BATCH_PAGES: Final = 32
-"""Pages in one commit, at most: what a killed worker's successor fetches again."""
+BATCH_PAGES: Final = 48
+"""Pages of one host that are fetched, or being fetched, and not committed: what a killed worker's successor fetches
+again, at most."""
+LEAST_BATCH: Final = 16
+"""Pages worth a commit, where a crawl of many hosts has more than that under way."""
 BATCH_SECONDS: Final = 0.5
 """The longest a fetched page waits for its commit while others are still under way."""
 REMEMBERED_LINKS: Final = 200_000
@@ -254,7 +257,9 @@ class CollectRun:
         done, _ = await asyncio.wait(self._tasks, timeout=BATCH_SECONDS / 2, return_when=asyncio.FIRST_COMPLETED)
         # Each wait of a page has its own limit, and a host may ask for one of minutes.
         self._beat.progress()
-        await self._note.tell(paced_by(self._gate, (host_key(entry.url) for entry in self._waiting_entries())))
+        await self._note.tell(
+            paced_by(self._gate, (entry.host or host_key(entry.url) for entry in self._waiting_entries()))
+        )
         for task in done:
             outcome = task.result()
             del self._tasks[task]
@@ -263,7 +268,8 @@ class CollectRun:
             self._budget.out_of_bytes |= outcome.reason == "max_bytes"
             self._buffer.append(self._without_known_links(outcome))
         waited = time.monotonic() - self._buffered_at
-        if self._buffer and (len(self._buffer) >= BATCH_PAGES or waited >= BATCH_SECONDS or self._shares.is_dry):
+        enough = max(LEAST_BATCH, BATCH_PAGES - len(self._tasks))
+        if self._buffer and (len(self._buffer) >= enough or waited >= BATCH_SECONDS or self._shares.is_dry):
             await self._flush()
 
     def _without_known_links(self, outcome: PageOutcome) -> PageOutcome:

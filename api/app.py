@@ -1,5 +1,6 @@
 """The gateway: `uvicorn api.app:create_app --factory`."""
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from api.routes import (
 from api.routes.params import check_names
 from api.schemas import MAX_BODY_BYTES
 from ke.contracts.errors import KeError, Unavailable
+from ke.extraction.embed import DEFAULT_EMBEDDER, embed
 from ke.runtime import logs
 from ke.runtime.endpoints import resolve
 from ke.runtime.loop_watch import watched_loop
@@ -73,6 +75,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.gateway = gateway
+        # The first search would hold up all other calls while the model is read.
+        await asyncio.to_thread(embed, DEFAULT_EMBEDDER, ["ready"])
         async with watched_loop():
             yield
         await gateway.close()

@@ -119,6 +119,7 @@ async def _shown(
 ) -> dict[uuid.UUID, TextHit]:
     """Those of the points that may be shown and fit, scored by words on the way."""
     async with gateway.database.transaction() as connection:
+        await prefer_indexes(connection)
         hits = await score_by_words(connection, query, ids, scope.matching, limit=max(len(ids), 1))
     return {hit.id: hit for hit in hits}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.cleanup import CleanupStatus
@@ -169,27 +169,34 @@ async def write_extractions(
         Fenced: The job may not be written any more.
     """
     await hold_fences(connection, job_id, epoch, claimed)
-    values = [
-        {
-            "id": e.id,
-            "job_id": job_id,
-            "owner_job_id": e.source.owner_job_id,
-            "source_id": e.source.id,
-            "chunk_number": e.chunk_number,
-            "text": e.text,
-            "heading": e.heading,
-            "start": e.start,
-            "end": e.end,
-            "tokens": e.tokens,
-            "embedder": embedder,
-            "collection": collection,
-            "epoch": epoch,
-        }
-        for e in batch
-    ]
-    if not values:
+    if not batch:
         return
-    await connection.execute(insert(extractions).on_conflict_do_nothing(), values)
+    columns = {
+        "id": [e.id for e in batch],
+        "owner_job_id": [e.source.owner_job_id for e in batch],
+        "source_id": [e.source.id for e in batch],
+        **{name: [getattr(e, name) for e in batch] for name in _OF_A_CHUNK},
+    }
+    same = {"job_id": job_id, "embedder": embedder, "collection": collection, "epoch": epoch}
+    await connection.execute(_WRITE_EXTRACTIONS, columns | same)
+
+
+def _write_extractions() -> sa.Executable:
+    """One statement with an array for each column: the same rows one by one cost the event loop twice as much."""
+    arrays = ("id", "owner_job_id", "source_id", *_OF_A_CHUNK)
+    incoming = (
+        sa.func.unnest(*(sa.bindparam(name, type_=ARRAY(extractions.c[name].type)) for name in arrays))
+        .table_valued(*arrays, with_ordinality="place")
+        .render_derived()
+    )
+    same = ("job_id", "embedder", "collection", "epoch")
+    values = [sa.bindparam(name, type_=extractions.c[name].type) for name in same]
+    rows = sa.select(*(incoming.c[name] for name in arrays), *values).order_by(incoming.c.place)
+    return insert(extractions).from_select([*arrays, *same], rows).on_conflict_do_nothing()
+
+
+_OF_A_CHUNK: Final = ("chunk_number", "text", "heading", "start", "end", "tokens")
+_WRITE_EXTRACTIONS: Final = _write_extractions()
 
 
 async def finish_tasks(

@@ -7,7 +7,7 @@ from typing import Any
 
 from ke.client import KnowledgeExtractionClient
 from tests.bench.figures import Figure, Goal
-from tests.bench.lab import CONCURRENCY, Lab, crawl_body, peer, remove, run_job, takes_reading
+from tests.bench.lab import CONCURRENCY, Lab, crawl_body, peer, remove, run_job
 from tests.faults.measures import say
 
 SAME_PAGES = 0.02
@@ -27,9 +27,9 @@ class Race:
 
 RACES = {
     "crawl-fast": Race("fast", "seen", Goal.least(1.0)),
-    "crawl-default": Race("default", "tutorial", Goal.least(1.0)),
+    "crawl-default": Race("thorough", "tutorial", Goal.least(1.0)),
     "index-fast": Race("fast", "tutorial", Goal.least(1.0), NO_ENTITIES),
-    "index-default": Race("default", "tutorial", Goal.least(0.7), NO_ENTITIES),
+    "index-default": Race("thorough", "tutorial", Goal.least(0.7), NO_ENTITIES),
 }
 
 
@@ -58,13 +58,9 @@ async def _race(lab: Lab, name: str) -> Figure:
     web, stack = await lab.served(), await lab.stack()
     ours: list[float] = []
     theirs: list[float] = []
-    body = crawl_body(web.url, extract=race.extract)
+    body = crawl_body(web.url, extract=race.extract) | {"reading": race.reading}
     note = ""
     async with stack.client() as client:
-        if await takes_reading(client):
-            body["reading"] = race.reading
-        elif race.reading != "default":
-            note = "; there is no fast reading yet: the default one"
         for number in range(lab.options.runs):
             pages, rate = await _crawl(client, body)
             found = await peer("tests.bench.peer_scrapy", race.spider, web.url, str(CONCURRENCY))

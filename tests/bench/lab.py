@@ -123,12 +123,6 @@ def crawl_body(url: str, *, extract: Mapping[str, Any] | None, max_pages: int = 
     }
 
 
-async def takes_reading(client: KnowledgeExtractionClient) -> bool:
-    """Whether crawls can choose how pages are read."""
-    answer = await client._call("GET", "/openapi.json")
-    return "reading" in answer["components"]["schemas"]["CrawlBody"]["properties"]
-
-
 async def submit(client: KnowledgeExtractionClient, body: dict[str, Any]) -> Job:
     """Submits a body as it is, fields among them that the client has no argument for."""
     return await client._submit(dict(body), "bench", None, str(uuid.uuid4()))

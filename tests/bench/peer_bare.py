@@ -15,7 +15,7 @@ from temporalio.worker import Worker
 QUEUE = "bench-bare"
 
 with workflow.unsafe.imports_passed_through():
-    from activities.warmup import warm
+    from activities.warmup import load_models, warm
     from ke.runtime.pool import CpuPool
     from ke.web.egress import EgressPolicy
     from ke.web.fetch import Fetcher
@@ -57,7 +57,7 @@ async def main(address: str, host_port: str) -> None:
     pool = CpuPool(2)
     policy = EgressPolicy(frozenset({host_port}))
     async with Fetcher(user_agent="ke-bench/1", timeout_s=30, max_bytes=10_000_000, policy=policy) as fetcher:
-        await warm(pool, 2)
+        await warm(pool, load_models)
         reading = Reading(fetcher, pool)
         async with Worker(client, task_queue=QUEUE, workflows=[BareWorkflow], activities=[reading.read]):
             print("{}", flush=True)

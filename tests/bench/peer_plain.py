@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from activities.pages import PageReader, Reach
-from activities.warmup import warm
+from activities.pages import PageReader
+from activities.reach import Reach
+from activities.warmup import load_models, warm
 from ke.contracts.ids import extraction_id, page_id, source_id
 from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobInput, JobKind
 from ke.extraction.chunk import Chunk
@@ -194,7 +195,7 @@ async def main(url: str, database_url: str, socket: str | None) -> None:
     pool = CpuPool(processes)
     policy = EgressPolicy(frozenset({urlsplit(url).netloc}))
     try:
-        await warm(pool, processes)
+        await warm(pool, load_models)
         if vectors is not None:
             embedder = find_embedder(SPEC.embedder)
             await vectors.ensure_collection(embedder.collection, embedder.dimensions)

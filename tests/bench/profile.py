@@ -25,7 +25,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.collect import CollectActivities
 from activities.extract import ExtractActivities
-from activities.warmup import warm
+from activities.warmup import load_models, warm
 from ke.contracts.activities import CollectSlice, ExtractSlice
 from ke.contracts.jobs import CollectSpec, CrawlLimits, ExtractSpec, FetchRate, JobInput, JobKind
 from ke.runtime.pool import CpuPool
@@ -99,7 +99,7 @@ async def main(options: argparse.Namespace) -> None:
         processes = os.cpu_count() or 1
         pool = CpuPool(processes)
         stack.push_async_callback(pool.close)
-        await warm(pool, processes)
+        await warm(pool, load_models)
         limits = CrawlLimits(max_pages=options.pages, max_depth=50)
         spec = CollectSpec((web.url,), follow=True, limits=limits, rate=FetchRate(concurrency=CONCURRENCY))
         chosen: dict[str, Any] = {"reading": options.reading} if options.reading else {}

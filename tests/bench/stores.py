@@ -11,11 +11,10 @@ from typing import Any, cast
 import asyncpg
 
 from activities.extract import COMMIT_CHUNKS
-from ke.contracts.ids import entity_id
 from ke.contracts.jobs import JobStatus
 from ke.runtime.embedded.postgres import temporary_postgres
 from ke.storage.database import Database, migrate
-from ke.storage.extracting import ClaimedSource, EntityMention, NewExtraction, new_extraction_id, write_extractions
+from ke.storage.extracting import ClaimedSource, NewExtraction, new_extraction_id, write_extractions
 from ke.storage.vectors.base import Point, VectorStore
 from ke.storage.vectors.edge import EdgeVectors
 from tests.bench.figures import Figure, Goal
@@ -25,12 +24,10 @@ from tests.faults.measures import say
 from tests.seeding import seed_crawl
 
 CHUNKS = (25_600, 1_280)
-MENTIONS = 3
 CHUNK_COLUMNS = (
     *("id", "job_id", "owner_job_id", "source_id", "chunk_number", "text", "heading", "start", "end", "tokens"),
     *("embedder", "collection", "epoch"),
 )
-MENTION_COLUMNS = ("id", "job_id", "extraction_id", "text", "label", "start", "end")
 CLEANED = (Size(sources=1_000, chunks_each=100), Size(sources=40, chunks_each=10))
 CLEANUP_TIMEOUT_S = 600.0
 EPOCH = 1
@@ -51,7 +48,7 @@ NO_VECTORS = cast(VectorStore, NoVectors())
 
 
 async def writes(lab: Lab) -> AsyncIterator[Figure]:
-    """Chunks with entities as the extract lane writes them, repeatable, against bare COPY: rows a second."""
+    """Chunks as the extract lane writes them, repeatable, against bare COPY into the same table: rows a second."""
     ours: list[float] = []
     theirs: list[float] = []
     async with temporary_postgres() as url:
@@ -62,7 +59,7 @@ async def writes(lab: Lab) -> AsyncIterator[Figure]:
             owner = await seed_crawl(database, NO_VECTORS, n_sources=1, chunks_each=0, status=_RUNNING)
             source = ClaimedSource(owner.sources[0], owner.id, EPOCH, "https://bulk.example/", None, "", CONTENT_HASH)
             batches = _batches(owner.id, source, lab.options.size(*CHUNKS))
-            rows = sum(len(batch) * (1 + MENTIONS) for batch in batches)
+            rows = sum(map(len, batches))
             for number in range(lab.options.runs):
                 ours.append(rows / await _written_s(database, owner.id, source, batches))
                 await _check_repeatable(database, connection, owner.id, source, batches, rows)
@@ -79,7 +76,6 @@ async def writes(lab: Lab) -> AsyncIterator[Figure]:
 
 
 def _batches(job: uuid.UUID, source: ClaimedSource, number: int) -> list[list[NewExtraction]]:
-    mentions = [EntityMention("tower", "DATE", start, start + 5) for start in range(0, 10 * MENTIONS, 10)]
     made = [
         NewExtraction(
             id=new_extraction_id(job, source, chunk, "wordllama"),
@@ -90,7 +86,6 @@ def _batches(job: uuid.UUID, source: ClaimedSource, number: int) -> list[list[Ne
             start=0,
             end=len(CHUNK),
             tokens=130,
-            mentions=mentions,
         )
         for chunk in range(number)
     ]
@@ -119,7 +114,7 @@ async def _check_repeatable(
 ) -> None:
     """A bulk write that is repeated changes nothing: a COPY would fail."""
     await _written_s(database, job, source, batches[:3])
-    found = await connection.fetchval("SELECT (SELECT count(*) FROM extractions) + (SELECT count(*) FROM entities)")
+    found = await connection.fetchval("SELECT count(*) FROM extractions")
     assert found == rows, f"{found} rows after a repeated write, not {rows}"
 
 
@@ -127,22 +122,11 @@ async def _copied_s(
     connection: asyncpg.Connection, job: uuid.UUID, batches: Sequence[Sequence[NewExtraction]]
 ) -> float:
     """Seconds of the same rows by COPY, from tuples that are ready, in as many transactions."""
-    ready = [
-        (
-            [_chunk_values(job, chunk) for chunk in batch],
-            [
-                (entity_id(e.id, m.start, m.end, m.label), job, e.id, m.text, m.label, m.start, m.end)
-                for e in batch
-                for m in e.mentions
-            ],
-        )
-        for batch in batches
-    ]
+    ready = [[_chunk_values(job, chunk) for chunk in batch] for batch in batches]
     began = time.monotonic()
-    for chunks, mentions in ready:
+    for chunks in ready:
         async with connection.transaction():
             await connection.copy_records_to_table("extractions", records=chunks, columns=CHUNK_COLUMNS)
-            await connection.copy_records_to_table("entities", records=mentions, columns=MENTION_COLUMNS)
     return time.monotonic() - began
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from api.service import candidates, searching
+from api.service import candidates, reranking, searching
 from ke.contracts.ids import entity_id
 from ke.extraction.embed import collection_name, embed
 from ke.storage.tables import entities
@@ -232,6 +232,19 @@ async def test_reranked_hits_are_ordered_by_the_reranker(api: ApiStack) -> None:
     assert found["data"][0]["text"] == STEAM
     assert scores == sorted(scores, reverse=True)
     assert 0 <= scores[-1] <= scores[0] <= 1
+
+
+async def test_reranking_waits_for_its_turn_and_not_for_ever(api: ApiStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another search is reranked this one waits a while, and is then told to try again; without it answers."""
+    monkeypatch.setattr(reranking, "WAIT_S", 0.05)
+    job = await _index(api, [Page([LAMPS])])
+    query = {"query": "lamps", "job_ids": [str(job.id)]}
+    async with api.app.state.gateway.reranking:
+        answer = await api.http.post("/search", json={**query, "rerank": "minilm"})
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:ke:problem:unavailable")
+        assert "Retry-After" in answer.headers
+        assert len((await _search(api, **query))["data"]) == 1
+    assert len((await _search(api, **query, rerank="minilm"))["data"]) == 1
 
 
 async def test_text_search_does_without_the_vector_store(api: ApiStack, monkeypatch: pytest.MonkeyPatch) -> None:

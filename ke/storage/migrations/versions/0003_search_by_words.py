@@ -39,3 +39,11 @@ def upgrade() -> None:
         value: sa.Label[str] = sa.literal_column(f"\"left\"(metadata ->> '{name}', {length})").label(name)
         op.create_index(f"ix_sources_{name}", "sources", [value], postgresql_ops={name: "text_pattern_ops"})
     op.create_index("ix_entities_name", "entities", [sa.text('"left"(lower(text), 64)')])
+
+
+def downgrade() -> None:
+    op.drop_index("ix_entities_name", table_name="entities")
+    for name in ("date", "language", "url"):
+        op.drop_index(f"ix_sources_{name}", table_name="sources")
+    op.drop_index("ix_extractions_words", table_name="extractions")
+    op.drop_column("extractions", "words")
