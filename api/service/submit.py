@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -18,7 +19,7 @@ from api.service.references import check_references
 from api.views import JobView
 from ke.contracts.errors import Gone, InvalidInput, TemporalUnavailable
 from ke.contracts.ids import job_id_for_key
-from ke.contracts.jobs import JobInput
+from ke.contracts.jobs import JobInput, Reading
 from ke.extraction.schemas import BadSchema, check_schema
 from ke.storage.jobs import JobRow, find_job, get_job, insert_job, progress_of, set_run_id
 from ke.web.egress import EgressPolicy
@@ -82,16 +83,30 @@ def job_input(body: AnyBody, key: str | None) -> JobInput:
     )
 
 
+_ABSENT: Final = object()
+_LATER: Final[Mapping[str, object]] = {
+    "recrawl_of": None,
+    "reading": Reading.THOROUGH.value,
+    "browser": False,
+    "drop_params": [],
+    "record_schema": None,
+    "instructions": "",
+    "model": None,
+    "max_tokens": None,
+}
+"""The fields of a body that the first release did not have, with their defaults."""
+
+
 def _canonical(body: AnyBody) -> dict[str, Any]:
     """The body with its defaults, by which a repeated submit is known again.
 
-    Without a schema it reads as it did before there were any: a key must outlast an upgrade.
+    Without what came later it reads as it did before there was any of that: a key must outlast an upgrade.
     """
     dumped = body.model_dump(mode="json")
-    options = dumped if isinstance(body, ExtractBody) else dumped["extract"]
-    if options is not None and options["record_schema"] is None:
-        for name in ("record_schema", "instructions", "model", "max_tokens"):
-            del options[name]
+    for part in (dumped, dumped.get("scope"), dumped.get("extract")):
+        for name, default in _LATER.items():
+            if part is not None and part.get(name, _ABSENT) == default:
+                del part[name]
     return dumped
 
 

@@ -100,7 +100,7 @@ def test_parameters_of_before_the_choice_of_reading_are_thorough(body: dict[str,
     assert specs_of(job.kind, kept) == (job.collect, job.extract)
 
 
-def test_hash_of_a_body_without_a_schema_is_what_it_always_was() -> None:
+def test_hash_of_a_body_of_before_is_what_it_always_was() -> None:
     """A submit that is repeated after an upgrade is the same submit; one with a schema is another."""
     extract = {"chunk_size": None, "chunk_tokens": 256, "embedder": "wordllama", "entities": "spacy"}
     body = {"project": "default", "labels": {}, "kind": "scrape", "urls": [URL], "extract": extract}
@@ -108,6 +108,25 @@ def test_hash_of_a_body_without_a_schema_is_what_it_always_was() -> None:
     plain = SUBMIT.validate_python({"kind": "scrape", "urls": [URL], "extract": {}})
     asked = SUBMIT.validate_python({"kind": "scrape", "urls": [URL], "extract": {"schema": {"type": "object"}}})
     assert job_input(plain, None).request_hash == expected != job_input(asked, None).request_hash
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"reading": "fast"},
+        {"browser": True},
+        {"recrawl_of": "00000000-0000-4000-8000-000000000000"},
+        {"scope": {"drop_params": ["utm_*"]}},
+        {"extract": {"schema": {"type": "object"}}},
+        {"extract": {"schema": {"type": "object"}, "max_tokens": 1000}},
+    ],
+    ids=str,
+)
+def test_each_field_that_came_later_makes_another_submit(later: dict[str, Any]) -> None:
+    """Only its default is left out of the hash."""
+    body = {"kind": "crawl", "seeds": [URL], "extract": {}}
+    plain, other = (job_input(SUBMIT.validate_python(given), None) for given in (body, {**body, **later}))
+    assert plain.request_hash != other.request_hash
 
 
 def test_same_meaning_has_the_same_hash() -> None:
