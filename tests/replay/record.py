@@ -77,6 +77,22 @@ async def _entities_retry_of_letters(stage: Stage) -> Mapping[str, WorkflowHisto
     return {"letters_entities_retried": await handle.fetch_history()}
 
 
+async def _records(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    for lane in Lane:
+        stage.twin.lanes[lane].slices = 2
+    handle = await stage.start(*Lane)
+    await stage.ended(handle)
+    return {"records": await handle.fetch_history()}
+
+
+async def _records_retry_of_letters(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    for lane in Lane:
+        stage.twin.lanes[lane].slices = 2
+    handle = await stage.start_retry(*Lane)
+    await stage.ended(handle)
+    return {"letters_records_retried": await handle.fetch_history()}
+
+
 async def _cancel(stage: Stage) -> Mapping[str, WorkflowHistory]:
     handle = await stage.running(*BOTH)
     await handle.cancel(reason="wrong site")
@@ -203,6 +219,8 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     _entities,
     _entities_cancel,
     _entities_retry_of_letters,
+    _records,
+    _records_retry_of_letters,
 )
 
 

@@ -32,6 +32,7 @@ LAST_EVENTS = {
     "entities_cancel": "WORKFLOW_EXECUTION_CANCELED",
     "failure": "WORKFLOW_EXECUTION_FAILED",
     "letters_entities_retried": "WORKFLOW_EXECUTION_COMPLETED",
+    "letters_records_retried": "WORKFLOW_EXECUTION_COMPLETED",
     "letters_retried": "WORKFLOW_EXECUTION_COMPLETED",
     "letters_retry_cancelled": "WORKFLOW_EXECUTION_CANCELED",
     "limits": "WORKFLOW_EXECUTION_COMPLETED",
@@ -42,6 +43,7 @@ LAST_EVENTS = {
     "reconcile_cancelled": "WORKFLOW_EXECUTION_CANCELED",
     "reconcile_scheduled": "WORKFLOW_EXECUTION_COMPLETED",
     "reconcile_stopped": "WORKFLOW_EXECUTION_COMPLETED",
+    "records": "WORKFLOW_EXECUTION_COMPLETED",
     "retry": "WORKFLOW_EXECUTION_COMPLETED",
     "success": "WORKFLOW_EXECUTION_COMPLETED",
 }
