@@ -1,8 +1,10 @@
 """Cleaning up all that the jobs of a project made."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import Sequence
+from typing import Final
 
 from api.errors import CleanupRunning, JobActive
 from api.resources import Gateway
@@ -14,7 +16,12 @@ from ke.contracts.cleanup import CleanupStatus, ProjectCleanupInput
 from ke.contracts.errors import NotFound
 from ke.contracts.naming import project_cleanup_workflow_id
 from ke.storage.cleanup_projects import active_jobs, blocked_message, count_project, project_exists
+from ke.storage.cleanups import find_receipt
 from ke.storage.jobs import find_job
+
+CLOSING_S: Final = 2.0
+"""Seconds for which a run that has closed its receipt is waited for."""
+CLOSING_POLL_S: Final = 0.05
 
 
 async def clean_up_project(
@@ -42,7 +49,7 @@ async def clean_up_project(
         found = await count_project(gateway.database, gateway.vectors, project)
         key = project_cleanup_workflow_id(project)
         return ReceiptView.plan_of_project(key, project, found, delete_record=body.delete_record), True
-    receipt_id = await gateway.engine.start_project_cleanup(ProjectCleanupInput(project, body.delete_record))
+    receipt_id = await _start(gateway, ProjectCleanupInput(project, body.delete_record))
     receipt = await receipt_of_run(gateway, receipt_id, stale=None, wait_s=wait_s)
     if receipt is None:
         found = await count_project(gateway.database, gateway.vectors, project)
@@ -54,6 +61,21 @@ async def clean_up_project(
             "Ask again when that has ended."
         )
     return ReceiptView.of(receipt), receipt.status is not CleanupStatus.RUNNING
+
+
+async def _start(gateway: Gateway, cleanup: ProjectCleanupInput) -> str:
+    """Starts a run, or joins the one that is at work; returns the id of its receipt.
+
+    A run that has closed its receipt is open for a moment more: who asks again then wants another one.
+    """
+    deadline = time.monotonic() + CLOSING_S
+    while True:
+        receipt_id = await gateway.engine.start_project_cleanup(cleanup)
+        async with gateway.database.transaction() as connection:
+            receipt = await find_receipt(connection, receipt_id)
+        if receipt is None or receipt.status is CleanupStatus.RUNNING or time.monotonic() > deadline:
+            return receipt_id
+        await asyncio.sleep(CLOSING_POLL_S)
 
 
 async def _check(gateway: Gateway, project: str) -> None:

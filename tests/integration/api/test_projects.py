@@ -5,6 +5,8 @@ import uuid
 from dataclasses import asdict
 from typing import Any
 
+import pytest
+
 from ke.contracts.cleanup import ProjectCleanup, ProjectCleanupInput, ProjectPage, StoreCounts
 from ke.contracts.jobs import JobStatus
 from ke.contracts.naming import PROJECT_CLEANUP_WORKFLOW, TaskQueue, project_cleanup_workflow_id
@@ -98,6 +100,27 @@ async def test_job_that_is_blocked_is_told_and_the_others_are_cleaned(api: ApiSt
     assert receipt["remaining"] == asdict(blocked.counts + reader.counts)
     await _end(api, reader)
     again = await _clean(api, project)
+    assert (again["status"], again["deleted"]) == ("cleaned", asdict(blocked.counts + reader.counts))
+
+
+async def test_who_asks_again_while_a_run_closes_gets_another(api: ApiStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose receipt is closed and whose workflow is not, for a moment, is not joined."""
+    project = _name()
+    blocked = await _crawl(api, project)
+    reader = await seed_extract(api.stores.database, api.stores.vectors, blocked, status=JobStatus.PAUSED)
+    first = await _clean(api, project)
+    assert first["status"] == "failed"
+    await _end(api, reader)
+    engine = api.app.state.gateway.engine
+    start = engine.start_project_cleanup
+    joined = iter([first["id"], first["id"]])
+
+    async def start_or_join(cleanup: ProjectCleanupInput) -> str:
+        return next(joined, None) or await start(cleanup)
+
+    monkeypatch.setattr(engine, "start_project_cleanup", start_or_join)
+    again = await _clean(api, project)
+    assert again["id"] != first["id"]
     assert (again["status"], again["deleted"]) == ("cleaned", asdict(blocked.counts + reader.counts))
 
 
