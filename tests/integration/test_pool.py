@@ -243,9 +243,14 @@ async def test_extraction_reports_a_dead_process(pool: CpuPool) -> None:
     """A pool process killed amid an extraction makes it `WorkLost`; the same source can be extracted then."""
     source = SourceText(uuid.uuid4(), "London is a city in England. " * 4000)
     pids = await pool_pids(pool)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)  # or the extraction might be over before the kill
     call = asyncio.create_task(extract_source(pool, source, ExtractSpec()))
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.2)
+    assert not call.done()
     os.kill(min(pids), signal.SIGKILL)
+    for pid in set(pids) - {min(pids)}:
+        os.kill(pid, signal.SIGCONT)
     with pytest.raises(WorkLost):
         await call
     short = SourceText(source.source_id, source.text[:2000])
