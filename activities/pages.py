@@ -12,7 +12,7 @@ import structlog
 
 from activities.documents import read_document
 from activities.reach import Reach
-from activities.recrawling import Recrawl, is_gone, is_same
+from activities.recrawling import Recrawl, is_gone
 from ke.contracts.errors import KeError
 from ke.runtime.pool import CpuPool
 from ke.storage.collecting import Document, PageOutcome, PageState
@@ -168,7 +168,7 @@ class PageReader:
                 return self._gone(entry, response, verdict.reason)
             return self._fail(entry, f"http-{response.status}", verdict.reason, response)
         content_hash = hashlib.sha256(response.body).digest()
-        if entry.earlier is None or not is_same(entry, content_hash):
+        if entry.earlier is None or not self._recrawl.is_same(entry, content_hash):
             return await self._outcome(entry, response, await self._parse(response), content_hash)
         same = self._unchanged(entry, response, entry.earlier)
         if self._recrawl.knows_links(entry):

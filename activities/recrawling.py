@@ -21,6 +21,8 @@ class Recrawl:
     """What the earlier job was to fetch; None when there is none, or what it made is deleted."""
     same_reach: bool = False
     """Whether the earlier job has followed every link that this one follows, depth aside."""
+    same_text: bool = False
+    """Whether both make the same text of the same page: read in the same way, and both or neither by a browser."""
 
     @classmethod
     def of(cls, spec: CollectSpec, earlier: CollectSpec | None) -> "Recrawl":
@@ -31,7 +33,8 @@ class Recrawl:
         followed = (
             earlier.follow and spec.scope == earlier.scope and spec.browser == earlier.browser and hosts <= before
         )
-        return cls(spec, earlier, same_reach=not spec.follow or followed)
+        same_text = spec.reading == earlier.reading and spec.browser == earlier.browser
+        return cls(spec, earlier, same_reach=not spec.follow or followed, same_text=same_text)
 
     def knows_links(self, entry: FrontierEntry) -> bool:
         """Whether the links of this page are in the frontier, should it be the same as before.
@@ -48,16 +51,17 @@ class Recrawl:
     def conditions(self, entry: FrontierEntry) -> EarlierPage | None:
         """What the page is asked for against: its earlier self, where an answer without a body is enough."""
         before = entry.earlier
-        if self.spec.browser or before is None or before.source_id is None:
+        if not self.same_text or self.spec.browser or before is None or before.source_id is None:
             # What scripts make of a page may change while the page itself does not.
             return None
         return before if self.knows_links(entry) else None
 
-
-def is_same(entry: FrontierEntry, content_hash: bytes) -> bool:
-    """Whether a page has the content that it had, and that content is still stored."""
-    before = entry.earlier
-    return before is not None and before.source_id is not None and before.content_hash == content_hash
+    def is_same(self, entry: FrontierEntry, content_hash: bytes) -> bool:
+        """Whether a page has the content that it had, which is still stored, as this job would read it."""
+        before = entry.earlier
+        if not self.same_text or before is None or before.source_id is None:
+            return False
+        return before.content_hash == content_hash
 
 
 def is_gone(entry: FrontierEntry, response: Response) -> bool:

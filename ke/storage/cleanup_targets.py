@@ -110,6 +110,8 @@ class CleanupTarget:
     def pages(self) -> sa.ColumnElement[bool]:
         """Its entries of the frontier; of a source those that name it: by its URL, or as the same document.
 
+        Those of other jobs among them, which crawled it again and found it as it was, or gone.
+
         A source's are found by its row, so they go before it.
         """
         if self.source_id is None:
@@ -120,7 +122,7 @@ class CleanupTarget:
 
         url = its(sources.c.url)
         same = sa.or_(pages.c.url == url, pages.c.final_url == url, pages.c.content_hash == its(sources.c.content_hash))
-        return (pages.c.job_id == self.job_id) & same
+        return ((pages.c.job_id == self.job_id) & same) | (pages.c.source_id == self.source_id)
 
     # Points
 

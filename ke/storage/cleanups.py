@@ -92,6 +92,14 @@ async def active_dependents(connection: AsyncConnection, job_id: uuid.UUID) -> l
         .where(sources.c.job_id == job_id)
         .correlate(jobs)
     )
+    # A re-crawl of a re-crawl points to the documents of the first.
+    earlier = jobs.c.params["recrawl_of"].astext
+    points_here = (
+        sa.select(sa.literal(1))
+        .select_from(pages.join(sources, sources.c.id == pages.c.source_id))
+        .where(pages.c.job_id.in_([jobs.c.id, sa.cast(earlier, sa.Uuid)]), sources.c.job_id == job_id)
+        .correlate(jobs)
+    )
     statement = (
         sa.select(jobs.c.id)
         .where(
@@ -99,7 +107,8 @@ async def active_dependents(connection: AsyncConnection, job_id: uuid.UUID) -> l
             jobs.c.id != job_id,
             sa.exists(task_of_this)
             | (jobs.c.params["source_job_id"].astext == str(job_id))
-            | (jobs.c.params["recrawl_of"].astext == str(job_id))
+            | (earlier == str(job_id))
+            | (earlier.is_not(None) & sa.exists(points_here))
             | sa.exists(names_source),
         )
         .order_by(jobs.c.seq)

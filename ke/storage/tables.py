@@ -139,6 +139,7 @@ pages = sa.Table(
     sa.Column("fetched_at", TIME),
     sa.CheckConstraint(f"state IN {PAGE_STATES}", name="state"),
     sa.Index(None, "job_id", "seq"),
+    sa.Index(None, "source_id", postgresql_where=sa.text("source_id IS NOT NULL")),
     sa.Index(
         "ix_pages_frontier",
         *("job_id", "host", "depth", "seq"),

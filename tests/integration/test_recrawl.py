@@ -8,10 +8,12 @@ import pytest
 import sqlalchemy as sa
 from aiohttp import web
 
-from ke.contracts.jobs import Artifacts, CollectSpec, JobStatus
+from ke.contracts.activities import CollectSlice
+from ke.contracts.jobs import Artifacts, CollectSpec, JobStatus, Reading
 from ke.runtime.embedded.postgres import temporary_postgres
 from ke.runtime.pool import CpuPool
-from ke.storage.cleanups import active_dependents
+from ke.storage.cleanup_targets import CleanupTarget
+from ke.storage.cleanups import active_dependents, row_counts
 from ke.storage.database import Database, migrate
 from ke.storage.tables import jobs, pages, sources
 from tests.integration.lanes import Lanes, running_site
@@ -260,15 +262,45 @@ async def test_recrawl_that_is_broken_off_goes_on(lanes: Lanes) -> None:
 
 
 async def test_job_that_is_crawled_again_is_not_cleaned_meanwhile(lanes: Lanes) -> None:
-    """The re-crawl is in the way of a cleanup of the earlier job for as long as it is active."""
+    """The re-crawl is in the way of a cleanup of the earlier job for as long as it is active, also at third hand."""
     a_site(lanes)
     first, _ = await lanes.whole(lanes.crawl())
-    piece = await lanes.job(replace(lanes.crawl(), recrawl_of=first))
+    second, _ = await again(lanes, first)
+    for earlier in (second, first):
+        piece = await lanes.job(replace(lanes.crawl(), recrawl_of=earlier))
+        await _in_the_way(lanes, piece, first)
+
+
+async def _in_the_way(lanes: Lanes, piece: CollectSlice, first: str) -> None:
     async with lanes.database.transaction() as connection:
         assert await active_dependents(connection, uuid.UUID(first)) == [uuid.UUID(piece.job_id)]
         ended = {"status": JobStatus.FAILED.value, "completed_at": sa.func.now(), "result": {}}
         await connection.execute(sa.update(jobs).where(jobs.c.id == uuid.UUID(piece.job_id)).values(ended))
         assert await active_dependents(connection, uuid.UUID(first)) == []
+
+
+@pytest.mark.parametrize("reading", [Reading.FAST, Reading.THOROUGH])
+async def test_page_that_is_to_be_read_in_another_way_is_stored_anew(lanes: Lanes, reading: Reading) -> None:
+    """It is not asked for on condition, and the same bytes make another text."""
+    a_site(lanes)
+    first, _ = await lanes.whole(replace(lanes.crawl(), reading=Reading.FAST))
+    second, numbers = await again(lanes, first, replace(lanes.crawl(), reading=reading))
+    number = "unchanged" if reading is Reading.FAST else "fetched"
+    assert numbers == {number: 5, "failed": 1}
+    assert len(await lanes.stored(second)) == (0 if reading is Reading.FAST else 5)
+
+
+async def test_forgotten_source_leaves_no_page_of_a_recrawl(lanes: Lanes) -> None:
+    """What points to the document in another job's frontier goes with it, and is counted."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    second, _ = await again(lanes, first)
+    source = (await lanes.stored(first))["/tagged"].id
+    target = CleanupTarget(uuid.UUID(first), source)
+    async with lanes.database.transaction() as connection:
+        found = await connection.execute(sa.select(pages.c.job_id).where(target.pages))
+        assert sorted(map(str, found.scalars())) == sorted([first, second])
+        assert (await row_counts(connection, target)).pages == 2
 
 
 async def test_earlier_job_that_is_deleted_makes_all_pages_new(lanes: Lanes) -> None:

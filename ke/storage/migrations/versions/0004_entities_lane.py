@@ -1,6 +1,6 @@
 """An entities lane of its own, and entities merged by project
 
-Revision: 0004, after 0002
+Revision: 0004, after 0003
 """
 
 import sqlalchemy as sa

@@ -1,6 +1,6 @@
 """Pages that a re-crawl finds unchanged or gone, the document that each page has, and hosts that take turns
 
-Revision: 0005, after 0002
+Revision: 0005, after 0004
 """
 
 import sqlalchemy as sa
@@ -41,9 +41,12 @@ def upgrade() -> None:
     )
     op.drop_index("ix_pages_frontier", table_name="pages")
     op.create_index("ix_pages_frontier", "pages", ["job_id", "host", "depth", "seq"], postgresql_where=OPEN)
+    named = sa.text("source_id IS NOT NULL")
+    op.create_index("ix_pages_source_id", "pages", ["source_id"], postgresql_where=named)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_pages_source_id", table_name="pages")
     op.drop_index("ix_pages_frontier", table_name="pages")
     op.create_index("ix_pages_frontier", "pages", ["job_id", "depth", "seq"], postgresql_where=OPEN)
     op.execute("UPDATE pages SET state = 'skipped', reason = state WHERE state IN ('unchanged', 'gone')")
