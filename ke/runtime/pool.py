@@ -109,31 +109,26 @@ class CpuPool:
 
 @contextlib.contextmanager
 def _inherited() -> Iterator[None]:
-    """Sets what a process that is started inside inherits, and puts it all back.
+    """Sets what a process that is started inside inherits, and puts it back.
 
-    One native thread, SIGINT blocked until it ignores it, and no main module: `spawn` would import the owner's script
-    in each process, 95 MB and seconds for what no pool function uses.
+    SIGINT blocked until it ignores it, and no main module: `spawn` would import the owner's script in each process,
+    95 MB and seconds for what no pool function uses. The environment is left alone: it must not change in a process
+    with native threads, such as those of Temporal's client, which read it at any time and would crash.
     """
     resource_tracker.ensure_running()  # would unblock SIGINT if it had to start in between
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    environment = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(_ONE_THREAD)
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-        for name, value in environment.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _enter(niceness: int) -> None:
     """The first thing in a pool process."""
+    os.environ.update(_ONE_THREAD)  # before a library that reads it is loaded, and before there is a second thread
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, which drains
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.nice(niceness)
