@@ -88,15 +88,16 @@ async def test_functions_of_the_script_are_refused(pool: CpuPool) -> None:
         await pool.run(function, 0.0)
 
 
-async def test_owners_environment_is_never_written(pool: CpuPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a call nor the start of a process changes it: a native thread that reads it then would crash the owner."""
+async def test_owners_environment_is_never_written(pool: CpuPool) -> None:
+    """No call and no start of a process changes it: a native thread that reads it then would crash the owner."""
 
     def refuse(*_: object) -> None:
         raise AssertionError("the environment was written")
 
-    monkeypatch.setattr(os, "putenv", refuse)
-    monkeypatch.setattr(os, "unsetenv", refuse)
-    assert (await pool.run(native_settings))[0] == "1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "putenv", refuse)
+        patch.setattr(os, "unsetenv", refuse)
+        assert (await pool.run(native_settings))[0] == "1"
 
 
 async def test_processes_are_set_up(pool: CpuPool) -> None:
