@@ -267,16 +267,23 @@ async def bury_entities(connection: AsyncConnection, job_id: uuid.UUID, limit: i
     return await _bury_tasks(connection, job_id, Lane.ENTITIES, limit)
 
 
+async def bury_records(connection: AsyncConnection, job_id: uuid.UUID, limit: int = REQUEUE_BATCH) -> int:
+    """The same for sources of which no record was made."""
+    return await _bury_tasks(connection, job_id, Lane.RECORDS, limit)
+
+
 async def _bury_tasks(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane, limit: int) -> int:
-    tasks = _TASKS[lane]
+    is_record = lane is Lane.RECORDS
+    tasks = extraction_tasks if is_record else _TASKS[lane]
+    prefix, subject = ("record_", "record") if is_record else ("", "source")
     untried = (
         sa.select(tasks.c.source_id, dead_letters.c.attempts)
         .join_from(tasks, dead_letters, dead_letters.c.subject_id == tasks.c.source_id)
         .where(
             tasks.c.job_id == job_id,
-            tasks.c.state.in_(_OPEN_TASKS),
+            tasks.c[f"{prefix}state"].in_(_OPEN_TASKS),
             dead_letters.c.job_id == job_id,
-            dead_letters.c.subject == "source",
+            dead_letters.c.subject == subject,
         )
         .limit(limit)
         .subquery("untried")
@@ -284,35 +291,9 @@ async def _bury_tasks(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane
     statement = (
         sa.update(tasks)
         .where(tasks.c.job_id == job_id, tasks.c.source_id == untried.c.source_id)
-        .values(state="failed", claim=None, attempts=untried.c.attempts)
+        .values({f"{prefix}state": "failed", f"{prefix}claim": None, f"{prefix}attempts": untried.c.attempts})
     )
     number = (await connection.execute(statement)).rowcount
     if number:
         await add_progress(connection, job_id, lane, Counters(dead_letters=number))
-    return number
-
-
-async def bury_records(connection: AsyncConnection, job_id: uuid.UUID, limit: int = REQUEUE_BATCH) -> int:
-    """The same for sources of which no record was made."""
-    tasks = extraction_tasks
-    untried = (
-        sa.select(tasks.c.source_id, dead_letters.c.attempts)
-        .join_from(tasks, dead_letters, dead_letters.c.subject_id == tasks.c.source_id)
-        .where(
-            tasks.c.job_id == job_id,
-            tasks.c.record_state.in_(_OPEN_TASKS),
-            dead_letters.c.job_id == job_id,
-            dead_letters.c.subject == "record",
-        )
-        .limit(limit)
-        .subquery("untried")
-    )
-    statement = (
-        sa.update(tasks)
-        .where(tasks.c.job_id == job_id, tasks.c.source_id == untried.c.source_id)
-        .values(record_state="failed", record_claim=None, record_attempts=untried.c.attempts)
-    )
-    number = (await connection.execute(statement)).rowcount
-    if number:
-        await add_progress(connection, job_id, Lane.RECORDS, Counters(dead_letters=number))
     return number
