@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
+from urllib.parse import urlsplit
 
 from tests.faults.injections import LateWrite, frozen, victims
 from tests.faults.ledger import Ledger
@@ -11,9 +12,11 @@ from tests.faults.scenes import CONCURRENCY, NotReached, Scene
 from tests.faults.site import Pages
 from tests.faults.stack import FaultStack
 
-SLOW_S: Final = 8.0
-"""For a page: less than the heartbeat timeout, and longer than a busy machine takes to end a job."""
-ENDS_WITHIN_S: Final = 6.0
+SLOW_S: Final = 4.0
+"""For a page: longer than the job takes to end, and less than a connection to Postgres may take, after which the slice
+gives up by itself."""
+ENDS_WITHIN_S: Final = 2.5
+TRIES: Final = 6
 
 
 async def directed(name: str, stack: FaultStack, ledger: Ledger) -> None:
@@ -32,11 +35,11 @@ async def late_write(stack: FaultStack, ledger: Ledger) -> None:
 async def cancel_while_cut_off(stack: FaultStack, ledger: Ledger) -> None:
     """A worker is cut off from Temporal and Postgres, and its job is cancelled; the pages it has claimed are slow.
 
-    It hears of nothing and nobody can stop it, so it fetches what it has claimed, which takes less than the heartbeat
-    timeout: a job that waits for that is still cancelling. So is one on a machine that is too slow to end a job while
+    It hears of nothing and nobody can stop it, so it fetches what it has claimed until it finds that it cannot reach
+    Postgres: a job that waits for that is still cancelling. So is one on a machine that is too slow to end a job while
     the first of these pages are fetched, and then it is tried again.
     """
-    for _ in range(4):
+    for _ in range(TRIES):
         scene = Scene(stack, ledger, "crawl", "collecting", 10)
         scene.job = await scene.submit(Pages(number=90, delay_s=0.2))
         # By its tenth page it has found more than it may fetch at once.
@@ -64,17 +67,22 @@ async def _ends(scene: Scene, seconds: float) -> bool:
 
 
 async def _some_wait_for_their_turn(scene: Scene) -> None:
-    """Waits for a moment in which a fetch has just begun and more pages are claimed than are fetched at once."""
-    seen, ends = len(scene.stack.site.log), time.monotonic() + 30
+    """Waits for a moment in which slow fetches have just begun and more pages are claimed that were not asked for.
+
+    Raises:
+        NotReached: There was no such moment in half a minute.
+    """
+    site, ends = scene.stack.site, time.monotonic() + 30
     while time.monotonic() < ends:
-        if len(scene.stack.site.log) == seen:
-            await asyncio.sleep(0.05)
-            continue
-        await asyncio.sleep(0.6)
-        seen = len(scene.stack.site.log)
-        rows = await scene.stack.sql("SELECT 1 FROM pages WHERE job_id::text = $1 AND state = 'fetching'", scene.job_id)
-        if len(rows) >= 2 * CONCURRENCY:
+        await asyncio.sleep(0.1)
+        asked = {fetch.path for fetch in site.log}
+        claimed = "SELECT url FROM pages WHERE job_id::text = $1 AND state = 'fetching'"
+        rows = await scene.stack.sql(claimed, scene.job_id)
+        waiting = [row["url"] for row in rows if urlsplit(row["url"]).path not in asked]
+        # Those that the site was asked for just now are slow; the others' turn comes when these have ended.
+        if time.time() - site.log[-1].at < 1.0 and len(waiting) >= CONCURRENCY:
             return
+    raise NotReached("no slow fetch began while pages waited for their turn")
 
 
 async def twice(stack: FaultStack, ledger: Ledger) -> None:
