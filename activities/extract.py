@@ -3,8 +3,8 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, ParamSpec, TypeVar
 
@@ -23,7 +23,7 @@ from ke.runtime.pool import CpuPool
 from ke.storage import extract_queue, extracting
 from ke.storage.database import Database
 from ke.storage.dead_letters import DeadLetter
-from ke.storage.extracting import ClaimedSource, NewExtraction
+from ke.storage.extracting import ClaimedSource, NewExtraction, StoredPiece
 from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
 from ke.storage.vectors.base import Point, VectorStore
 
@@ -32,10 +32,8 @@ GROUP_SOURCES: Final = 16
 AT_ONCE: Final = 4
 """Sources under way in the pool."""
 COMMIT_CHUNKS: Final = 128
-"""Chunks that are committed before their group is finished: a cancel waits for the commit of no more than these, and
-long sources are not lost with short ones. The pool works on meanwhile."""
-UPSERT_POINTS: Final = 500
-"""Points in one request, 0.8 MB of it: one that is longer stops the event loop while it is written."""
+"""Chunks that are committed before their group is finished, and of one source at once: a cancel waits for the commit of
+less than twice these, which is also one request to the vector store. The pool works on meanwhile."""
 POLL_S: Final = 0.3
 """Seconds between two looks for new sources while the collect lane is still at work."""
 MAX_ATTEMPTS: Final = 3
@@ -79,6 +77,15 @@ class ExtractActivities(contract.ExtractActivities):
         rest = EntitySlice(piece.job_id, piece.epoch, piece.spec.entities, extracting=False)
         found = await self._entities.run(rest, beat)
         return replace(found, done=report.done and found.done, counters=report.counters + found.counters)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Chunks of one source that are committed together."""
+
+    stored: StoredPiece
+    """What is stored of the source once these are."""
+    chunks: Sequence[ExtractedChunk]
 
 
 class _BeatingPool:
@@ -234,37 +241,39 @@ class _Slice:
             return Unextractable(f"{type(error).__name__}: {error}")
 
     async def _store(self, made: Sequence[tuple[ClaimedSource, ExtractedSource]]) -> None:
+        """Commits what was made; asked to stop, no more than has begun, and the rest is given back."""
+        for number, commit in enumerate(_commits(made)):
+            if number and self._beat.stopping:
+                return
+            await self._commit(commit)
+
+    async def _commit(self, pieces: Sequence[_Piece]) -> None:
         """Rows first, then points, then `ready`: a crash in between leaves rows that are found again."""
-        if not made:
-            return
+        sources = [piece.stored.source for piece in pieces]
         batch: list[NewExtraction] = []
         points: list[Point] = []
-        for source, extracted in made:
-            for made_chunk in extracted.chunks:
-                row = self._row(source, made_chunk)
+        for source, piece in zip(sources, pieces, strict=True):
+            for made in piece.chunks:
+                row = self._row(source, made)
                 batch.append(row)
-                points.append(Point(row.id, made_chunk.vector, self._job_id, source.owner_job_id, source.id))
-        sources = [source for source, _ in made]
+                points.append(Point(row.id, made.vector, self._job_id, source.owner_job_id, source.id))
         embedder, collection = self._embedder.name, self._embedder.collection
         async with self._database.transaction() as connection:
             await extracting.write_extractions(
                 connection, self._job_id, self._piece.epoch, sources, batch, embedder=embedder, collection=collection
             )
         self._beat.progress()
-        epochs = {self._job_id: self._piece.epoch} | {
-            s.owner_job_id: s.owner_epoch for s in sources if s.owner_job_id != self._job_id
-        }
-        for first in range(0, len(points), UPSERT_POINTS):
-            await self._vectors.upsert(collection, points[first : first + UPSERT_POINTS], epochs=epochs)
+        if points:
+            epochs = {s.owner_job_id: s.owner_epoch for s in sources} | {self._job_id: self._piece.epoch}
+            await self._vectors.upsert(collection, points, epochs=epochs)
             self._beat.progress()
         async with self._database.transaction() as connection:
-            self._totals = await extracting.finish_tasks(
+            self._totals = await extracting.finish_pieces(
                 connection,
                 self._job_id,
                 self._piece.epoch,
                 self._claim,
-                sources,
-                _count(made),
+                [piece.stored for piece in pieces],
                 find_entities=self._piece.spec.entities is not None,
             )
         self._beat.progress({"extract": {name: n for name, n in asdict(self._totals).items() if n}})
@@ -296,12 +305,19 @@ class _Slice:
             self._totals = await extracting.fail_task(connection, self._job_id, self._piece.epoch, self._claim, letter)
 
 
-def _count(made: Sequence[tuple[ClaimedSource, ExtractedSource]]) -> dict[uuid.UUID, Counters]:
-    return {
-        source.id: Counters(
-            sources_extracted=1,
-            extractions=len(extracted.chunks),
-            vectors=len(extracted.chunks),
-        )
-        for source, extracted in made
-    }
+def _commits(made: Sequence[tuple[ClaimedSource, ExtractedSource]]) -> Iterator[list[_Piece]]:
+    """What is committed together: at least `COMMIT_CHUNKS` where there are as many, and less than twice these.
+
+    Every commit holds a source once at most.
+    """
+    commit: list[_Piece] = []
+    for source, extracted in made:
+        number = len(extracted.chunks)
+        for first in range(0, max(number, 1), COMMIT_CHUNKS):
+            end = min(first + COMMIT_CHUNKS, number)
+            commit.append(_Piece(StoredPiece(source, end, is_last=end == number), extracted.chunks[first:end]))
+            if sum(len(piece.chunks) for piece in commit) >= COMMIT_CHUNKS:
+                yield commit
+                commit = []
+    if commit:
+        yield commit

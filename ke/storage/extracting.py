@@ -1,7 +1,7 @@
 """The extract lane's rows: which sources are to do, and what was made of them."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -46,6 +46,17 @@ class NewExtraction:
     start: int
     end: int
     tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPiece:
+    """Chunks of one source whose rows are written and whose points are there."""
+
+    source: ClaimedSource
+    end: int
+    """The number of its first chunk that is not: those before it are all stored."""
+    is_last: bool
+    """Whether these are all the chunks that it has."""
 
 
 class Owned(Protocol):
@@ -199,33 +210,35 @@ _OF_A_CHUNK: Final = ("chunk_number", "text", "heading", "start", "end", "tokens
 _WRITE_EXTRACTIONS: Final = _write_extractions()
 
 
-async def finish_tasks(
+async def finish_pieces(
     connection: AsyncConnection,
     job_id: uuid.UUID,
     epoch: int,
     claim: uuid.UUID,
-    claimed: Sequence[ClaimedSource],
-    made: Mapping[uuid.UUID, Counters],
+    stored: Sequence[StoredPiece],
     *,
     find_entities: bool,
 ) -> Counters:
-    """Marks the chunks of these sources `ready`, now that their points are there, and counts them.
+    """Marks chunks `ready`, now that their points are there, ends the sources that have no more, and counts both.
+
+    A chunk is counted when it becomes `ready`, so that none which an earlier attempt stored is counted twice.
 
     Args:
         connection: The transaction.
         job_id: The job.
         epoch: The write epoch under which the slice works.
         claim: Under which the sources were claimed.
-        claimed: The sources that are finished.
-        made: For each source, what it adds to the counters.
-        find_entities: Whether the entities lane is told of them.
+        stored: What is stored of each source, each once.
+        find_entities: Whether the entities lane is told of the sources that end here.
 
     Returns:
         The lane's totals.
     """
-    await hold_fences(connection, job_id, epoch, claimed)
+    await hold_fences(connection, job_id, epoch, [piece.source for piece in stored])
     await hold_lease(connection, job_id, Lane.EXTRACT, claim)
-    ids = [s.id for s in claimed]
+    pieces = {"sources": [p.source.id for p in stored], "ends": [p.end for p in stored]}
+    ready = (await connection.execute(_READY, pieces | {"job": job_id})).rowcount
+    ids = [piece.source.id for piece in stored if piece.is_last]
     done = sa.update(extraction_tasks).where(
         extraction_tasks.c.job_id == job_id,
         extraction_tasks.c.source_id.in_(ids),
@@ -233,14 +246,37 @@ async def finish_tasks(
         extraction_tasks.c.state == "claimed",
     )
     returned = done.values(state="done", claim=None).returning(extraction_tasks.c.source_id)
-    mine = list((await connection.execute(returned)).scalars())
-    ready = sa.update(extractions).where(extractions.c.job_id == job_id, extractions.c.source_id.in_(mine))
-    await connection.execute(ready.values(state="ready"))
+    mine = set((await connection.execute(returned)).scalars())
     if find_entities and mine:
-        queued = [{"job_id": job_id, "source_id": source} for source in ids if source in set(mine)]
+        queued = [{"job_id": job_id, "source_id": source} for source in ids if source in mine]
         await connection.execute(insert(entity_tasks).on_conflict_do_nothing(), queued)
     await settle_letters(connection, job_id, "source", dict.fromkeys(mine, False))
-    return await add_progress(connection, job_id, Lane.EXTRACT, sum((made[i] for i in mine), Counters()))
+    made = Counters(sources_extracted=len(mine), extractions=ready, vectors=ready)
+    return await add_progress(connection, job_id, Lane.EXTRACT, made)
+
+
+def _ready() -> sa.Executable:
+    pieces = (
+        sa.func.unnest(
+            sa.bindparam("sources", type_=ARRAY(extractions.c.source_id.type)),
+            sa.bindparam("ends", type_=ARRAY(extractions.c.chunk_number.type)),
+        )
+        .table_valued(sa.column("source_id", extractions.c.source_id.type), sa.column("end", sa.Integer))
+        .render_derived()
+    )
+    return (
+        sa.update(extractions)
+        .where(
+            extractions.c.job_id == sa.bindparam("job"),
+            extractions.c.source_id == pieces.c.source_id,
+            extractions.c.chunk_number < pieces.c.end,
+            extractions.c.state == "pending",
+        )
+        .values(state="ready")
+    )
+
+
+_READY: Final = _ready()
 
 
 async def fail_task(

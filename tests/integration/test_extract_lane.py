@@ -4,9 +4,10 @@ import asyncio
 import os
 import signal
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from temporalio.testing import ActivityEnvironment
 
 from activities.entities import EntityActivities
-from activities.extract import ExtractActivities
+from activities.extract import COMMIT_CHUNKS, ExtractActivities
 from ke.contracts.activities import CloseJob, ExtractSlice
 from ke.contracts.errors import Fenced, WorkLost
 from ke.contracts.ids import source_id
@@ -23,6 +24,7 @@ from ke.runtime.pool import CpuPool
 from ke.storage.closing import end_job
 from ke.storage.jobs import open_job
 from ke.storage.tables import sources
+from ke.storage.vectors.base import Point
 from tests.stores import Stores, open_stores
 
 SENTENCE = "Robert Stevenson built the lighthouse on the Bell Rock off Arbroath in 1810. "
@@ -122,6 +124,35 @@ async def test_cancel_between_sources_tells_which_were_skipped(stores: Stores, p
     assert counters.extractions == counters.vectors
     points = await stores.vectors.count_job("wordllama-256", uuid.UUID(piece.job_id))
     assert points == counters.vectors
+
+
+async def test_stop_within_a_long_source_waits_for_one_commit(
+    stores: Stores, pool: CpuPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What of it is committed stays and is counted once; the source is given back, and extracted to its end later."""
+    piece = await an_extract(stores, await a_crawl(stores, [SENTENCE * 6000]), entities=None)
+    lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
+    environment = ActivityEnvironment()
+    upsert, sizes = stores.vectors.upsert, list[int]()
+
+    async def cancel_at_the_second(collection: str, points: Sequence[Point], **options: Any) -> None:
+        await upsert(collection, points, **options)
+        sizes.append(len(points))
+        if len(sizes) == 2:
+            environment.cancel()
+            await asyncio.sleep(0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stores.vectors, "upsert", cancel_at_the_second)
+        stopped = await environment.run(lane.extract_sources, piece)
+    assert (stopped.done, stopped.interrupted, sizes) == (False, True, [COMMIT_CHUNKS] * 2)
+    assert (stopped.counters.sources_extracted, stopped.counters.extractions) == (0, 2 * COMMIT_CHUNKS)
+    assert await stores.vectors.count_job("wordllama-256", uuid.UUID(piece.job_id)) == 2 * COMMIT_CHUNKS
+    ended = await ActivityEnvironment().run(lane.extract_sources, piece)
+    points = await stores.vectors.count_job("wordllama-256", uuid.UUID(piece.job_id))
+    assert ended.done
+    assert ended.counters.sources_extracted == 1
+    assert ended.counters.extractions == ended.counters.vectors == points > 4 * COMMIT_CHUNKS
 
 
 async def test_late_worker_cannot_end_its_successors_lane(stores: Stores, pool: CpuPool) -> None:
