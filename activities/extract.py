@@ -187,7 +187,10 @@ class _Slice:
         return True
 
     async def _extract(self, group: Sequence[ClaimedSource]) -> None:
-        """Extracts a group; asked to stop, it keeps the sources that are finished and gives the others back."""
+        """Extracts a group; asked to stop, it keeps what is committed and gives the other sources back.
+
+        What was made and is not committed is less than a second's work, and its commit would be half of that.
+        """
         room = asyncio.Semaphore(AT_ONCE)
         tasks = {source.id: asyncio.create_task(self._one(source, room)) for source in group}
         stop = asyncio.create_task(self._beat.stop.wait())
@@ -241,9 +244,9 @@ class _Slice:
             return Unextractable(f"{type(error).__name__}: {error}")
 
     async def _store(self, made: Sequence[tuple[ClaimedSource, ExtractedSource]]) -> None:
-        """Commits what was made; asked to stop, no more than has begun, and the rest is given back."""
-        for number, commit in enumerate(_commits(made)):
-            if number and self._beat.stopping:
+        """Commits what was made; asked to stop, no more than what has begun: the rest is given back."""
+        for commit in _commits(made):
+            if self._beat.stopping:
                 return
             await self._commit(commit)
 
