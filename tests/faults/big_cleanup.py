@@ -5,6 +5,7 @@ ends with status 1 when a promise does not hold.
 """
 
 import argparse
+import asyncio
 import os
 import signal
 import time
@@ -15,13 +16,19 @@ from typing import Any
 import psutil
 
 from ke.client import KnowledgeExtractionClient
+from ke.storage.vectors import edge_builder
 from ke.storage.vectors.edge import EdgeVectors
+from ke.storage.vectors.edge_optimise import Tuning
 from tests.e2e.stack import Stack, eventually
 from tests.faults.bulk import Size, seed
 from tests.faults.measures import MB, machine, open_folder, roles, say, verdict, watching
 
 MOST_GROWTH_MB = 50
 CLEANUP_TIMEOUT_S = 300.0
+AT_REST_S = 2 * Tuning().quiet_s
+"""Seconds without a build after which none is to come: one begins when nothing was written for half of that."""
+INDEX_TIMEOUT_S = 900.0
+BUILDER = edge_builder.__name__
 SHAPES = ("undisturbed", "worker killed", "vectors killed")
 
 
@@ -40,6 +47,7 @@ class BigCleanup:
             began = time.monotonic()
             job = await seed(self._stack.endpoints["database"], vectors, self._size)
             say(f"{shape}: seeded in {time.monotonic() - began:.1f} s")
+            await self._indexed()
             async with self._stack.client() as client, watching(self._processes) as memory:
                 await self._dry_run(client, job)
                 began = time.monotonic()
@@ -55,6 +63,20 @@ class BigCleanup:
                 self.broken.append(f"{shape}: a process grew by {memory.largest_growth_mb:.0f} MB")
         finally:
             await vectors.close()
+
+    async def _indexed(self) -> None:
+        """Waits until the store builds no index any more: that is the work of the seed, and takes memory of its own."""
+        began = busy_at = time.monotonic()
+        while time.monotonic() - busy_at < AT_REST_S:
+            if self._builders():
+                busy_at = time.monotonic()
+            if busy_at - began > INDEX_TIMEOUT_S:
+                raise TimeoutError(f"the store still builds an index after {INDEX_TIMEOUT_S:g} s")
+            await asyncio.sleep(0.2)
+        say(f"  indexed {busy_at - began:.1f} s later")
+
+    def _builders(self) -> list[psutil.Process]:
+        return [p for p in self._processes().get("vectors, children", []) if BUILDER in p.cmdline()]
 
     async def _dry_run(self, client: KnowledgeExtractionClient, job: uuid.UUID) -> None:
         began = time.monotonic()
