@@ -7,7 +7,7 @@ from typing import Any, Final
 from api.errors import CleanupRunning, JobActive, NotCancellable, NotPausable, NotResumable, RetryRunning
 from ke.contracts.errors import Conflict
 from ke.contracts.jobs import Artifacts, JobStatus
-from ke.runtime.engine import Execution
+from ke.runtime.executions import Execution
 from ke.storage.jobs import JobRow
 
 _ACTIVE_ACTIONS: Final = {

@@ -10,7 +10,7 @@ from api.views import LaneMap
 from ke.contracts.errors import DatabaseUnavailable, ModelUnavailable, TemporalUnavailable, VectorStoreUnavailable
 from ke.contracts.jobs import JobStatus, Lane
 from ke.contracts.naming import TaskQueue
-from ke.runtime.engine import Execution, PendingActivity
+from ke.runtime.executions import Execution, PendingActivity
 from ke.runtime.settling import Sighting
 from ke.storage.jobs import JobRow
 

@@ -2,16 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from google.protobuf.message import Message
-from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskState, TaskQueueType
+from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue as TaskQueueName
-from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, DescribeTaskQueueRequest
 from temporalio.client import (
     Client,
@@ -60,6 +57,7 @@ from ke.contracts.naming import (
     source_cleanup_id,
 )
 from ke.contracts.reconciling import ReconcileInput
+from ke.runtime.executions import Execution
 from ke.runtime.retry_workflows import RetryWorkflows
 from ke.runtime.temporal_client import RPC_TIMEOUT_S, Connection, FixedConnection, erase_workflow, translated_rpc_errors
 
@@ -70,53 +68,6 @@ GLANCE_S: Final = 1.0
 NAMESPACE_FRESH_S: Final = 60.0
 """Seconds for which the namespace is taken for the same."""
 _REQUEST_HASH: Final = "request_hash"
-_WAITING: Final = frozenset(
-    {PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED, PendingActivityState.PENDING_ACTIVITY_STATE_PAUSED}
-)
-_TASK_WAITING: Final = PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
-
-
-@dataclass(frozen=True, slots=True)
-class PendingActivity:
-    """An activity that has not ended."""
-
-    name: str
-    attempt: int
-    failure: str
-    """Why its last attempt failed; empty when none has."""
-    failure_type: str = ""
-    """The code of that failure, as in `ke/contracts/errors.py`."""
-    queue: str = ""
-    started_at: datetime | None = None
-    """When a worker took up the attempt that runs; None when none has."""
-    due_at: datetime | None = None
-    """Since when a worker may take it up, or from when on."""
-    heard_at: datetime | None = None
-    """When its worker was last heard of; None when it sends no heartbeats."""
-    is_paused: bool = False
-    """Whether somebody paused it with Temporal's own tools."""
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """A workflow as Temporal sees it."""
-
-    run_id: str
-    status: WorkflowExecutionStatus | None
-    request_hash: str | None
-    """Of the submit that started it."""
-    activities: Sequence[PendingActivity] = ()
-    task_attempt: int = 0
-    """How often its current workflow task was tried: more than once, and the workflow's own code fails."""
-    task_due_at: datetime | None = None
-    """Since when its current workflow task waits for a worker; None when it has none, or a worker has it."""
-    cancel_requested: bool = False
-    """Whether its cancellation was asked for, by whomever."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it still runs."""
-        return self.status is WorkflowExecutionStatus.RUNNING
 
 
 class Engine:
@@ -232,15 +183,7 @@ class Engine:
                 memo = await found.memo()
         except RPCError:  # only NOT_FOUND comes through
             return None
-        return Execution(
-            run_id=found.run_id,
-            status=found.status,
-            request_hash=memo.get(_REQUEST_HASH),
-            activities=_pending(found),
-            task_attempt=found.raw_description.pending_workflow_task.attempt,
-            task_due_at=_task_due_at(found),
-            cancel_requested=found.raw_description.workflow_extended_info.cancel_requested,
-        )
+        return Execution.of(found, request_hash=memo.get(_REQUEST_HASH))
 
     async def end_of_job(self, job_id: str, execution: Execution) -> JobOutcome | JobError:
         """What a closed workflow returned, or why it did not."""
@@ -430,37 +373,3 @@ def _subject(job: JobInput) -> str:
     if job.extract is not None and job.extract.source_ids is not None:
         return f"{len(job.extract.source_ids)} sources"
     return f"sources of job {job.extract.source_job_id}" if job.extract else ""
-
-
-def _pending(found: WorkflowExecutionDescription) -> list[PendingActivity]:
-    return [_activity(pending) for pending in found.raw_description.pending_activities]
-
-
-def _activity(pending: PendingActivityInfo) -> PendingActivity:
-    is_waiting = pending.state in _WAITING
-    started_at = None if is_waiting else _moment(pending, "last_started_time")
-    beats = pending.activity_options.heartbeat_timeout.ToTimedelta() > timedelta()
-    heard_at = _moment(pending, "last_heartbeat_time")
-    if started_at is not None and (heard_at is None or heard_at < started_at):
-        heard_at = started_at
-    return PendingActivity(
-        name=pending.activity_type.name,
-        attempt=pending.attempt,
-        failure=pending.last_failure.message,
-        failure_type=pending.last_failure.application_failure_info.type,
-        queue=pending.activity_options.task_queue.name,
-        started_at=started_at,
-        due_at=_moment(pending, "next_attempt_schedule_time") or _moment(pending, "scheduled_time"),
-        heard_at=heard_at if beats and started_at is not None else None,
-        is_paused=pending.paused,
-    )
-
-
-def _task_due_at(found: WorkflowExecutionDescription) -> datetime | None:
-    task = found.raw_description.pending_workflow_task
-    return _moment(task, "scheduled_time") if task.state == _TASK_WAITING else None
-
-
-def _moment(message: Message, field: str) -> datetime | None:
-    """A time of a message, where it is set."""
-    return getattr(message, field).ToDatetime(tzinfo=UTC) if message.HasField(field) else None

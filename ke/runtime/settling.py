@@ -16,7 +16,8 @@ from ke.contracts.cleanup import CleanupReceipt, CleanupStatus, ProjectEnd, Stor
 from ke.contracts.errors import RowLocked, TemporalUnavailable, VectorStoreUnavailable
 from ke.contracts.jobs import JobError, JobStatus
 from ke.contracts.retries import CloseRetry, RetryStatus
-from ke.runtime.engine import GLANCE_S, Engine, Execution
+from ke.runtime.engine import GLANCE_S, Engine
+from ke.runtime.executions import Execution
 from ke.storage.cleanup_projects import close_project_receipt
 from ke.storage.cleanup_runs import fail_ended_run, find_open_run
 from ke.storage.cleanup_targets import CleanupTarget
