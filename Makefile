@@ -1,6 +1,6 @@
 # Needs make, Python 3.11 or newer, and internet. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test faults cancels recovery bigclean bench lint openapi lock clean
+.PHONY: help setup demo up test faults cancels recovery bigclean bench counts lint openapi lock clean
 MAKEFLAGS += --no-print-directory
 PY := .venv/bin/python
 
@@ -37,6 +37,9 @@ bigclean: setup temporal ## Clean up SOURCES=10000 sources with 100,000 chunks: 
 bench: setup temporal ## Measure against other tools, as ratios: ONLY=name,name RUNS=3 QUICK=1 JSON=bench.json
 	@cmp -s requirements-bench.lock .venv/ke-bench || { .venv/bin/uv pip install --python $(PY) --quiet --require-hashes --no-deps -r requirements-bench.lock && cp requirements-bench.lock .venv/ke-bench; }
 	@$(PY) -m tests.bench $(if $(ONLY),--only '$(ONLY)') $(if $(RUNS),--runs $(RUNS)) $(if $(QUICK),--quick) $(if $(JSON),--json '$(JSON)')
+
+counts: setup temporal ## Count real sites twice, by a crawl and by an independent walk: PACKAGES='rust-doc sqlite3-doc'
+	@$(PY) -m tests.counts $(PACKAGES)
 
 lint: setup ## Check style, types and layers
 	@$(PY) -m ruff check .

@@ -29,7 +29,7 @@ from ke.storage.database import Database
 from ke.storage.frontier import FrontierEntry, FrontierState
 from ke.storage.host_turns import HostTurns
 from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
-from ke.storage.recrawls import earlier_spec, with_earlier
+from ke.storage.recrawls import earlier_spec, note_depth, with_earlier
 from ke.storage.requeueing import bury_pages, claim_letters_first
 from ke.web.errors import NoBrowser
 from ke.web.fetch import Fetcher
@@ -135,6 +135,8 @@ class CollectRun:
     async def _prepare(self) -> None:
         """Seeds the frontier, once, and takes back what a dead slice had claimed."""
         async with self._database.transaction() as connection:
+            if self._spec.follow:
+                await note_depth(connection, self._job_id, self._spec.limits.max_depth)
             await hold_fence(connection, self._job_id, self._piece.epoch)
             await take_lease(connection, self._job_id, Lane.COLLECT, self._claim)
             progress = await lane_progress(connection, self._job_id, Lane.COLLECT)

@@ -93,7 +93,9 @@ class JobView(BaseModel):
     artifacts: Artifacts = Field(description="What is left of what the job made")
     project: str
     labels: dict[str, str]
-    params: dict[str, Any] = Field(description="What was submitted, with the defaults filled in")
+    params: dict[str, Any] = Field(
+        description="What was submitted, with the defaults filled in; `least_depth` where `max_depth` was lowered since"
+    )
     progress: CountersView
     result: ResultView | None = Field(description="Set as soon as the job has ended, however it ended")
     error: ErrorView | None

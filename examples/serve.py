@@ -54,6 +54,9 @@ class RequestRecord:
     status: int | None = None
 
 
+RECORD: Final = web.RequestKey("record", RequestRecord)
+
+
 class SiteServer:
     """Serves one folder on loopback, and remembers who asked for what.
 
@@ -172,7 +175,7 @@ class SiteServer:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         record = RequestRecord(request.method, request.path_qs, time.monotonic(), time.time())
-        request["record"] = record
+        request[RECORD] = record
         self.requests.append(record)
         pause_s = self.slow.get(request.path, self.delay_s)
         if pause_s > 0 and await self._stopped_within(pause_s):
@@ -238,7 +241,7 @@ class SiteServer:
 
     async def _note_answer(self, request: web.Request, response: web.StreamResponse) -> None:
         # Here and not in the handler: a file's answer turns into a 304 or 206 only while it is prepared.
-        record: RequestRecord = request["record"]
+        record = request[RECORD]
         record.status = response.status
         if self._log is not None:
             self._log.write(json.dumps(asdict(record)) + "\n")

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ke.contracts.jobs import ExtractSpec
 from ke.storage.record_queue import first_record_state
 from ke.storage.tables import entity_tasks, extraction_tasks, sources
+from ke.storage.task_locks import locked
 
 _OPEN: Final = ("pending", "claimed")
 
@@ -76,7 +77,7 @@ async def skip_open_tasks(connection: AsyncConnection, job_id: uuid.UUID, limit:
     skipped = 0
     for table in (extraction_tasks, entity_tasks):
         is_open = sa.and_(table.c.job_id == job_id, table.c.state.in_(_OPEN))
-        some = sa.select(table.c.source_id).where(is_open).limit(limit - skipped).scalar_subquery()
-        statement = sa.update(table).where(is_open, table.c.source_id.in_(some))
+        some = locked(table, is_open, limit=limit - skipped)
+        statement = sa.update(table).where(table.c.job_id == job_id, table.c.source_id.in_(some))
         skipped += (await connection.execute(statement.values(state="skipped", claim=None))).rowcount
     return skipped

@@ -16,6 +16,7 @@ from ke.contracts.jobs import Artifacts, Counters, Lane
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
 from ke.storage.jobs import add_progress, hold_fence, hold_lease
 from ke.storage.tables import cleanups, entity_tasks, extraction_tasks, extractions, jobs, sources
+from ke.storage.task_locks import locked
 
 _OPEN: Final = ("pending", "claimed")
 
@@ -80,14 +81,12 @@ def new_extraction_id(job_id: uuid.UUID, source: ClaimedSource, chunk_number: in
 
 async def release_tasks(connection: AsyncConnection, job_id: uuid.UUID, *, claim: uuid.UUID | None = None) -> None:
     """Gives back claimed sources: those of one slice, or all that a dead one left."""
-    statement = (
-        sa.update(extraction_tasks)
-        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "claimed")
-        .values(state="pending", claim=None)
-    )
+    tasks = extraction_tasks
+    mine = [tasks.c.job_id == job_id, tasks.c.state == "claimed"]
     if claim is not None:
-        statement = statement.where(extraction_tasks.c.claim == claim)
-    await connection.execute(statement)
+        mine.append(tasks.c.claim == claim)
+    statement = sa.update(tasks).where(tasks.c.job_id == job_id, tasks.c.source_id.in_(locked(tasks, *mine)))
+    await connection.execute(statement.values(state="pending", claim=None))
 
 
 async def claim_tasks(
@@ -239,13 +238,11 @@ async def finish_pieces(
     pieces = {"sources": [p.source.id for p in stored], "ends": [p.end for p in stored]}
     ready = (await connection.execute(_READY, pieces | {"job": job_id})).rowcount
     ids = [piece.source.id for piece in stored if piece.is_last]
-    done = sa.update(extraction_tasks).where(
-        extraction_tasks.c.job_id == job_id,
-        extraction_tasks.c.source_id.in_(ids),
-        extraction_tasks.c.claim == claim,
-        extraction_tasks.c.state == "claimed",
-    )
-    returned = done.values(state="done", claim=None).returning(extraction_tasks.c.source_id)
+    tasks = extraction_tasks
+    of_job = tasks.c.job_id == job_id
+    ended = locked(tasks, of_job, tasks.c.source_id.in_(ids), tasks.c.claim == claim, tasks.c.state == "claimed")
+    done = sa.update(tasks).where(of_job, tasks.c.source_id.in_(ended))
+    returned = done.values(state="done", claim=None).returning(tasks.c.source_id)
     mine = set((await connection.execute(returned)).scalars())
     if find_entities and mine:
         queued = [{"job_id": job_id, "source_id": source} for source in ids if source in mine]

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.storage.tables import dead_letters, extraction_tasks, jobs
+from ke.storage.task_locks import locked
 
 OPEN: Final = ("pending", "claimed")
 SKIP_BATCH: Final = 10_000
@@ -36,7 +37,7 @@ async def skip_open_records(
         dead_letters.c.subject == "record",
     )
     is_open = sa.and_(tasks.c.job_id == job_id, tasks.c.record_state.in_(OPEN))
-    some = sa.select(tasks.c.source_id).where(is_open, ~letter.correlate(tasks)).limit(limit).scalar_subquery()
-    statement = sa.update(tasks).where(is_open, tasks.c.source_id.in_(some))
+    some = locked(tasks, is_open, ~letter.correlate(tasks), limit=limit)
+    statement = sa.update(tasks).where(tasks.c.job_id == job_id, tasks.c.source_id.in_(some))
     skipped = statement.values(record_state="skipped", record_claim=None, record_reason=reason)
     return (await connection.execute(skipped)).rowcount

@@ -19,12 +19,28 @@ PIECE: Final = 2_000
 """Pages of an earlier frontier that one statement reads."""
 
 
+async def note_depth(connection: AsyncConnection, job_id: uuid.UUID, max_depth: int) -> None:
+    """Writes down that a crawl goes on under a smaller `max_depth` than before: it leaves links aside from now on.
+
+    Call it before `hold_fence`, after which the job's row may not be updated.
+    """
+    least = sa.func.coalesce(jobs.c.params["least_depth"], jobs.c.params["limits"]["max_depth"]).cast(sa.Integer)
+    values = {"params": jobs.c.params.concat(sa.func.jsonb_build_object("least_depth", max_depth))}
+    await connection.execute(sa.update(jobs).where(jobs.c.id == job_id, least > max_depth).values(values))
+
+
 async def earlier_spec(connection: AsyncConnection, job_id: uuid.UUID) -> CollectSpec | None:
-    """What an earlier job was to fetch; None when what it made is deleted, or about to be."""
+    """What an earlier job was to fetch; None when what it made is deleted, or about to be.
+
+    Its `max_depth` is the smallest one that ever held: only of less deep pages it has surely followed every link.
+    """
     row = await find_job(connection, job_id)
     if row is None or row.deleted_at is not None or row.artifacts is not Artifacts.PRESENT:
         return None
-    return specs_of(row.kind, row.params)[0]
+    spec = specs_of(row.kind, row.params)[0]
+    if spec is None or "least_depth" not in row.params:
+        return spec
+    return replace(spec, limits=replace(spec.limits, max_depth=row.params["least_depth"]))
 
 
 async def with_earlier(

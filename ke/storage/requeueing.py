@@ -285,7 +285,9 @@ async def _bury_tasks(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane
             dead_letters.c.job_id == job_id,
             dead_letters.c.subject == subject,
         )
+        .order_by(tasks.c.seq)
         .limit(limit)
+        .with_for_update(of=tasks)  # in the order of `ke.storage.task_locks`
         .subquery("untried")
     )
     statement = (

@@ -45,6 +45,27 @@ FollowCheck = Callable[[str], Awaitable[str | None]]
 """Says why a redirect to this canonical URL is not followed, or None."""
 
 
+@dataclass(slots=True)
+class Allowance:
+    """Bytes that several fetches may load together, counted as they come."""
+
+    limit: int
+    spent: int = 0
+    is_short: bool = False
+    """Whether something was refused, or broken off, because it did not fit."""
+
+    def refuse(self, more: int) -> bool:
+        """Whether so many bytes more are too many."""
+        too_many = self.spent + more > self.limit
+        self.is_short |= too_many
+        return too_many
+
+    def take(self, number: int) -> bool:
+        """Counts bytes that have come; whether they are too many."""
+        self.spent += number
+        return self.refuse(0)
+
+
 class Fetcher:
     """Fetches over HTTP, with one pool of connections. Use it as an async context manager, or `close()` it.
 
@@ -104,6 +125,7 @@ class Fetcher:
         max_redirects: int = MAX_REDIRECTS,
         max_bytes: int | None = None,
         truncate: bool = False,
+        allowance: Allowance | None = None,
     ) -> Response:
         """Fetches one URL and reads the whole body.
 
@@ -117,6 +139,7 @@ class Fetcher:
             max_redirects: Redirects that are followed.
             max_bytes: The longest body in place of the fetcher's own limit.
             truncate: Whether a longer body is cut and marked, instead of refused.
+            allowance: What this body may take of the bytes of several.
 
         Raises:
             BadUrl, FetchRefused: This URL, or one it redirects to, may not be fetched.
@@ -131,7 +154,9 @@ class Fetcher:
         limit_bytes = self.max_bytes if max_bytes is None else max_bytes
         try:
             first = self.policy.check_url(url)
-            request = _Request(first, headers, limit_bytes, truncate, types, follow, max_redirects, time.monotonic())
+            request = _Request(
+                first, headers, limit_bytes, truncate, types, follow, max_redirects, allowance, time.monotonic()
+            )
             async with asyncio.timeout(self._timeout_s):
                 return await self._follow(request)
         except TimeoutError:
@@ -205,6 +230,7 @@ class _Request:
     types: frozenset[str] | None
     follow: FollowCheck | None
     max_redirects: int
+    allowance: Allowance | None
     begun: float
 
 
@@ -218,9 +244,14 @@ async def _read(request: _Request, answer: aiohttp.ClientResponse, url: str, tra
     cut = request.truncate or not good
     if not cut and answer.content_length is not None and answer.content_length > max_bytes:
         raise TooLarge(f"the answer has {answer.content_length:,} bytes, more than {max_bytes:,}", bytes_read=0)
+    allowance = request.allowance
+    if allowance is not None and allowance.refuse(min(answer.content_length or 0, max_bytes)):
+        raise TooLarge("the answer does not fit into what may be loaded", bytes_read=0)
     body = bytearray()
     async for chunk in answer.content.iter_any():
         body += chunk
+        if allowance is not None and allowance.take(len(chunk)):
+            raise TooLarge("the answer does not fit into what may be loaded", bytes_read=len(body))
         if len(body) > max_bytes:
             if not cut:
                 raise TooLarge(f"the answer has more than {max_bytes:,} bytes", bytes_read=len(body))

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 from ke.contracts.errors import KeError
 from ke.web.chromium import Chromium, find_chromium
 from ke.web.errors import BrowserFailed, TooLarge
-from ke.web.fetch import Fetcher, FollowCheck
+from ke.web.fetch import Allowance, Fetcher, FollowCheck
 from ke.web.response import Response
 
 RENDER_TIMEOUT_S: Final = 15.0
@@ -28,7 +28,7 @@ SNAPSHOT_TIMEOUT_S: Final = 5.0
 MAX_REQUESTS: Final = 100
 """Requests of one page's scripts and styles; more are refused."""
 MAX_LOADED_BYTES: Final = 20_000_000
-"""Bytes of all their answers."""
+"""Bytes of all their answers, at most."""
 MAX_PAGES: Final = 4
 """Pages that one worker renders at once."""
 
@@ -77,7 +77,12 @@ class Browser:
             self._chromium = None
 
     async def render(
-        self, response: Response, fetcher: Fetcher, max_bytes: int, stopping: Callable[[], bool] = lambda: False
+        self,
+        response: Response,
+        fetcher: Fetcher,
+        max_bytes: int,
+        allowance: Allowance,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> bytes:
         """The HTML of a page when its scripts have run, in UTF-8.
 
@@ -85,6 +90,7 @@ class Browser:
             response: The page as it was fetched.
             fetcher: For what its scripts ask for.
             max_bytes: The longest HTML.
+            allowance: What its scripts may load.
             stopping: Once it says so no request begins any more.
 
         Raises:
@@ -93,10 +99,11 @@ class Browser:
         """
         async with self._places:
             chromium = await self._running()
-            html = await _Page(chromium, response, fetcher, stopping).html(max_bytes)
+            html = await _Page(chromium, response, fetcher, allowance, stopping).html(max_bytes)
         body = html.encode("utf-8", errors="replace")
         if len(body) > max_bytes:
-            raise TooLarge(f"the rendered page has more than {max_bytes:,} bytes", bytes_read=0)
+            read = len(response.body) + allowance.spent
+            raise TooLarge(f"the rendered page has more than {max_bytes:,} bytes", bytes_read=read)
         return body
 
     async def _running(self) -> Chromium:
@@ -133,6 +140,9 @@ class RenderingFetcher:
     ) -> Response:
         """As `Fetcher.fetch`; the body of an HTML page is what it is once its scripts have run.
 
+        What the page loads counts against `max_bytes`, together with the page. Where that is less than a body may have
+        at most, because little is left of the crawl's bytes, a page that wants more is refused; else it goes without.
+
         Raises:
             KeError: As there, and `BrowserFailed`.
         """
@@ -142,14 +152,27 @@ class RenderingFetcher:
         if not 200 <= response.status < 300 or response.content_type not in _RENDERED:  # noqa: PLR2004 - HTTP's own
             return response
         most = self.max_bytes if max_bytes is None else max_bytes
-        body = await self._browser.render(response, self._fetcher, most, self._stopping)
-        return replace(response, body=body, charset="utf-8")
+        allowance = Allowance(MAX_LOADED_BYTES)
+        if max_bytes is not None:
+            allowance.limit = min(MAX_LOADED_BYTES, max_bytes - len(response.body))
+        body = await self._browser.render(response, self._fetcher, most, allowance, self._stopping)
+        loaded = len(response.body) + allowance.spent
+        if allowance.is_short and most < self.max_bytes:
+            raise TooLarge(f"the page and what it loads have more than {most:,} bytes", bytes_read=loaded)
+        return replace(response, body=body, charset="utf-8", loaded_bytes=loaded)
 
 
 class _Page:
     """One page in a profile of its own, which is thrown away with it."""
 
-    def __init__(self, chromium: Chromium, response: Response, fetcher: Fetcher, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        chromium: Chromium,
+        response: Response,
+        fetcher: Fetcher,
+        allowance: Allowance,
+        stopping: Callable[[], bool],
+    ) -> None:
         self._chromium = chromium
         self._stopping = stopping
         self._response = response
@@ -158,7 +181,7 @@ class _Page:
         self._frame = ""
         self._is_shown = False
         self._requests = 0
-        self._left_bytes = MAX_LOADED_BYTES
+        self._allowance = allowance
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._quiet_s: float | None = None
@@ -254,17 +277,7 @@ class _Page:
 
     async def _load(self, number: str, request: dict[str, Any]) -> None:
         try:
-            limit = min(self._left_bytes, self._fetcher.max_bytes)
-            if limit <= 0:
-                raise TooLarge("what the page has loaded is too much")
-            # Reserved, so that many at once do not go over.
-            self._left_bytes -= limit
-            try:
-                response = await self._fetcher.fetch(request["url"], accept="*/*", max_bytes=limit)
-                self._left_bytes += limit - len(response.body)
-            except KeError:
-                self._left_bytes += limit
-                raise
+            response = await self._fetcher.fetch(request["url"], accept="*/*", allowance=self._allowance)
         except KeError:
             self._send("Fetch.failRequest", {"requestId": number, "errorReason": "Aborted"})
             return

@@ -40,6 +40,13 @@ class Response:
     """Bytes of the body as they came over the wire."""
     elapsed_s: float
     """From the first request to the end of the body."""
+    loaded_bytes: int | None = None
+    """Where a browser has shown the page: bytes of the page as it came, and of all that it has loaded."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that count against `max_bytes`."""
+        return len(self.body) if self.loaded_bytes is None else self.loaded_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,12 +42,12 @@ class Site:
 
 def postgres_docs() -> Site:
     """PostgreSQL's documentation, 1,169 real pages with 24 links each; made-up pages where it cannot be had."""
-    return _packaged("postgresql-doc-15", "html", "/index.html") or generated(GENERATED_PAGES)
+    return packaged("postgresql-doc-15", "postgresql-doc-15/html") or generated(GENERATED_PAGES)
 
 
 def rust_docs() -> Site | None:
     """Rust's documentation, 32,101 pages, of which links lead to 21,633; None where it cannot be had."""
-    return _packaged("rust-doc", "html", "/index.html")
+    return packaged("rust-doc", "rust-doc/html")
 
 
 def generated(pages: int) -> Site:
@@ -59,15 +59,16 @@ def generated(pages: int) -> Site:
     return Site(f"{pages} generated pages", folder, "/index.html")
 
 
-def _packaged(package: str, part: str, start: str) -> Site | None:
+def packaged(package: str, part: str) -> Site | None:
+    """The pages of a Debian package in a folder below /usr/share/doc; None where they cannot be had."""
     unpacked = _unpacked(package)
     if unpacked is None:
         return None
-    folder = unpacked / "usr/share/doc" / package / part
-    if not (folder / start.lstrip("/")).exists():
-        say(f"{package} has no {part}{start}")
+    folder = unpacked / "usr/share/doc" / part
+    if not (folder / "index.html").exists():
+        say(f"{package} has no {part}/index.html")
         return None
-    return Site(package, folder, start)
+    return Site(package, folder, "/index.html")
 
 
 def _unpacked(package: str) -> Path | None:
@@ -187,7 +188,7 @@ def _start_nginx(binary: str, site: Site, work: Path, log: Path | None) -> "tupl
         f"events {{ worker_connections 512; }}\n"
         f"http {{ {temp}\n"
         "  types { text/html html; application/xml xml; text/css css; application/javascript js;"
-        " image/svg+xml svg; text/plain txt; }\n"
+        " image/svg+xml svg; image/png png; image/gif gif; image/jpeg jpg; text/plain txt; application/pdf pdf; }\n"
         "  default_type application/octet-stream; sendfile on; tcp_nopush on; keepalive_requests 1000000;\n"
         "  log_format path '$request_uri';\n"
         f"  server {{ listen 127.0.0.1:{port}; root {site.folder}; index index.html; {access} }} }}\n"

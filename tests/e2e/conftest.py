@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from examples.serve import SiteServer
+from tests.counts.cut import write_cut
 from tests.e2e.sites import PAGES, write_tree
 from tests.e2e.stack import Stack
 from tests.llm_server import KEY, MODEL, LlmServer, open_llm
@@ -36,6 +37,15 @@ async def big_site(folder_of_big_site: Path) -> AsyncIterator[SiteServer]:
 
 
 @pytest.fixture(scope="session")
+async def counted_site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SiteServer]:
+    """Few pages, with all the cases in which they are counted in different ways."""
+    folder = tmp_path_factory.mktemp("counted-site")
+    write_cut(folder)
+    async with SiteServer(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 async def llm() -> AsyncIterator[LlmServer]:
     """The endpoint of a language model."""
     async with open_llm() as server:
@@ -44,10 +54,14 @@ async def llm() -> AsyncIterator[LlmServer]:
 
 @pytest.fixture(scope="session")
 def stack(
-    tmp_path_factory: pytest.TempPathFactory, example_site: SiteServer, big_site: SiteServer, llm: LlmServer
+    tmp_path_factory: pytest.TempPathFactory,
+    example_site: SiteServer,
+    big_site: SiteServer,
+    counted_site: SiteServer,
+    llm: LlmServer,
 ) -> Iterator[Stack]:
     """A running stack."""
-    allow = f"{example_site.host_port},{big_site.host_port}"
+    allow = ",".join(site.host_port for site in (example_site, big_site, counted_site))
     model = {
         "KE_LLM_URL": llm.url,
         "KE_LLM_API_KEY": KEY,

@@ -8,12 +8,13 @@ import pytest
 import sqlalchemy as sa
 from aiohttp import web
 
-from ke.contracts.activities import CollectSlice
+from ke.contracts.activities import CloseJob, CollectSlice
 from ke.contracts.jobs import Artifacts, CollectSpec, JobStatus, Reading
 from ke.runtime.embedded.postgres import temporary_postgres
 from ke.runtime.pool import CpuPool
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import active_dependents, row_counts
+from ke.storage.closing import end_job
 from ke.storage.database import Database, migrate
 from ke.storage.tables import jobs, pages, sources
 from tests.integration.lanes import Lanes, running_site
@@ -209,6 +210,32 @@ async def test_wider_scope_takes_the_links_of_unchanged_pages(lanes: Lanes) -> N
     fourth, numbers = await again(lanes, third)
     assert numbers == {"fetched": 1, "unchanged": 4, "failed": 1}
     assert set(await lanes.stored(fourth)) == {"/deep"}
+
+
+async def test_depth_that_was_lowered_meanwhile_counts(lanes: Lanes) -> None:
+    """Links that the earlier job left aside once its `max_depth` was lowered are followed, a 304 or not."""
+    a_site(lanes)
+    piece = await lanes.job(lanes.crawl())
+    lower = replace(piece, spec=replace(piece.spec, limits=replace(piece.spec.limits, max_depth=1)))
+    assert not (await lanes.run(replace(piece, max_pages=1))).done
+    assert (await lanes.run(lower)).done
+    first = await end_job(lanes.database, CloseJob(piece.job_id))
+    assert first.counters.pages_fetched == 4
+    second, numbers = await again(lanes, piece.job_id)
+    assert numbers == {"fetched": 1, "unchanged": 4, "failed": 1}
+    assert set(await lanes.stored(second)) == {"/deep"}
+
+
+async def test_depth_that_was_raised_meanwhile_is_not_relied_on(lanes: Lanes) -> None:
+    """Pages from before may lack links, so beyond the first `max_depth` whole pages are fetched."""
+    a_site(lanes)
+    piece = await lanes.job(lanes.crawl(max_depth=1))
+    higher = replace(piece, spec=lanes.crawl(max_depth=5))
+    assert (await lanes.run(higher)).done
+    await end_job(lanes.database, CloseJob(piece.job_id))
+    second, numbers = await again(lanes, piece.job_id)
+    assert numbers == {"unchanged": 5, "failed": 1}
+    assert (await lanes.rows(second))["/tagged"].http_status == 200
 
 
 async def test_unchanged_pages_count_against_the_limit(lanes: Lanes) -> None:

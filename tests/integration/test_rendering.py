@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 from aiohttp import web
@@ -172,6 +173,29 @@ async def test_requests_of_a_page_are_bounded(
 
 
 @needs_chromium
+async def test_all_that_a_page_loads_counts_as_its_bytes(pages: Site, net: Fetcher, browser: Browser) -> None:
+    """The page as it came and what its scripts asked for, errors among it; many at once do not keep each other out."""
+    scripts = "".join(f'<script async src="/{n}.js"></script>' for n in range(12))
+    html(pages, f"<p>Asks.</p>{scripts}<script>fetch('/none')</script>")
+    for number in range(12):
+        pages.serve(f"/{number}.js", f"/*{'x' * 5_000}*/", Content_Type="text/javascript")
+    response = await RenderingFetcher(net, browser).fetch(f"{pages.url}/")
+    async with aiohttp.ClientSession(pages.url) as session:
+        raw = sum([len(await (await session.get(path)).read()) for path in ("/", "/none")])
+    assert response.size == raw + 12 * 5_004
+
+
+@needs_chromium
+async def test_page_that_loads_more_than_is_left_is_refused(pages: Site, net: Fetcher, browser: Browser) -> None:
+    """What it has loaded by then is told, and is not more than was left."""
+    html(pages, "<script>for (let n = 0; n < 9; n++) fetch('/data?' + n).catch(() => 0)</script>")
+    pages.serve("/data", b"x" * 1_000, Content_Type="text/plain")
+    with pytest.raises(TooLarge) as caught:
+        await shown(pages, net, browser, max_bytes=5_000)
+    assert 4_000 < caught.value.extra["bytes_read"] <= 5_000
+
+
+@needs_chromium
 async def test_page_that_scripts_make_too_long_is_refused(pages: Site, net: Fetcher, browser: Browser) -> None:
     """The limit of a body holds for what is read in the end."""
     html(pages, "<script>document.body.append('x'.repeat(100000))</script>")
@@ -288,6 +312,18 @@ async def test_crawl_of_an_app_follows_and_stores_what_its_scripts_make(lanes: L
     again, outcome = await lanes.whole(replace(spec, recrawl_of=job))
     assert (outcome.counters.pages_unchanged, outcome.counters.pages_fetched) == (2, 1)
     assert set(await lanes.stored(again)) == {"/c"}
+
+
+@needs_chromium
+async def test_bytes_that_pages_load_count_against_the_limit(lanes: Lanes) -> None:
+    """The crawl ends before a page whose script does not fit any more."""
+    script = f"/*{'x' * 30_000}*/"
+    lanes.answers["/app.js"] = lambda _: web.Response(text=script, content_type="text/javascript")
+    for number in range(1, 7):
+        lanes.site.html(f"/{number}", f"/{number + 1}", head="<script src=/app.js></script>")
+    _, outcome = await lanes.whole(replace(lanes.crawl("/1", max_bytes=100_000), browser=True))
+    assert (outcome.counters.pages_fetched, outcome.counters.pages_skipped) == (3, 1)
+    assert 3 * len(script) < outcome.counters.bytes <= 100_000
 
 
 @needs_chromium
