@@ -144,7 +144,7 @@ async def _count_tasks(
     spent = dict.fromkeys(_SPENT, 0)
     for lane, what, number in await connection.execute(_STATES, {"job": job_id}):
         if lane is None:
-            spent[what] = int(number)
+            spent[what] = number
         else:
             tasks[lane][what or ""] = number
     return tasks, spent
@@ -162,7 +162,7 @@ def _states() -> sa.Executable:
         sa.select(
             sa.literal_column("NULL", sa.Text),
             sa.literal_column(f"'{name}'", sa.Text),
-            sa.func.coalesce(sa.func.sum(job_progress.c[name]), 0),
+            sa.cast(sa.func.coalesce(sa.func.sum(job_progress.c[name]), 0), sa.BigInteger),
         ).where(job_progress.c.job_id == job)
         for name in _SPENT
     )
