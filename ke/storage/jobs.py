@@ -172,26 +172,15 @@ async def open_job(connection: AsyncConnection, job: JobInput, run_id: str) -> J
     Raises:
         Gone: The job was deleted.
     """
-    running = await _set_running(connection, uuid.UUID(job.job_id), run_id)
-    if running is not None:
-        return running
-    # Not there yet, or not queued. The insert waits for a submit that is being committed.
     await insert_job(connection, job)
     row = await find_job(connection, uuid.UUID(job.job_id), lock=True)
     if row is None or row.deleted_at is not None:
         raise Gone(f"The job {job.job_id} was deleted.")
     if row.status is JobStatus.QUEUED:
-        return await _set_running(connection, row.id, run_id) or row
+        moved = await move_job(connection, row.id, JobStatus.RUNNING, run_id=run_id, started_at=_NOW)
+        return moved or row
     await set_run_id(connection, row.id, run_id)
     return row
-
-
-async def _set_running(connection: AsyncConnection, job_id: uuid.UUID, run_id: str) -> JobRow | None:
-    """Moves a queued job to `running`; None when it is not queued: a job that is paused is not set running here."""
-    is_queued = sa.and_(jobs.c.id == job_id, jobs.c.status == JobStatus.QUEUED.value, jobs.c.deleted_at.is_(None))
-    values = {"status": JobStatus.RUNNING.value, "run_id": run_id, "started_at": _NOW}
-    record = (await connection.execute(sa.update(jobs).where(is_queued).values(values).returning(*jobs.c))).first()
-    return _row(record) if record else None
 
 
 async def move_job(connection: AsyncConnection, job_id: uuid.UUID, target: JobStatus, **values: Any) -> JobRow | None:
