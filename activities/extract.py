@@ -28,8 +28,8 @@ from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress,
 from ke.storage.vectors.base import Point, VectorStore
 
 GROUP_SOURCES: Final = 16
-"""Sources that are claimed at once, and that are committed together where their chunks are few. At most twice as many
-wait, and as many are in each commit: what a killed worker's successor extracts again."""
+"""Sources that wait for the pool or for a commit, at most, and sources in a commit. What a killed worker's successor
+extracts again is these and what two commits hold."""
 AT_ONCE: Final = 4
 """Sources under way in the pool."""
 COMMIT_CHUNKS: Final = 128
@@ -182,14 +182,12 @@ class _Slice:
 
     async def _claim_more(self) -> None:
         """Takes more sources, so that the pool does not run out of them while others are committed."""
-        if (
-            self._over()
-            or len(self._extracting) + len(self._made) > GROUP_SOURCES
-            or time.monotonic() < self._dry_until
-        ):
+        waiting = len(self._extracting) + len(self._made)
+        if self._over() or waiting > GROUP_SOURCES // 2 or time.monotonic() < self._dry_until:
             return
         size = self._piece.spec.chunk_size
-        room = GROUP_SOURCES if size is None else min(GROUP_SOURCES, size - self._taken)
+        room = GROUP_SOURCES - waiting
+        room = room if size is None else min(room, size - self._taken)
         async with self._database.transaction() as connection:
             await hold_fence(connection, self._job_id, self._piece.epoch)
             await hold_lease(connection, self._job_id, Lane.EXTRACT, self._claim)
@@ -209,7 +207,7 @@ class _Slice:
         for made in [task for task in self._extracting if task.done()]:
             self._made.append((self._extracting.pop(made), made.result()))
         chunks = sum(len(result.chunks) for _, result in self._made if isinstance(result, ExtractedSource))
-        is_enough = chunks >= COMMIT_CHUNKS or len(self._made) >= GROUP_SOURCES or not self._extracting
+        is_enough = chunks >= COMMIT_CHUNKS or not self._extracting
         if self._made and is_enough and len(self._keeping) < COMMITS_AT_ONCE and not self._beat.stopping:
             self._keeping.add(asyncio.create_task(self._keep(self._made)))
             self._made = []
