@@ -21,7 +21,7 @@ from ke.contracts.errors import Gone, InvalidInput, TemporalUnavailable
 from ke.contracts.ids import job_id_for_key
 from ke.contracts.jobs import JobInput, Reading
 from ke.extraction.schemas import BadSchema, check_schema
-from ke.storage.jobs import JobRow, find_job, get_job, insert_job, progress_of, set_run_id
+from ke.storage.jobs import JobRow, find_job, insert_job, progress_of, set_run_id
 from ke.web.egress import EgressPolicy
 
 TENANT: Final = "default"
@@ -57,10 +57,12 @@ async def submit(gateway: Gateway, body: AnyBody, key: str | None) -> JobView:
         if await insert_job(connection, job):
             await check_references(connection, body)
             job = replace(job, namespace_id=await gateway.engine.namespace_id())
-            await set_run_id(connection, job_id, await _start(gateway, job), namespace_id=job.namespace_id)
-            row = await get_job(connection, job_id)
-        else:
-            row = _same_job(await find_job(connection, job_id), job)
+            run_id = await _start(gateway, job)
+            # No more than this before the commit, which the workflow's first activity waits for.
+            row = await set_run_id(connection, job_id, run_id, namespace_id=job.namespace_id)
+            assert row is not None  # noqa: S101  (written above, and nobody else sees it yet)
+            return JobView.of(row, {})
+        row = _same_job(await find_job(connection, job_id), job)
         return JobView.of(row, await progress_of(connection, [job_id]))
 
 

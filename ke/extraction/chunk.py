@@ -14,7 +14,7 @@ from typing import Final
 from semantic_text_splitter import MarkdownSplitter
 
 from ke.contracts.errors import InvalidInput
-from ke.extraction.wordllama_files import load_tokenizer
+from ke.extraction.tokens import token_ids
 
 MIN_CHUNK_TOKENS: Final = 16
 """Below this a single character, which can be five tokens, might not fit."""
@@ -172,7 +172,7 @@ def _split(text: str, window: tuple[int, int], max_tokens: int) -> list[tuple[in
 
 def count_tokens(texts: list[str]) -> list[int]:
     """The number of tokens of each text."""
-    return [len(encoding) for encoding in load_tokenizer().encode_batch_fast(texts, add_special_tokens=False)]
+    return [len(token_ids(text)) for text in texts]
 
 
 @lru_cache(maxsize=16)

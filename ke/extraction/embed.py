@@ -16,7 +16,8 @@ from ke.contracts.errors import InvalidInput
 from ke.extraction.links import without_targets
 from ke.extraction.minilm import DIMENSIONS as MINILM_DIMENSIONS
 from ke.extraction.minilm import embed_minilm, missing_packages
-from ke.extraction.wordllama_files import load_tokenizer, load_vectors
+from ke.extraction.tokens import token_ids
+from ke.extraction.wordllama_files import load_vectors
 
 Vector: TypeAlias = "array[float]"
 """32-bit floats, of length 1: compact between processes, and a sequence of floats to everyone else."""
@@ -49,11 +50,9 @@ class Embedder:
 
 def _wordllama(texts: list[str]) -> NDArray[np.float32]:
     """The mean of the vectors of each text's tokens: what `WordLlama.embed` does, without padding."""
-    encodings = load_tokenizer().encode_batch_fast(texts, add_special_tokens=False)
-    ids = [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
     table = load_vectors()
-    means = [table[row].mean(axis=0) if len(row) else np.zeros(table.shape[1], np.float32) for row in ids]
-    return np.stack(means)
+    rows = [table[token_ids(text)] for text in texts]
+    return np.stack([row.mean(axis=0) if len(row) else np.zeros(table.shape[1], np.float32) for row in rows])
 
 
 _EMBEDDERS: Final = {

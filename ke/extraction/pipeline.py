@@ -67,9 +67,9 @@ async def extract_source(pool: Pool, source: SourceText, spec: ExtractSpec) -> E
     embedder = find_embedder(spec.embedder)
     if spec.entities is not None:
         check_entities(spec.entities)
-    chunks = await _chunk(pool, source.text, spec.chunk_tokens)
+    chunks, vectors = await _chunk(pool, source.text, spec)
     room = asyncio.Semaphore(_AT_ONCE)
-    vectors: dict[int, Vector] = {}
+    rest = [chunk for chunk in chunks if chunk.number not in vectors]
 
     async def embed_batch(batch: Sequence[Chunk]) -> None:
         async with room:
@@ -78,8 +78,8 @@ async def extract_source(pool: Pool, source: SourceText, spec: ExtractSpec) -> E
 
     try:
         async with asyncio.TaskGroup() as tasks:
-            for first in range(0, len(chunks), embedder.batch):
-                tasks.create_task(embed_batch(chunks[first : first + embedder.batch]))
+            for first in range(0, len(rest), embedder.batch):
+                tasks.create_task(embed_batch(rest[first : first + embedder.batch]))
     except ExceptionGroup as group:
         raise group.exceptions[0] from None  # the first one cancelled the others
     made = tuple(ExtractedChunk(chunk, vectors[chunk.number]) for chunk in chunks)
@@ -100,11 +100,27 @@ async def embed_chunks(pool: Pool, embedder: str, texts: Sequence[str]) -> list[
     return vectors
 
 
-async def _chunk(pool: Pool, text: str, max_tokens: int) -> list[Chunk]:
-    """One piece after the other, as each needs to know under which headings it starts."""
+async def _chunk(pool: Pool, text: str, spec: ExtractSpec) -> tuple[list[Chunk], dict[int, Vector]]:
+    """One piece after the other, as each needs to know under which headings it starts; vectors by chunk number."""
     chunks: list[Chunk] = []
+    vectors: dict[int, Vector] = {}
     outline = Outline()
     for start, end in cut(text, PIECE_CHARACTERS):
-        found, outline = await pool.run(chunk_piece, text[start:end], max_tokens, start, len(chunks), outline)
+        found, outline, made = await pool.run(
+            chunk_and_embed, text[start:end], spec.chunk_tokens, start, len(chunks), outline, spec.embedder
+        )
+        vectors.update((chunk.number, vector) for chunk, vector in zip(found, made, strict=False))
         chunks += found
-    return chunks
+    return chunks, vectors
+
+
+def chunk_and_embed(
+    piece: str, max_tokens: int, start: int, number: int, outline: Outline, embedder: str
+) -> tuple[list[Chunk], Outline, list[Vector]]:
+    """`chunk_piece`, and the vectors of its chunks where they are one batch of the embedder; else none yet.
+
+    So a page is one task, and not one for its chunks and one for their vectors.
+    """
+    chunks, outline = chunk_piece(piece, max_tokens, start, number, outline)
+    is_one_batch = len(chunks) <= find_embedder(embedder).batch
+    return chunks, outline, embed(embedder, [chunk.text for chunk in chunks]) if is_one_batch else []

@@ -6,7 +6,7 @@ transaction of its own, and counts go piece by piece.
 
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -22,27 +22,16 @@ from ke.contracts.jobs import (
     JobOutcome,
     JobStatus,
 )
+from ke.storage.counting import count_job
 from ke.storage.database import Database
 from ke.storage.extract_queue import skip_open_tasks
 from ke.storage.frontier import SKIP_BATCH, skip_open_pages
-from ke.storage.jobs import JobRow, get_job, move_job, set_run_id
-from ke.storage.record_queue import skip_open_records
-from ke.storage.tables import (
-    dead_letters,
-    entities,
-    entity_tasks,
-    extraction_tasks,
-    extractions,
-    job_progress,
-    pages,
-    records,
-    sources,
-)
+from ke.storage.jobs import JobRow, get_job, move_job
+from ke.storage.record_queue import OPEN, skip_open_records
+from ke.storage.tables import entity_tasks, extraction_tasks, pages
 
 MAX_LISTED_SKIPPED: Final = 100
 """Skipped sources that a result names; the rest are in the list of the job's sources."""
-COUNT_PIECE: Final = 100_000
-"""Rows that one statement counts."""
 
 
 async def end_job(
@@ -94,12 +83,12 @@ async def _close_or_skip(
         return outcome_of(row)
     if await _skip_open(connection, row.id, close, limit) >= limit:
         return None
-    if run_id is not None:
-        await set_run_id(connection, row.id, run_id)
-    return await _close_job(connection, row, close, progress)
+    return await _close_job(connection, row, close, progress, run_id)
 
 
 async def _skip_open(connection: AsyncConnection, job_id: uuid.UUID, close: CloseJob, limit: int) -> int:
+    if not (await connection.execute(_IS_OPEN, {"job": job_id})).scalar_one():
+        return 0
     why = "cancelled" if close.cancelled else "failed" if close.error else "ended"
     skipped = await skip_open_pages(connection, job_id, why, limit=limit)
     if skipped < limit:
@@ -109,8 +98,21 @@ async def _skip_open(connection: AsyncConnection, job_id: uuid.UUID, close: Clos
     return skipped
 
 
+def _is_open() -> sa.Select[tuple[bool]]:
+    """Whether anything of a job is open: of most there is nothing, which one look tells."""
+    job: sa.BindParameter[uuid.UUID] = sa.bindparam("job")
+    # Written out, as it must be seen to be what the index of open pages is limited to.
+    in_frontier = sa.exists().where(pages.c.job_id == job, sa.text("pages.state IN ('pending', 'fetching')"))
+    states = (extraction_tasks.c.state, entity_tasks.c.state, extraction_tasks.c.record_state)
+    queued = (sa.exists().where(state.table.c.job_id == job, state.in_(OPEN)) for state in states)
+    return sa.select(sa.or_(in_frontier, *queued))
+
+
+_IS_OPEN: Final = _is_open()
+
+
 async def _close_job(
-    connection: AsyncConnection, row: JobRow, close: CloseJob, progress: Callable[[], None]
+    connection: AsyncConnection, row: JobRow, close: CloseJob, progress: Callable[[], None], run_id: str | None
 ) -> JobOutcome:
     counters, has_failures = await count_job(connection, row.id, progress)
     status = _final_status(close, has_failures=has_failures)
@@ -127,6 +129,7 @@ async def _close_job(
         result=result,
         error=asdict(close.error) if close.error and status is JobStatus.FAILED else sa.null(),
         **({"artifacts": Artifacts.CLEANING.value} if close.cleanup else {}),
+        **({"run_id": run_id} if run_id is not None else {}),
     )
     return outcome_of(closed or row)
 
@@ -179,104 +182,6 @@ def _receipt(row: JobRow, close: CloseJob, now: datetime) -> CancellationReceipt
         latency_s=round(max(0.0, (quiescent - requested).total_seconds()), 3),
         reason=row.cancel_reason or receipt.reason,
     )
-
-
-async def count_job(
-    connection: AsyncConnection, job_id: uuid.UUID, progress: Callable[[], None] = lambda: None
-) -> tuple[Counters, bool]:
-    """Counts the job's rows, exactly.
-
-    Returns:
-        The counters, and whether a page or a source failed for good. Its dead letter may have been purged since.
-    """
-
-    async def tally(table: sa.Table) -> dict[str, _Tally]:
-        return await _tally(connection, table, job_id, progress)
-
-    async def total(table: sa.Table) -> int:
-        return sum(part.number for part in (await tally(table)).values())
-
-    page, chunk = await tally(pages), await tally(extractions)
-    task = await _count_tasks(connection, job_id, extraction_tasks.c.state)
-    searched = await _count_tasks(connection, job_id, entity_tasks.c.state)
-    record = await _count_tasks(connection, job_id, extraction_tasks.c.record_state)
-    none = _Tally()
-    counters = Counters(
-        pages_fetched=page.get("fetched", none).number,
-        pages_failed=page.get("failed", none).number,
-        pages_skipped=page.get("skipped", none).number,
-        pages_duplicate=page.get("duplicate", none).number,
-        pages_unchanged=page.get("unchanged", none).number,
-        pages_gone=page.get("gone", none).number,
-        sources=await total(sources),
-        sources_extracted=task.get("done", 0),
-        sources_skipped=task.get("skipped", 0),
-        extractions=sum(part.number for part in chunk.values()),
-        entities=await total(entities),
-        entity_sources=searched.get("done", 0),
-        entity_sources_skipped=searched.get("skipped", 0),
-        vectors=chunk.get("ready", none).number,
-        dead_letters=await total(dead_letters),
-        bytes=sum(part.bytes for part in page.values()),
-        records=await total(records),
-        records_skipped=record.get("skipped", 0),
-        **await _spent(connection, job_id),
-    )
-    failed = (task.get("failed"), searched.get("failed"), record.get("failed"))
-    return counters, bool(counters.pages_failed or any(failed))
-
-
-@dataclass(frozen=True, slots=True)
-class _Tally:
-    """Rows of one state."""
-
-    number: int = 0
-    bytes: int = 0
-
-
-async def _tally(
-    connection: AsyncConnection, table: sa.Table, job_id: uuid.UUID, progress: Callable[[], None]
-) -> dict[str, _Tally]:
-    """Counts rows by their state, "" where the table has none, in pieces along the index on job and `seq`."""
-    state = table.c.state if "state" in table.c else sa.literal("")
-    size = table.c.bytes if table is pages else sa.literal(0)
-    found: dict[str, _Tally] = {}
-    after = 0
-    while True:
-        piece = (
-            sa.select(table.c.seq, state.label("state"), size.label("bytes"))
-            .where(table.c.job_id == job_id, table.c.seq > after)
-            .order_by(table.c.seq)
-            .limit(COUNT_PIECE)
-            .subquery()
-        )
-        statement = sa.select(
-            piece.c.state, sa.func.count(), sa.func.coalesce(sa.func.sum(piece.c.bytes), 0), sa.func.max(piece.c.seq)
-        ).group_by(piece.c.state)
-        records = (await connection.execute(statement)).all()
-        if not records:
-            return found
-        for name, number, size_sum, last in records:
-            before = found.get(name, _Tally())
-            found[name] = _Tally(before.number + number, before.bytes + int(size_sum))
-            after = max(after, last)
-        progress()
-        if sum(number for _, number, _, _ in records) < COUNT_PIECE:
-            return found
-
-
-async def _spent(connection: AsyncConnection, job_id: uuid.UUID) -> dict[str, int]:
-    """What calls have cost: no row tells it, as failed ones cost too, so the lanes' own sums are taken."""
-    names = ("tokens_in", "tokens_out", "cost_micros")
-    sums = [sa.func.coalesce(sa.func.sum(job_progress.c[name]), 0).label(name) for name in names]
-    found = (await connection.execute(sa.select(*sums).where(job_progress.c.job_id == job_id))).one()
-    return {name: int(number) for name, number in zip(names, found, strict=True)}
-
-
-async def _count_tasks(connection: AsyncConnection, job_id: uuid.UUID, state: sa.Column[str | None]) -> dict[str, int]:
-    """Counts a lane's sources by their state, which an index has."""
-    statement = sa.select(state, sa.func.count()).where(state.table.c.job_id == job_id).group_by(state)
-    return {record[0] or "": record[1] for record in await connection.execute(statement)}
 
 
 async def _result(

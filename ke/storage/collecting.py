@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import source_id
 from ke.contracts.jobs import Counters, Lane
+from ke.storage.arrays import among
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
 from ke.storage.duplicates import Twins
 from ke.storage.frontier import FrontierEntry, add_pages
@@ -128,7 +129,7 @@ async def _still_mine(
 ) -> frozenset[uuid.UUID]:
     statement = (
         sa.select(pages.c.id)
-        .where(pages.c.id.in_([o.entry.id for o in batch]), pages.c.claim == claim, pages.c.state == "fetching")
+        .where(among(pages.c.id, [o.entry.id for o in batch]), pages.c.claim == claim, pages.c.state == "fetching")
         .order_by(pages.c.id)
         .with_for_update()
     )

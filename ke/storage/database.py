@@ -107,6 +107,8 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
+            # The one that was used last: it has the statements prepared, and need not be asked whether it lives.
+            pool_use_lifo=True,
             connect_args={
                 "timeout": CONNECT_TIMEOUT_S,
                 "command_timeout": statement_timeout_s,

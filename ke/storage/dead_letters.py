@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ke.contracts.ids import dead_letter_id
 from ke.contracts.jobs import Counters, Lane
 from ke.contracts.retries import LetterFilter, Subject
+from ke.storage.arrays import among
 from ke.storage.jobs import add_progress
 from ke.storage.tables import dead_letters, entity_tasks, extraction_tasks, jobs, pages, retries
 
@@ -201,12 +202,12 @@ async def settle_letters(
     if not tried:
         return
     failed_by_letter = {dead_letter_id(job_id, subject, key): failed for key, failed in tried.items()}
-    found = await connection.execute(sa.select(dead_letters.c.id).where(dead_letters.c.id.in_(failed_by_letter)))
+    found = await connection.execute(sa.select(dead_letters.c.id).where(among(dead_letters.c.id, failed_by_letter)))
     retried = list(found.scalars())
     if not retried:
         return
     gone = [letter for letter in retried if not failed_by_letter[letter]]
-    await connection.execute(sa.delete(dead_letters).where(dead_letters.c.id.in_(gone)))
+    await connection.execute(sa.delete(dead_letters).where(among(dead_letters.c.id, gone)))
     sums: dict[str, Any] = {
         "succeeded": retries.c.succeeded + len(gone),
         "failed": retries.c.failed + len(retried) - len(gone),

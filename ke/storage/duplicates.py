@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import source_id
+from ke.storage.arrays import among
 from ke.storage.tables import sources
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ class Twins:
         ).where(
             sources.c.job_id == job_id,
             sa.or_(
-                sources.c.content_hash.in_([d.content_hash for d in documents]),
-                sources.c.id.in_([source_id(job_id, url) for url in named]),
+                among(sources.c.content_hash, [d.content_hash for d in documents]),
+                among(sources.c.id, [source_id(job_id, url) for url in named]),
             ),
         )
         for record in await connection.execute(statement):

@@ -13,6 +13,7 @@ from ke.contracts.cleanup import CleanupStatus
 from ke.contracts.errors import Fenced
 from ke.contracts.ids import extraction_id
 from ke.contracts.jobs import Artifacts, Counters, Lane
+from ke.storage.arrays import among
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
 from ke.storage.jobs import add_progress, hold_fence, hold_lease
 from ke.storage.tables import cleanups, entity_tasks, extraction_tasks, extractions, jobs, sources
@@ -99,25 +100,37 @@ async def claim_tasks(
     Raises:
         Fenced: Some of them are being cleaned up by the job that owns them.
     """
+    claimed: list[ClaimedSource] = []
+    for *values, artifacts in await connection.execute(_CLAIM, {"job": job_id, "new_claim": claim, "most": limit}):
+        source = ClaimedSource(*values)
+        if artifacts != Artifacts.PRESENT.value:
+            raise Fenced(f"The sources of job {source.owner_job_id} are being cleaned up.")
+        claimed.append(source)
+    return claimed
+
+
+def _claim() -> sa.Executable:
     due = (
         sa.select(extraction_tasks.c.source_id)
         .where(
-            extraction_tasks.c.job_id == job_id,
+            extraction_tasks.c.job_id == sa.bindparam("job"),
             extraction_tasks.c.state == "pending",
             ~is_forgotten(extraction_tasks),
         )
         .order_by(extraction_tasks.c.seq)
-        .limit(limit)
+        .limit(sa.bindparam("most"))
         .with_for_update(skip_locked=True)
     )
     taken = (
         sa.update(extraction_tasks)
-        .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.source_id.in_(due.scalar_subquery()))
-        .values(state="claimed", claim=claim)
+        .where(
+            extraction_tasks.c.job_id == sa.bindparam("job"), extraction_tasks.c.source_id.in_(due.scalar_subquery())
+        )
+        .values(state="claimed", claim=sa.bindparam("new_claim"))
         .returning(extraction_tasks.c.source_id, extraction_tasks.c.seq)
         .cte("taken")
     )
-    statement = (
+    return (
         sa.select(
             sources.c.id,
             sources.c.job_id,
@@ -132,13 +145,6 @@ async def claim_tasks(
         .join(jobs, jobs.c.id == sources.c.job_id)
         .order_by(taken.c.seq)
     )
-    claimed: list[ClaimedSource] = []
-    for *values, artifacts in await connection.execute(statement):
-        source = ClaimedSource(*values)
-        if artifacts != Artifacts.PRESENT.value:
-            raise Fenced(f"The sources of job {source.owner_job_id} are being cleaned up.")
-        claimed.append(source)
-    return claimed
 
 
 async def hold_fences(connection: AsyncConnection, job_id: uuid.UUID, epoch: int, claimed: Sequence[Owned]) -> None:
@@ -153,7 +159,7 @@ async def hold_fences(connection: AsyncConnection, job_id: uuid.UUID, epoch: int
         return
     statement = (
         sa.select(jobs.c.id, jobs.c.write_epoch)
-        .where(jobs.c.id.in_(owners))
+        .where(among(jobs.c.id, owners))
         .order_by(jobs.c.id)
         .with_for_update(read=True)
     )
@@ -238,12 +244,8 @@ async def finish_pieces(
     pieces = {"sources": [p.source.id for p in stored], "ends": [p.end for p in stored]}
     ready = (await connection.execute(_READY, pieces | {"job": job_id})).rowcount
     ids = [piece.source.id for piece in stored if piece.is_last]
-    tasks = extraction_tasks
-    of_job = tasks.c.job_id == job_id
-    ended = locked(tasks, of_job, tasks.c.source_id.in_(ids), tasks.c.claim == claim, tasks.c.state == "claimed")
-    done = sa.update(tasks).where(of_job, tasks.c.source_id.in_(ended))
-    returned = done.values(state="done", claim=None).returning(tasks.c.source_id)
-    mine = set((await connection.execute(returned)).scalars())
+    ended = {"job": job_id, "sources": ids, "of_claim": claim}
+    mine = set((await connection.execute(_DONE, ended)).scalars()) if ids else set()
     if find_entities and mine:
         queued = [{"job_id": job_id, "source_id": source} for source in ids if source in mine]
         await connection.execute(insert(entity_tasks).on_conflict_do_nothing(), queued)
@@ -273,7 +275,18 @@ def _ready() -> sa.Executable:
     )
 
 
+def _done() -> sa.Executable:
+    tasks = extraction_tasks
+    of_job = tasks.c.job_id == sa.bindparam("job")
+    these = sa.bindparam("sources", type_=ARRAY(tasks.c.source_id.type))
+    is_mine = [tasks.c.claim == sa.bindparam("of_claim"), tasks.c.state == "claimed"]
+    ended = locked(tasks, of_job, tasks.c.source_id == sa.any_(these), *is_mine)
+    done = sa.update(tasks).where(of_job, tasks.c.source_id.in_(ended)).values(state="done", claim=None)
+    return done.returning(tasks.c.source_id)
+
+
 _READY: Final = _ready()
+_DONE: Final = _done()
 
 
 async def fail_task(
@@ -315,3 +328,6 @@ def is_forgotten(tasks: sa.Table) -> sa.ColumnElement[bool]:
         cleanups.c.source_id == tasks.c.source_id, cleanups.c.status == CleanupStatus.RUNNING.value
     )
     return sa.exists(receipt)
+
+
+_CLAIM: Final = _claim()

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -25,6 +26,7 @@ from ke.contracts.jobs import (
 )
 from ke.contracts.naming import job_workflow_id
 from ke.contracts.params import params_of
+from ke.storage.arrays import among
 from ke.storage.tables import job_progress, jobs
 
 _NOW: Final = sa.func.clock_timestamp()
@@ -147,14 +149,19 @@ async def list_jobs(
 
 async def set_run_id(
     connection: AsyncConnection, job_id: uuid.UUID, run_id: str, *, namespace_id: str | None = None
-) -> None:
+) -> JobRow | None:
     """Records the Temporal run that works for the job, and the id of its namespace where that is told.
 
     An ended job keeps the run that ended it, whatever is done to its workflow later.
+
+    Returns:
+        The new row, or None when the job has ended.
     """
     values = {"run_id": run_id} | ({"namespace_id": namespace_id} if namespace_id else {})
     active = [status.value for status in ACTIVE]
-    await connection.execute(sa.update(jobs).where(jobs.c.id == job_id, jobs.c.status.in_(active)).values(values))
+    statement = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.status.in_(active)).values(values)
+    record = (await connection.execute(statement.returning(*jobs.c))).first()
+    return _row(record) if record else None
 
 
 async def open_job(connection: AsyncConnection, job: JobInput, run_id: str) -> JobRow:
@@ -279,15 +286,20 @@ async def add_progress(
 ) -> Counters:
     """Adds to a lane's counters, in the transaction of the batch they count; returns the lane's totals."""
     flags = {k: v for k, v in {"seeded": seeded, "done": done, "note": note}.items() if v is not None}
-    statement = insert(job_progress).values(
-        job_id=job_id, lane=lane.value, **{name: getattr(delta, name) for name in COUNTER_NAMES}, **flags
-    )
-    sums = {name: job_progress.c[name] + statement.excluded[name] for name in COUNTER_NAMES}
-    returning = statement.on_conflict_do_update(
-        index_elements=["job_id", "lane"], set_={**sums, **flags, "updated_at": _NOW}
-    ).returning(*(job_progress.c[name] for name in COUNTER_NAMES))
-    record = (await connection.execute(returning)).one()
+    values = {"job_id": job_id, "lane": lane.value, **{name: getattr(delta, name) for name in COUNTER_NAMES}, **flags}
+    record = (await connection.execute(_adding(frozenset(flags)), values)).one()
     return Counters(**record._mapping)  # noqa: SLF001
+
+
+@cache
+def _adding(flags: frozenset[str]) -> sa.Executable:
+    """The statement of `add_progress` that sets these flags; built once, as it has some 30 columns."""
+    statement = insert(job_progress)
+    sums = {name: job_progress.c[name] + statement.excluded[name] for name in COUNTER_NAMES}
+    set_flags = {name: statement.excluded[name] for name in sorted(flags)}
+    return statement.on_conflict_do_update(
+        index_elements=["job_id", "lane"], set_={**sums, **set_flags, "updated_at": _NOW}
+    ).returning(*(job_progress.c[name] for name in COUNTER_NAMES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +324,7 @@ async def progress_of(
     connection: AsyncConnection, job_ids: Sequence[uuid.UUID]
 ) -> dict[tuple[uuid.UUID, Lane], LaneProgress]:
     """How far the lanes of these jobs are."""
-    statement = sa.select(job_progress).where(job_progress.c.job_id.in_(job_ids))
+    statement = sa.select(job_progress).where(among(job_progress.c.job_id, job_ids))
     return {
         (record.job_id, Lane(record.lane)): LaneProgress(
             Counters(**{name: record._mapping[name] for name in COUNTER_NAMES}),  # noqa: SLF001

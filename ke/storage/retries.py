@@ -14,7 +14,8 @@ from ke.contracts.errors import Conflict, Fenced, NotFound
 from ke.contracts.jobs import TERMINAL, Artifacts, CollectSpec, Counters, CrawlLimits, JobError, Lane
 from ke.contracts.params import specs_of
 from ke.contracts.retries import CloseRetry, LetterFilter, OpenedRetry, RetryInput, RetryOutcome, RetryStatus
-from ke.storage.closing import count_job, counted_result, outcome_of
+from ke.storage.closing import counted_result, outcome_of
+from ke.storage.counting import count_job
 from ke.storage.database import Database
 from ke.storage.dead_letters import fits
 from ke.storage.extract_queue import skip_open_tasks

@@ -24,10 +24,11 @@ from urllib.parse import urlsplit
 from temporalio.testing import ActivityEnvironment
 
 from activities.collect import CollectActivities
+from activities.entities import EntityActivities
 from activities.extract import ExtractActivities
 from activities.warmup import load_models, warm
 from ke.contracts.activities import CollectSlice, ExtractSlice
-from ke.contracts.jobs import CollectSpec, CrawlLimits, ExtractSpec, FetchRate, JobInput, JobKind
+from ke.contracts.jobs import CollectSpec, CrawlLimits, ExtractSpec, FetchRate, JobInput, JobKind, Reading
 from ke.runtime.pool import CpuPool
 from ke.storage.jobs import open_job
 from ke.web import parse
@@ -77,7 +78,8 @@ class Jobs:
         spec = replace(self.extracting, source_job_id=self.crawled[0])
         job, epoch = await self._open(JobKind.EXTRACT, extract=spec)
         piece = ExtractSlice(job.job_id, epoch, spec, collecting=False, max_seconds=SLICE_S)
-        lane = ExtractActivities(self.stores.database, self.stores.vectors, self.pool)
+        entities = EntityActivities(self.stores.database, self.pool)
+        lane = ExtractActivities(self.stores.database, self.stores.vectors, self.pool, entities)
         report = await ActivityEnvironment().run(lane.extract_sources, piece)
         return int(report.counters.sources_extracted)
 
@@ -102,7 +104,7 @@ async def main(options: argparse.Namespace) -> None:
         await warm(pool, load_models)
         limits = CrawlLimits(max_pages=options.pages, max_depth=50)
         spec = CollectSpec((web.url,), follow=True, limits=limits, rate=FetchRate(concurrency=CONCURRENCY))
-        chosen: dict[str, Any] = {"reading": options.reading} if options.reading else {}
+        chosen: dict[str, Any] = {"reading": Reading(options.reading)} if options.reading else {}
         extracting = ExtractSpec(entities="spacy" if options.entities else None)
         jobs = Jobs(web.url, stores, pool, replace(spec, **chosen), extracting)
         await jobs.crawl()

@@ -12,7 +12,7 @@ from ke.contracts.errors import Fenced, WorkLost
 from ke.contracts.ids import page_id
 from ke.contracts.jobs import ExtractSpec, JobKind, JobStatus, Lane
 from ke.runtime.embedded.postgres import temporary_postgres
-from ke.storage import closing, collect_batches, frontier
+from ke.storage import collect_batches, counting, frontier
 from ke.storage.closing import end_job
 from ke.storage.collect_batches import skip_batch, write_batch
 from ke.storage.collecting import PageOutcome, PageState
@@ -135,7 +135,7 @@ async def test_counts_are_exact_across_pieces(database: Database, monkeypatch: p
         for number, state in enumerate(("fetched", "failed", "duplicate", "fetched", "fetched")):
             page = page_id(job, f"https://site.example/{number}")
             await connection.execute(sa.update(pages).where(pages.c.id == page).values(state=state, bytes=100 + number))
-    monkeypatch.setattr(closing, "COUNT_PIECE", 3)
+    monkeypatch.setattr(counting, "COUNT_PIECE", 3)
     counters = (await end_job(database, CloseJob(str(job)))).counters
     assert (counters.pages_fetched, counters.pages_failed, counters.pages_duplicate) == (3, 1, 1)
     assert (counters.pages_skipped, counters.bytes) == (5, 510)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from ke.contracts.errors import InvalidInput
-from ke.extraction.embed import collection_name, dimensions, embed
+from ke.extraction.chunk import Outline, chunk_piece
+from ke.extraction.embed import collection_name, dimensions, embed, find_embedder
+from ke.extraction.pipeline import chunk_and_embed
 
 TEXTS = ["The cat sat on the mat.", "a", "漢字", "🙂", "\x00", "x" * 20_000, "Ärger " * 50, "</s>", "\u200b"]
 
@@ -25,6 +27,18 @@ def test_vectors_have_length_one() -> None:
 def test_vectors_do_not_depend_on_company() -> None:
     """A text has the same vector alone as in a batch with longer ones: nothing is padded."""
     assert [embed("wordllama", [text])[0] for text in TEXTS] == embed("wordllama", TEXTS)
+
+
+def test_short_piece_is_embedded_where_it_is_chunked() -> None:
+    """The chunks are those of `chunk_piece` and the vectors those of `embed`; a long piece's are left to batches."""
+    text = "# Cats\n\n" + "The [cat](https://cats.example/) sat on the mat. " * 40
+    chunks, outline, vectors = chunk_and_embed(text, 64, 5, 3, Outline(), "wordllama")
+    assert (chunks, outline) == chunk_piece(text, 64, 5, 3, Outline())
+    assert len(chunks) > 3
+    assert vectors == embed("wordllama", [chunk.text for chunk in chunks])
+    chunks, _, vectors = chunk_and_embed(text * 20, 64, 0, 0, Outline(), "wordllama")
+    assert len(chunks) > find_embedder("wordllama").batch
+    assert vectors == []
 
 
 def test_near_texts_are_near() -> None:

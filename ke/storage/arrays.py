@@ -1,0 +1,15 @@
+"""Lists of values in statements."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+
+
+def among(column: sa.Column[Any], values: Iterable[Any]) -> sa.ColumnElement[bool]:
+    """Whether the column is one of the values: one statement, whatever their number.
+
+    `IN` of a list is another one for each length, compiled and prepared anew.
+    """
+    return column == sa.any_(sa.bindparam(None, list(values), type_=ARRAY(column.type)))
