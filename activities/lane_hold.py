@@ -38,6 +38,7 @@ class LaneHold:
 
     async def take(self, connection: AsyncConnection) -> LaneProgress:
         """Takes the shard over from whoever had it; returns how far the lane is, with the shard's own note."""
+        await collect_shards.queue_up(connection, self._job_id, self.shard)
         await hold_fence(connection, self._job_id, self._epoch)
         note = await collect_shards.take_shard(connection, self._job_id, self.shard, self.claim)
         progress = await lane_progress(connection, self._job_id, Lane.COLLECT)
@@ -48,6 +49,7 @@ class LaneHold:
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that is refused once the job may not be written, or another attempt has the shard."""
         async with self._database.transaction() as connection:
+            await collect_shards.queue_up(connection, self._job_id, self.shard)
             await hold_fence(connection, self._job_id, self._epoch)
             await collect_shards.hold_shard(connection, self._job_id, self.shard, self.claim)
             yield connection

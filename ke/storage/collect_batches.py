@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.jobs import Counters, Lane
-from ke.storage.collect_shards import WHOLE, Held, Shard, hold_pages, hold_shard
+from ke.storage.collect_shards import WHOLE, Held, Shard, hold_pages, hold_shard, queue_up
 from ke.storage.collecting import PageOutcome, write_pages
 from ke.storage.database import Database
 from ke.storage.frontier import PIECE, SKIP_BATCH, add_pages, skip_open_pages
@@ -92,6 +92,7 @@ async def write_links(
         Fenced: The job may not be written any more.
         WorkLost: Another slice has taken the lane, or this shard, over.
     """
+    await queue_up(connection, job_id, shard)
     await hold_fence(connection, job_id, epoch)
     await hold_shard(connection, job_id, shard, claim)
     await add_pages(connection, job_id, links)

@@ -1,8 +1,8 @@
 """The shards of a collect lane: who works on which hosts, and what each has reserved of the job's limits.
 
-A lane is whole, with one slice at a time, or split into shards of hosts, with one slice of each at a time. Every
-transaction of a slice holds the lane's row, whole or not: so claims, limits, duplicates and counters are those of one
-after the other, and shards differ only in what they wait for, the web and the processors.
+A lane is whole, with one slice at a time, or split into shards of hosts, with one slice of each at a time. The
+transactions of its slices are one after the other, whole or not: so claims, limits, duplicates and counters need no
+more rules, and what shards do side by side is to wait for the web and the processors.
 """
 
 import uuid
@@ -55,10 +55,21 @@ class Held:
     """Whether a page did not fit into what was left of the bytes, which ends the crawl."""
 
 
+async def queue_up(connection: AsyncConnection, job_id: uuid.UUID, shard: Shard) -> None:
+    """Keeps other shards of the lane from their transactions until this one ends; before any other lock.
+
+    Those that wait must not hold the job's row meanwhile: one after the other they would share it for ever, and nobody
+    could cancel the job.
+    """
+    if not shard.is_whole:
+        key = sa.func.hashtextextended(f"{Lane.COLLECT} {job_id}", 0)
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+
+
 async def take_shard(connection: AsyncConnection, job_id: uuid.UUID, shard: Shard, lease: uuid.UUID) -> str | None:
     """Makes a slice the one that works on its shard; every other one of it, and of another split, is refused from now.
 
-    Call it after `hold_fence`.
+    Call it after `queue_up` and `hold_fence`.
 
     Returns:
         What the slice before it has told that it waits for; None where the shard is the whole lane, whose row says it.
@@ -82,9 +93,9 @@ async def take_shard(connection: AsyncConnection, job_id: uuid.UUID, shard: Shar
 
 
 async def hold_shard(connection: AsyncConnection, job_id: uuid.UUID, shard: Shard, lease: uuid.UUID) -> None:
-    """Makes sure, until the transaction ends, that this slice is the one that works on its shard, and locks the lane.
+    """Makes sure, until the transaction ends, that this slice is the one that works on its shard.
 
-    Call it after `hold_fence`, so that locks are always taken in one order.
+    Call it after `queue_up` and `hold_fence`, so that locks are always taken in one order.
 
     Raises:
         WorkLost: Another attempt has taken the shard over, or the lane is split in another way.
@@ -92,8 +103,9 @@ async def hold_shard(connection: AsyncConnection, job_id: uuid.UUID, shard: Shar
     if shard.is_whole:
         await hold_lease(connection, job_id, Lane.COLLECT, lease)
         return
-    await _lock_lane(connection, job_id)
-    # Looked at after the lock: what it says then holds until the transaction ends.
+    # As every slice of a whole lane does, which may take this one over at any moment.
+    lane = (job_progress.c.job_id == job_id) & (job_progress.c.lane == Lane.COLLECT.value)
+    await connection.execute(sa.select(sa.literal(1)).select_from(job_progress).where(lane).with_for_update())
     found = sa.select(collect_shards.c.lease).where(
         collect_shards.c.job_id == job_id,
         collect_shards.c.shard == shard.number,
@@ -103,13 +115,8 @@ async def hold_shard(connection: AsyncConnection, job_id: uuid.UUID, shard: Shar
         raise WorkLost("Another attempt has taken this slice over.")
 
 
-async def _lock_lane(connection: AsyncConnection, job_id: uuid.UUID) -> None:
-    mine = (job_progress.c.job_id == job_id) & (job_progress.c.lane == Lane.COLLECT.value)
-    await connection.execute(sa.select(sa.literal(1)).select_from(job_progress).where(mine).with_for_update())
-
-
 async def held_by_others(connection: AsyncConnection, job_id: uuid.UUID, shard: Shard) -> Held:
-    """What all other shards have under way. Final until the transaction ends, where that holds the lane."""
+    """What all other shards have under way. It stays so until the transaction ends, in the queue's order."""
     statement = sa.select(
         sa.func.coalesce(sa.func.sum(collect_shards.c.pages_held), 0),
         sa.func.coalesce(sa.func.sum(collect_shards.c.bytes_held), 0),

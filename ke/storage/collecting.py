@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import source_id
 from ke.contracts.jobs import Counters, Lane
-from ke.storage.collect_shards import WHOLE, Shard, hold_shard
+from ke.storage.collect_shards import WHOLE, Shard, hold_shard, queue_up
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
 from ke.storage.duplicates import Twins
 from ke.storage.frontier import FrontierEntry, add_pages
@@ -111,6 +111,7 @@ async def write_pages(
         Fenced: The job may not be written any more.
         WorkLost: Another slice has taken the lane, or this shard, over.
     """
+    await queue_up(connection, job_id, shard)
     await hold_fence(connection, job_id, epoch)
     await hold_shard(connection, job_id, shard, claim)
     mine = await _still_mine(connection, claim, batch)

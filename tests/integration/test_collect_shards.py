@@ -15,6 +15,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities import collect_slice, splitting
+from activities.lane_hold import LaneHold
 from ke.contracts.activities import CollectSlice, SliceReport
 from ke.contracts.errors import WorkLost
 from ke.contracts.jobs import CollectSpec, Counters, CrawlLimits, CrawlScope, FetchRate, Lane
@@ -23,7 +24,7 @@ from ke.runtime.pool import CpuPool
 from ke.storage.collect_shards import Held, Shard, held_by_others, hold_pages, hold_shard, take_shard, write_note
 from ke.storage.database import Database, migrate
 from ke.storage.frontier import add_pages, claim_pages, frontier_state, release_pages
-from ke.storage.jobs import hold_fence, lane_progress
+from ke.storage.jobs import hold_fence, lane_progress, request_cancel
 from ke.storage.tables import pages
 from tests.integration.lanes import Lanes, LaneSite, running_site
 from tests.seeding import seed_job
@@ -364,3 +365,30 @@ async def test_slice_on_another_worker_keeps_to_the_pauses_of_the_one_before(lan
         for shard in range(SHARDS):
             await lanes.run(replace(brief, shard=shard, shards=SHARDS))
         assert len(site.asked) == asked
+
+
+async def test_busy_shards_leave_room_for_a_cancel(lanes: Lanes) -> None:
+    """Each transaction shares the job's row; the next one waits for its turn without it, else nobody could write."""
+    piece = await lanes.job(a_crawl(lanes))
+    job, at_it = uuid.UUID(piece.job_id), Counter[int]()
+
+    async def busy(number: int) -> None:
+        hold = LaneHold(lanes.database, replace(piece, shard=number, shards=SHARDS))
+        async with lanes.database.transaction() as connection:
+            await hold.take(connection)
+        while True:
+            async with hold.writing():
+                at_it[number] += 1
+                await asyncio.sleep(0.02)
+
+    shards = [asyncio.create_task(busy(number)) for number in range(SHARDS)]
+    try:
+        async with asyncio.timeout(20):
+            while len(at_it) < SHARDS:  # noqa: ASYNC110  a counter
+                await asyncio.sleep(0.01)
+        async with lanes.database.transaction(lock_timeout_s=5.0) as connection:
+            assert await request_cancel(connection, job, "") is not None
+    finally:
+        for task in shards:
+            task.cancel()
+        await asyncio.gather(*shards, return_exceptions=True)
