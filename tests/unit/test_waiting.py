@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from api.service.waiting import worth_asking
-from ke.runtime.engine import PendingActivity
+from ke.runtime.executions import PendingActivity
 
 SHARD = PendingActivity("collect_shard", attempt=1, failure="", queue="ke-collect")
 AT_WORK = replace(SHARD, started_at=datetime(2026, 1, 1, tzinfo=UTC))
