@@ -92,7 +92,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
         stack.push_async_callback(entity_pool.close)
 
         record, retry = RecordActivities(database), RetryActivities(database, vectors)
-        collect = CollectActivities(database, fetcher, pool, browser)
+        collect = CollectActivities(database, fetcher, pool, browser, settings.collect_shards)
         entities = EntityActivities(database, entity_pool)
         extract = ExtractActivities(database, vectors, pool, entities)
         structured = StructuredActivities(database, pool, chat)
@@ -113,7 +113,10 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
                 ],
                 "max_concurrent_activities": 32,
             },
-            TaskQueue.COLLECT: {"activities": [collect.collect_pages], "max_concurrent_activities": 8},
+            TaskQueue.COLLECT: {
+                "activities": [collect.collect_pages, collect.collect_shard],
+                "max_concurrent_activities": 16,
+            },
             TaskQueue.EXTRACT: {
                 "activities": [extract.extract_sources, restore.restore_points],
                 "max_concurrent_activities": 4,

@@ -22,20 +22,37 @@ REMEMBERED_GATES: Final = 1_000
 class CollectActivities(contract.CollectActivities):
     """Fetches pages."""
 
-    def __init__(self, database: Database, fetcher: Fetcher, pool: CpuPool, browser: Browser | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        fetcher: Fetcher,
+        pool: CpuPool,
+        browser: Browser | None = None,
+        shards: int = 1,
+    ) -> None:
+        """Fetches nothing yet; `shards`: into how many it asks to have a lane split where there are several hosts."""
         self._database = database
         self._fetcher = fetcher
         self._pool = pool
         self._browser = browser
+        self._shards = shards
         self._gates: OrderedDict[str, HostGate] = OrderedDict()
 
     @activity.defn(name="collect_pages")
     async def collect_pages(self, piece: CollectSlice) -> SliceReport:
         """Fetches pages of the frontier until the slice or the frontier ends."""
+        return await self._collect(piece)
 
+    @activity.defn(name="collect_shard")
+    async def collect_shard(self, piece: CollectSlice) -> SliceReport:
+        """The same for one shard of a lane that is split."""
+        return await self._collect(piece)
+
+    async def _collect(self, piece: CollectSlice) -> SliceReport:
         async def body(beat: Beat) -> SliceReport:
             gate = self._gate(piece)
-            return await CollectRun(self._database, self._fetcher, self._pool, gate, piece, beat, self._browser).run()
+            run = CollectRun(self._database, self._fetcher, self._pool, gate, piece, beat, self._browser, self._shards)
+            return await run.run()
 
         return await run_with_heartbeat(body)
 

@@ -3,8 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -14,21 +13,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from activities.budget import Budget
 from activities.heartbeat import Beat
 from activities.host_shares import HostShares
+from activities.lane_hold import LaneHold
 from activities.pages import PageReader
 from activities.reach import Reach
 from activities.recrawling import Recrawl
 from activities.seeding import Seeding
+from activities.splitting import Splitting
 from activities.waiting_note import WaitingNote, not_due, paced_by
 from ke.contracts.activities import CollectSlice, SliceReport
 from ke.contracts.jobs import Counters, CrawlLimits, Lane
 from ke.runtime.pool import CpuPool
 from ke.storage import frontier
 from ke.storage.collect_batches import skip_batch, write_batch
+from ke.storage.collect_shards import Held
 from ke.storage.collecting import PageOutcome
 from ke.storage.database import Database
 from ke.storage.frontier import FrontierEntry, FrontierState
+from ke.storage.host_pauses import held_hosts, keep_hosts
 from ke.storage.host_turns import HostTurns
-from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
+from ke.storage.jobs import add_progress
 from ke.storage.recrawls import earlier_spec, note_depth, with_earlier
 from ke.storage.requeueing import bury_pages, claim_letters_first
 from ke.web.errors import NoBrowser
@@ -46,6 +49,10 @@ LEAST_BATCH: Final = 16
 """Pages worth a commit, where a crawl of many hosts has more than that under way."""
 BATCH_SECONDS: Final = 0.5
 """The longest a fetched page waits for its commit while others are still under way."""
+OTHERS_S: Final = 0.5
+"""Seconds between two looks at what the other shards of a lane do, where this one has nothing to do itself."""
+IDLE_S: Final = 2.0
+"""Seconds after which a slice of a shard that has nothing to do ends, and leaves its place to another one."""
 REMEMBERED_LINKS: Final = 200_000
 """Links that a slice remembers as already in the frontier, to spare the database."""
 
@@ -62,6 +69,7 @@ class CollectRun:
         piece: CollectSlice,
         beat: Beat,
         browser: Browser | None = None,
+        shards: int = 1,
     ) -> None:
         dropped = piece.spec.scope.drop_params
         urls = dict.fromkeys(without_params(canonicalize(url), dropped) for url in piece.spec.urls)
@@ -76,7 +84,8 @@ class CollectRun:
         self._beat = beat
         self._job_id = uuid.UUID(piece.job_id)
         self._earlier = uuid.UUID(spec.recrawl_of) if spec.recrawl_of is not None else None
-        self._claim = uuid.uuid4()
+        self._hold = LaneHold(database, piece)
+        self._splitting = Splitting(replace(piece, spec=spec), shards)
         # A scrape fetches the URLs it was given, all of them and no others.
         limits = spec.limits if spec.follow else CrawlLimits(max_pages=len(spec.urls), max_depth=0)
         self._budget = Budget(limits, datetime.fromisoformat(piece.started_at))
@@ -90,8 +99,9 @@ class CollectRun:
         self._known_links: set[str] = set()
         self._reader = self._read_with(Recrawl.of(spec, None))
         self._started = 0
-        self._totals = Counters()
-        self._note = WaitingNote(self._write_note)
+        self._note = WaitingNote(self._hold.write_note)
+        self._idle_since: float | None = None
+        self._is_crowded = False
         self._ends_at = time.monotonic() + piece.max_seconds
 
     async def run(self) -> SliceReport:
@@ -134,15 +144,14 @@ class CollectRun:
 
     async def _prepare(self) -> None:
         """Seeds the frontier, once, and takes back what a dead slice had claimed."""
-        async with self._database.transaction() as connection:
-            if self._spec.follow:
+        if self._spec.follow:
+            async with self._database.transaction() as connection:
                 await note_depth(connection, self._job_id, self._spec.limits.max_depth)
-            await hold_fence(connection, self._job_id, self._piece.epoch)
-            await take_lease(connection, self._job_id, Lane.COLLECT, self._claim)
-            progress = await lane_progress(connection, self._job_id, Lane.COLLECT)
-            self._totals = progress.counters
-            self._note = WaitingNote(self._write_note, progress.note)
-            await frontier.release_pages(connection, self._job_id)
+        async with self._database.transaction() as connection:
+            progress = await self._hold.take(connection)
+            self._note = WaitingNote(self._hold.write_note, progress.note)
+            self._gate.take_up(await held_hosts(connection, self._job_id))
+            await frontier.release_pages(connection, self._job_id, shard=self._hold.shard)
             if not self._piece.retrying:
                 await frontier.add_pages(connection, self._job_id, ((url, 0) for url in self._spec.urls))
             # What the earlier job has seen there is in reach before the seeds are asked for again.
@@ -157,30 +166,20 @@ class CollectRun:
 
     async def _seed(self) -> None:
         if self._spec.follow and self._budget.limits.max_depth > 0:
-            seeding = Seeding(self._job_id, self._writing, self._reach, self._beat)
+            seeding = Seeding(self._job_id, self._hold.writing, self._reach, self._beat)
             if self._earlier is not None:
                 await seeding.from_earlier(self._earlier)
             if self._spec.scope.sitemaps:
                 await seeding.from_sitemaps(self._fetcher, self._robots, self._pool)
         if not self._beat.stopping:
-            async with self._writing() as connection:
+            async with self._hold.writing() as connection:
                 await add_progress(connection, self._job_id, Lane.COLLECT, Counters(), seeded=True)
-
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that is refused once the job may not be written, or another attempt has the lane."""
-        async with self._database.transaction() as connection:
-            await hold_fence(connection, self._job_id, self._piece.epoch)
-            await hold_lease(connection, self._job_id, Lane.COLLECT, self._claim)
-            yield connection
 
     # The loop
 
     async def _loop(self) -> str | None:
         """Fetches until something ends the slice; returns why the lane is at its end, or None when it is not."""
-        while True:
-            if self._beat.stopping:
-                return None
+        while not self._beat.stopping:
             over = self._slice_over()
             limit = self._limit_reached()
             if not over and limit is None:
@@ -191,25 +190,66 @@ class CollectRun:
                 await self._take()
                 continue
             await self._flush()
-            if limit is not None and self._limit_reached() is not None:
+            at_limit = limit is not None and self._limit_reached() is not None
+            if at_limit and not await self._others_at_work():
                 return limit
             if over:
                 return None
+            if at_limit:
+                await self._beat.wait(OTHERS_S)
+                continue
             state, reason = await self._state()
-            if state.due == 0 and state.waiting == 0:
+            if state.is_empty:
                 return "all pages fetched"
+            if self._is_idle(state):
+                return None
             self._shares.added()
             await self._note.tell(not_due(state, reason))
-            # In a retry pages may be due that have no room before those that wait have had theirs.
-            if (state.due == 0 or self._piece.retrying) and state.next_at is not None:
-                await self._beat.wait(min(max((state.next_at - datetime.now(UTC)).total_seconds(), 0.05), 1.0))
+            await self._wait_for_pages(state)
+        return None
+
+    def _is_idle(self, state: FrontierState) -> bool:
+        """Whether there has been nothing to do for a while, and others may find more."""
+        if state.due or state.waiting:
+            self._idle_since = None
+            return False
+        self._idle_since = self._idle_since or time.monotonic()
+        return time.monotonic() - self._idle_since >= IDLE_S
+
+    async def _wait_for_pages(self, state: FrontierState) -> None:
+        """Waits a moment, where nothing can be claimed before."""
+        seconds = 0.0
+        # In a retry pages may be due that have no room before those that wait have had theirs.
+        if (state.due == 0 or self._piece.retrying) and state.next_at is not None:
+            seconds = min(max((state.next_at - datetime.now(UTC)).total_seconds(), 0.05), 1.0)
+        elif not self._hold.shard.is_whole and (state.due == 0 or self._is_crowded):
+            seconds = OTHERS_S
+        if seconds:
+            await self._beat.wait(seconds)
+
+    async def _others_at_work(self) -> bool:
+        """Whether another shard has pages under way, so that the lane is not at its end yet."""
+        if self._hold.shard.is_whole:
+            return False
+        async with self._hold.writing() as connection:
+            await self._look(connection)
+        return self._hold.others.pages > 0
+
+    async def _look(self, connection: AsyncConnection) -> None:
+        await self._hold.look(connection)
+        self._budget.out_of_bytes |= self._hold.others.out_of_bytes
 
     def _slice_over(self) -> bool:
-        return time.monotonic() >= self._ends_at or self._started >= self._piece.max_pages
+        is_spent = time.monotonic() >= self._ends_at or self._started >= self._piece.max_pages
+        return is_spent or self._splitting.is_due
 
     def _limit_reached(self) -> str | None:
         """The limit that forbids another fetch."""
         return self._budget.reached(self._totals, self._under_way, self._reserved)
+
+    @property
+    def _totals(self) -> Counters:
+        return self._hold.totals
 
     @property
     def _under_way(self) -> int:
@@ -222,36 +262,51 @@ class CollectRun:
     async def _fill(self) -> None:
         """Claims pages and starts them: of each host its share, of all together what the limits leave."""
         self._shares.count(self._started_entries(), self._waiting_entries())
-        if not self._shares.wants_more():
+        wanted = min(self._shares.total_room, self._piece.max_pages - self._started)
+        if wanted <= 0 or not self._shares.wants_more():
             return
-        pages_left = self._budget.pages_left(self._totals, self._under_way)
-        room = min(self._shares.total_room, pages_left, self._piece.max_pages - self._started)
-        left = self._budget.bytes_left(self._totals, self._reserved)
-        if left is not None:
-            # Each fetch reserves its share, so that together they cannot go over.
-            room = min(room, max(1, left // self._fetcher.max_bytes))
-        if room <= 0:
-            return
-        claimed = await self._claim_pages(room, pages_left)
+        async with self._hold.writing() as connection:
+            await self._look(connection)
+            pages_left = self._budget.pages_left(self._totals, self._under_way + self._hold.others.pages)
+            left = self._budget.bytes_left(self._totals, self._reserved + self._hold.others.bytes)
+            most = self._fetcher.max_bytes if left is None else min(left, self._fetcher.max_bytes)
+            room = min(wanted, pages_left)
+            if left is not None:
+                # Each fetch reserves its share, so that together they cannot go over.
+                room = min(room, max(1, left // self._fetcher.max_bytes)) if left else 0
+            claimed = await self._claim_pages(connection, room, pages_left) if room > 0 else []
+            await self._hold.reserve(connection, self._held(len(claimed), most))
+            await self._splitting.look(connection)
+        self._is_crowded = room <= 0
         self._shares.claimed(claimed, room)
         self._started += len(claimed)
+        if claimed:
+            self._idle_since = None
         for entry in claimed:
-            most = self._fetcher.max_bytes if left is None else min(left, self._fetcher.max_bytes)
             read = self._reader.read(entry, max_bytes=None if left is None else most)
             self._tasks[asyncio.create_task(read)] = (entry, most)
 
-    async def _claim_pages(self, limit: int, pages_left: int) -> list[FrontierEntry]:
-        async with self._writing() as connection:
-            if self._piece.retrying:
-                claimed = await claim_letters_first(
-                    connection, self._job_id, self._claim, limit=limit, pages_left=pages_left, room=self._shares.room
-                )
-            else:
-                claimed = await frontier.claim_pages(
-                    connection, self._job_id, self._claim, limit=limit, room=self._shares.room, turns=self._turns
-                )
-            if self._earlier is not None and claimed:
-                claimed = await with_earlier(connection, self._earlier, claimed)
+    def _held(self, more: int = 0, most: int = 0) -> Held:
+        """What is under way, with so many pages more, each of so many bytes at most."""
+        return Held(self._under_way + more, self._reserved + more * most, self._budget.out_of_bytes)
+
+    async def _claim_pages(self, connection: AsyncConnection, limit: int, pages_left: int) -> list[FrontierEntry]:
+        if self._piece.retrying:
+            claimed = await claim_letters_first(
+                connection, self._job_id, self._hold.claim, limit=limit, pages_left=pages_left, room=self._shares.room
+            )
+        else:
+            claimed = await frontier.claim_pages(
+                connection,
+                self._job_id,
+                self._hold.claim,
+                limit=limit,
+                room=self._shares.room,
+                turns=self._turns,
+                shard=self._hold.shard,
+            )
+        if self._earlier is not None and claimed:
+            claimed = await with_earlier(connection, self._earlier, claimed)
         return claimed
 
     async def _take(self) -> None:
@@ -284,14 +339,16 @@ class CollectRun:
         if not self._buffer:
             return
         batch, self._buffer = self._buffer, []
-        self._totals = await write_batch(
+        self._hold.totals = await write_batch(
             self._database,
             self._job_id,
             self._piece.epoch,
-            self._claim,
+            self._hold.claim,
             batch,
             extract=self._piece.extract,
             progress=self._beat.progress,
+            shard=self._hold.shard,
+            held=self._held(),
         )
         self._shares.added()
         self._beat.progress({"collect": {name: n for name, n in asdict(self._totals).items() if n}})
@@ -299,8 +356,9 @@ class CollectRun:
     async def _state(self) -> tuple[FrontierState, str | None]:
         """What is left to fetch, and why the page that is due next was not fetched yet."""
         async with self._database.transaction() as connection:
-            state = await frontier.frontier_state(connection, self._job_id)
-            return state, await frontier.next_reason(connection, self._job_id) if state.waiting else None
+            shard = self._hold.shard
+            state = await frontier.frontier_state(connection, self._job_id, shard)
+            return state, await frontier.next_reason(connection, self._job_id, shard) if state.waiting else None
 
     def _started_entries(self) -> list[FrontierEntry]:
         """The claimed pages whose request has begun."""
@@ -309,10 +367,6 @@ class CollectRun:
     def _waiting_entries(self) -> list[FrontierEntry]:
         """The claimed pages that wait for their turn at their host."""
         return [entry for entry, _ in self._tasks.values() if entry.id not in self._reader.started]
-
-    async def _write_note(self, note: str) -> None:
-        async with self._writing() as connection:
-            await add_progress(connection, self._job_id, Lane.COLLECT, Counters(), note=note)
 
     # The end
 
@@ -337,19 +391,32 @@ class CollectRun:
         kept = {outcome.entry.id for outcome in came}
         async with self._database.transaction() as connection:
             lost = [entry.id for entry in entries if entry.id not in kept]
-            await frontier.release_pages(connection, self._job_id, claim=self._claim, ids=lost)
+            await frontier.release_pages(connection, self._job_id, claim=self._hold.claim, ids=lost)
 
     async def _finish(self, note: str | None) -> SliceReport:
         await self._flush()
+        if note is None and (held := self._gate.held_hosts()):
+            async with self._hold.writing() as connection:
+                await keep_hosts(connection, self._job_id, held)
         done = False
         while note is not None and not done:
-            async with self._writing() as connection:
+            async with self._hold.writing() as connection:
+                await self._look(connection)
+                if self._hold.ended is not None:
+                    note, done = self._hold.ended, True
+                if done or self._hold.others.pages:
+                    break
                 # A page whose turn did not come is the dead letter that it was.
                 if not (self._piece.retrying and await bury_pages(connection, self._job_id)):
-                    self._totals, done = await skip_batch(connection, self._job_id, note)
+                    self._hold.totals, done = await skip_batch(connection, self._job_id, note)
             self._beat.progress()
             if self._beat.stopping:
                 break
         return SliceReport(
-            done=done, counters=self._totals, interrupted=self._beat.stopping, note=(note or "") if done else ""
+            done=done,
+            counters=self._totals,
+            interrupted=self._beat.stopping,
+            note=(note or "") if done else "",
+            shards=self._splitting.shards,
+            idle=self._idle_since is not None and self._started == 0,
         )

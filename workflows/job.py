@@ -57,6 +57,7 @@ class JobWorkflow:
             must_yield=lambda: self._stopping or self._paused or self._limits_changed,
             show=lambda: self._show(self._status),
             done=[lane for lane, is_done in done.items() if is_done],
+            shards=carried.shards,
         )
         self._lanes.limits = carried.limits or self._lanes.limits
         self._limits_changed = False
@@ -211,6 +212,7 @@ class JobWorkflow:
             extract_done=self._lanes.done[Lane.EXTRACT],
             entities_done=self._lanes.done[Lane.ENTITIES],
             records_done=self._lanes.done[Lane.RECORDS],
+            shards=self._lanes.shards,
         )
         workflow.continue_as_new(replace(self._job, carried=carried))
 

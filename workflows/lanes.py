@@ -6,6 +6,7 @@ yield. Then the running slices are cancelled, commit what they have, and return 
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -47,6 +48,7 @@ class Lanes:
     Attributes:
         done: Whether each lane is at its end.
         limits: Where the collect lane stops; what is set here holds from its next slice on.
+        shards: Into how many shards the collect lane is split, each with a loop of slices of its own.
         drained: Slices that were running when the job was stopped for good, and acknowledged it.
         timed_out: The activities of those that did not: their worker never answered.
         stop_seen_at: When the workflow heard that the job is to stop for good.
@@ -62,6 +64,7 @@ class Lanes:
         show: Callable[[], None],
         done: Collection[Lane] = (),
         retrying: bool = False,
+        shards: int = 1,
     ) -> None:
         """Starts nothing yet.
 
@@ -73,7 +76,8 @@ class Lanes:
             must_yield: Whether something asks the lanes to stop for now, or for good.
             show: Called when there is something new to tell.
             done: Lanes that an earlier run brought to their end.
-            retrying: Whether it is dead letters that are fetched.
+            retrying: Whether it is dead letters that are fetched; a retry's collect lane is never split.
+            shards: Into how many shards an earlier run had split the collect lane.
         """
         self._job_id = job_id
         self._collect = collect
@@ -89,11 +93,13 @@ class Lanes:
         self._started_at = ""
         self._yielding = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._running: dict[Lane, workflow.ActivityHandle[SliceReport]] = {}
+        self._running: dict[tuple[Lane, int], workflow.ActivityHandle[SliceReport]] = {}
+        self._collected = 0  # slices of the collect lane that had pages
         self._totals: dict[Lane, Counters] = {}
         self._notes: dict[Lane, str] = {}
         self.done = {lane: lane in done for lane in Lane}
         self.limits = collect.limits if collect else CrawlLimits()
+        self.shards = shards
         self.slices = 0
         self.drained = 0
         self.timed_out: list[str] = []
@@ -141,9 +147,10 @@ class Lanes:
     async def run_stretch(self) -> None:
         """Runs the lanes until they are done or must yield, and tells the slices to stop; `drain` waits for them."""
         self._yielding = False
-        self._tasks = [
-            asyncio.create_task(self._run_lane(lane), name=lane) for lane in self._present if not self.done[lane]
-        ]
+        self._tasks = []
+        for lane in self._present:
+            if not self.done[lane]:
+                self._start_loops(lane)
         await workflow.wait_condition(lambda: self._interrupted or all(task.done() for task in self._tasks))
 
     def stop(self) -> None:
@@ -167,14 +174,24 @@ class Lanes:
     def _interrupted(self) -> bool:
         return self._must_yield() or any(task.done() and task.exception() is not None for task in self._tasks)
 
-    async def _run_lane(self, lane: Lane) -> None:
-        """Runs slices of one lane until it is done or the stretch ends."""
+    def _start_loops(self, lane: Lane) -> None:
+        shards = self.shards if lane is Lane.COLLECT else 1
+        for shard in range(shards):
+            name = lane if shards == 1 else f"{lane} {shard}"
+            self._tasks.append(asyncio.create_task(self._run_lane(lane, shard), name=name))
+
+    def _may_go_on(self, lane: Lane) -> bool:
         # `_yielding` outlasts what it is for: a `resume` may come before the slice has answered to the `pause`.
-        while not (
+        return not (
             self.done[lane] or self._yielding or self._interrupted or workflow.info().is_continue_as_new_suggested()
-        ):
-            handle = self._start_slice(lane)
-            self._running[lane] = handle
+        )
+
+    async def _run_lane(self, lane: Lane, shard: int = 0) -> None:
+        """Runs slices of one lane, or of one shard of it, until it is done or the stretch ends."""
+        shards = self.shards
+        while self._may_go_on(lane):
+            handle = self._start_slice(lane, shard)
+            self._running[lane, shard] = handle
             try:
                 report = await handle
             except ActivityError as error:
@@ -186,27 +203,54 @@ class Lanes:
                 self._count_answer(lane, error.cause)
                 return
             finally:
-                del self._running[lane]
-            self.slices += 1
-            self.done[lane] = report.done
-            self._totals[lane] = report.counters
-            self._notes[lane] = report.note
-            self._count_answer(lane)
-            self._show()
+                del self._running[lane, shard]
+            self._take_report(lane, report)
+            if lane is Lane.COLLECT and shards != self.shards:
+                # Here, so that the stretch does not end in between.
+                if self._may_go_on(lane):
+                    self._start_loops(lane)
+                return
+            if report.idle and self._may_go_on(lane):
+                await self._rest(lane)
+
+    def _take_report(self, lane: Lane, report: SliceReport) -> None:
+        self.slices += 1
+        # One shard may find the lane at its end while another one is still on its way to see that.
+        self.done[lane] |= report.done
+        self._totals[lane] = report.counters
+        self._notes[lane] = report.note
+        if lane is Lane.COLLECT:
+            self._collected += not report.idle
+            self.shards = max(self.shards, report.shards)
+        self._count_answer(lane)
+        self._show()
+
+    async def _rest(self, lane: Lane) -> None:
+        """Leaves a shard without pages alone until another one may have found some for it."""
+        seen = self._collected
+        with suppress(asyncio.TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._collected > seen or not self._may_go_on(lane),
+                timeout=policies.IDLE_SHARD,
+                timeout_summary="a shard without pages",
+            )
 
     def _count_answer(self, lane: Lane, cause: BaseException | None = None) -> None:
         """Counts a slice that ended after the stop. One that Temporal itself cancelled was not running."""
         if self.stop_seen_at is None or isinstance(cause, ActivityCancelledError):
             return
         if isinstance(cause, ActivityTimeoutError):
-            self.timed_out.append(_ACTIVITY[lane])
+            is_split = lane is Lane.COLLECT and self.shards > 1
+            self.timed_out.append("collect_shard" if is_split else _ACTIVITY[lane])
         else:
             self.drained += 1
 
-    def _start_slice(self, lane: Lane) -> workflow.ActivityHandle[SliceReport]:
+    def _start_slice(self, lane: Lane, shard: int) -> workflow.ActivityHandle[SliceReport]:
         if lane is Lane.COLLECT and self._collect is not None:
+            is_whole = self.shards == 1
+            part = "" if is_whole else f", shard {shard + 1} of {self.shards}"
             return workflow.start_activity_method(
-                CollectActivities.collect_pages,
+                CollectActivities.collect_pages if is_whole else CollectActivities.collect_shard,
                 CollectSlice(
                     job_id=self._job_id,
                     epoch=self._epoch,
@@ -216,8 +260,11 @@ class Lanes:
                     max_pages=policies.SLICE_MAX_PAGES,
                     max_seconds=policies.SLICE_MAX_SECONDS,
                     retrying=self._retrying,
+                    shard=shard,
+                    shards=self.shards,
+                    may_split=is_whole and not self._retrying,
                 ),
-                **policies.lane_slice(TaskQueue.COLLECT, f"collect, slice {self.slices + 1}"),
+                **policies.lane_slice(TaskQueue.COLLECT, f"collect, slice {self.slices + 1}{part}", urgent=shard == 0),
             )
         if lane is Lane.ENTITIES and self._entities is not None:
             return workflow.start_activity_method(

@@ -25,6 +25,8 @@ marked non-retryable where they are raised (`activities/failures.py`)."""
 SLICE_MAX_SECONDS: Final = 120.0
 """A slice ends itself after this, so that its report reaches the history and the web UI."""
 SLICE_MAX_PAGES: Final = 500
+IDLE_SHARD: Final = timedelta(seconds=30)
+"""How long a shard that had no pages is left alone, at most: as soon as a slice of another one ends it is looked at."""
 
 
 def record(summary: str) -> ActivityConfig:
@@ -53,9 +55,15 @@ def close(summary: str) -> ActivityConfig:
     )
 
 
-def lane_slice(queue: TaskQueue, summary: str) -> ActivityConfig:
-    """A slice of a lane: ends itself after `SLICE_MAX_SECONDS` and what it has in flight."""
-    return ActivityConfig(
+def lane_slice(queue: TaskQueue, summary: str, *, urgent: bool = True) -> ActivityConfig:
+    """A slice of a lane: ends itself after `SLICE_MAX_SECONDS` and what it has in flight.
+
+    Args:
+        queue: Where its workers are.
+        summary: What the web UI shows.
+        urgent: Whether it comes before further shards of jobs that are at work already.
+    """
+    config = ActivityConfig(
         task_queue=queue,
         start_to_close_timeout=timedelta(minutes=15),
         heartbeat_timeout=HEARTBEAT_TIMEOUT,
@@ -64,6 +72,9 @@ def lane_slice(queue: TaskQueue, summary: str) -> ActivityConfig:
         cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=summary,
     )
+    if not urgent:
+        config["priority"] = Priority(priority_key=4)
+    return config
 
 
 SECOND_SWEEP_AFTER: Final = HEARTBEAT_TIMEOUT

@@ -1,6 +1,6 @@
 """Why a job does not move: what its workflow, its activities and its lanes wait for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -29,6 +29,7 @@ _DOWN: Final[Mapping[str, str]] = {
 }
 _LANE_OF: Final[Mapping[str, Lane]] = {
     "collect_pages": Lane.COLLECT,
+    "collect_shard": Lane.COLLECT,
     "extract_sources": Lane.EXTRACT,
     "find_entities": Lane.ENTITIES,
     "extract_records": Lane.RECORDS,
@@ -45,11 +46,22 @@ async def waiting_for(gateway: Gateway, sighting: Sighting, lanes: LaneMap) -> s
     reason = await _workflow(gateway, row, execution)
     if reason is None and row.status is JobStatus.PAUSED and not execution.activities:
         return "paused: it goes on when it is resumed"
-    for activity in execution.activities:
+    for activity in worth_asking(execution.activities):
         reason = reason or await _activity(gateway, row, activity, lanes)
     if row.status is JobStatus.CANCELLING:
         return states.awaited(execution) + (f"; {reason}" if reason else "")
     return reason or _notes(row, lanes)
+
+
+def worth_asking(activities: Sequence[PendingActivity]) -> list[PendingActivity]:
+    """Those that a job may wait for: not a shard that no worker has yet, while others of its lane are at work."""
+    at_work = {activity.name for activity in activities if activity.started_at is not None}
+
+    def is_spare(activity: PendingActivity) -> bool:
+        is_untouched = activity.started_at is None and not activity.failure and not activity.is_paused
+        return is_untouched and activity.name in at_work
+
+    return [activity for activity in activities if not is_spare(activity)]
 
 
 async def _workflow(gateway: Gateway, row: JobRow, execution: Execution) -> str | None:

@@ -92,6 +92,12 @@ class CollectSlice:
     """Seconds in this slice."""
     retrying: bool = False
     """Whether dead letters are retried: their pages come first, and other ones only as the page limit allows."""
+    shard: int = 0
+    """Which of the lane's shards this slice works on: the hosts whose hash, modulo `shards`, is this."""
+    shards: int = 1
+    """Into how many shards the lane is split; 1: this slice has all hosts."""
+    may_split: bool = False
+    """Whether the slice may end early to have the lane split, where there is work on several hosts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +153,10 @@ class SliceReport:
     """Whether a cancellation ended the slice; what it had was committed first."""
     note: str = ""
     """For people: what the lane waits for, or why it ended."""
+    shards: int = 1
+    """Into how many shards a collect lane is to be split from now on; 1: it stays as it is."""
+    idle: bool = False
+    """Whether this slice of a shard had no page to fetch, while others are at work and may find some for it."""
 
 
 class RecordActivities(Protocol):
@@ -174,6 +184,11 @@ class CollectActivities(Protocol):
     @activity.defn(name="collect_pages")
     async def collect_pages(self, piece: CollectSlice) -> SliceReport:
         """Fetches pages of the frontier until the slice or the frontier ends."""
+        ...
+
+    @activity.defn(name="collect_shard")
+    async def collect_shard(self, piece: CollectSlice) -> SliceReport:
+        """The same for one shard of a lane that is split: a worker of before there were any does not know this name."""
         ...
 
 

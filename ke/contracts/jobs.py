@@ -207,6 +207,8 @@ class CarriedState:
     extract_done: bool = False
     entities_done: bool = False
     records_done: bool = False
+    shards: int = 1
+    """Into how many shards the collect lane is split."""
 
 
 @dataclass(frozen=True, slots=True)

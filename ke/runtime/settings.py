@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     """The task queues a worker serves, comma-separated."""
     heartbeat_cap_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Seconds between two heartbeats, at most; a cancel is seen at the next one. The embedded stack sets 0.2."""
+    collect_shards: Annotated[int, Field(ge=1, le=64)] = 4
+    """Shards of hosts in which a crawl of several hosts goes on, on as many workers; 1: none is split."""
     cpu_processes: Annotated[int | None, Field(ge=1, le=64)] = None
     """Processes for parsing and embedding in each worker; unset: one for each core."""
     entity_processes: Annotated[int | None, Field(ge=1, le=64)] = None

@@ -16,6 +16,7 @@ from ke.storage.retries import give_up_retries
 from ke.storage.tables import (
     cleanup_batches,
     cleanups,
+    collect_shards,
     dead_letters,
     entities,
     entity_tasks,
@@ -205,7 +206,7 @@ async def tombstone(connection: AsyncConnection, job_id: uuid.UUID) -> None:
     if row.result is not None:
         result = {name: value for name, value in row.result.items() if name in _KEPT_OF_RESULT}
     await give_up_retries(connection, job_id)
-    for table in (job_progress, entity_tasks, extraction_tasks):
+    for table in (collect_shards, job_progress, entity_tasks, extraction_tasks):
         await connection.execute(sa.delete(table).where(table.c.job_id == job_id))
     await connection.execute(
         sa.update(jobs)

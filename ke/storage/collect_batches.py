@@ -7,14 +7,18 @@ between repeats them, and what is in the frontier already stays as it is.
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.jobs import Counters, Lane
+from ke.storage.collect_shards import WHOLE, Held, Shard, hold_pages, hold_shard, queue_up
 from ke.storage.collecting import PageOutcome, write_pages
 from ke.storage.database import Database
 from ke.storage.frontier import PIECE, SKIP_BATCH, add_pages, skip_open_pages
-from ke.storage.jobs import add_progress, hold_fence, hold_lease
+from ke.storage.jobs import add_progress, hold_fence
+
+_NOTHING: Final = Held()
 
 
 async def write_batch(
@@ -26,6 +30,8 @@ async def write_batch(
     *,
     extract: bool,
     progress: Callable[[], None] = lambda: None,
+    shard: Shard = WHOLE,
+    held: Held = _NOTHING,
 ) -> Counters:
     """Writes a batch, in short transactions: its links but the last `PIECE`, then the pages with the rest.
 
@@ -37,21 +43,26 @@ async def write_batch(
         batch: What became of them.
         extract: Whether new sources go to the extract lane.
         progress: Called after each transaction but the last.
+        shard: The shard of the slice.
+        held: What the shard has under way after this batch.
 
     Returns:
         The lane's totals after this batch.
 
     Raises:
         Fenced: The job may not be written any more.
-        WorkLost: Another slice has taken the lane over.
+        WorkLost: Another slice has taken the lane, or this shard, over.
     """
     early, rest = _split_links(batch)
     for first in range(0, len(early), PIECE):
         async with database.transaction() as connection:
-            await write_links(connection, job_id, epoch, claim, early[first : first + PIECE])
+            await write_links(connection, job_id, epoch, claim, early[first : first + PIECE], shard=shard)
         progress()
     async with database.transaction() as connection:
-        return await write_pages(connection, job_id, epoch, claim, rest, extract=extract)
+        totals = await write_pages(connection, job_id, epoch, claim, rest, extract=extract, shard=shard)
+        if not shard.is_whole:
+            await hold_pages(connection, job_id, shard, held)
+    return totals
 
 
 def _split_links(batch: Sequence[PageOutcome]) -> tuple[list[tuple[str, int]], list[PageOutcome]]:
@@ -67,16 +78,23 @@ def _split_links(batch: Sequence[PageOutcome]) -> tuple[list[tuple[str, int]], l
 
 
 async def write_links(
-    connection: AsyncConnection, job_id: uuid.UUID, epoch: int, claim: uuid.UUID, links: Sequence[tuple[str, int]]
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    epoch: int,
+    claim: uuid.UUID,
+    links: Sequence[tuple[str, int]],
+    *,
+    shard: Shard = WHOLE,
 ) -> None:
     """Adds links, with their depths, to the frontier before the pages that they are on are written.
 
     Raises:
         Fenced: The job may not be written any more.
-        WorkLost: Another slice has taken the lane over.
+        WorkLost: Another slice has taken the lane, or this shard, over.
     """
+    await queue_up(connection, job_id, shard)
     await hold_fence(connection, job_id, epoch)
-    await hold_lease(connection, job_id, Lane.COLLECT, claim)
+    await hold_shard(connection, job_id, shard, claim)
     await add_pages(connection, job_id, links)
 
 

@@ -14,10 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ke.contracts.ids import source_id
 from ke.contracts.jobs import Counters, Lane
 from ke.storage.arrays import among
+from ke.storage.collect_shards import WHOLE, Shard, hold_shard, queue_up
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
 from ke.storage.duplicates import Twins
 from ke.storage.frontier import FrontierEntry, add_pages
-from ke.storage.jobs import add_progress, hold_fence, hold_lease
+from ke.storage.jobs import add_progress, hold_fence
 from ke.storage.record_queue import first_record_state
 from ke.storage.recrawls import present_sources
 from ke.storage.tables import extraction_tasks, pages, sources
@@ -91,6 +92,7 @@ async def write_pages(
     batch: Sequence[PageOutcome],
     *,
     extract: bool,
+    shard: Shard = WHOLE,
 ) -> Counters:
     """Writes a batch; what someone else has taken over since is left out, so a page is stored once.
 
@@ -101,16 +103,18 @@ async def write_pages(
         claim: Under which the pages were claimed.
         batch: What became of them.
         extract: Whether new sources go to the extract lane.
+        shard: The shard of the slice.
 
     Returns:
         The lane's totals after this batch.
 
     Raises:
         Fenced: The job may not be written any more.
-        WorkLost: Another slice has taken the lane over.
+        WorkLost: Another slice has taken the lane, or this shard, over.
     """
+    await queue_up(connection, job_id, shard)
     await hold_fence(connection, job_id, epoch)
-    await hold_lease(connection, job_id, Lane.COLLECT, claim)
+    await hold_shard(connection, job_id, shard, claim)
     mine = await _still_mine(connection, claim, batch)
     outcomes = await _still_unchanged(connection, [o for o in batch if o.entry.id in mine])
     outcomes = await _without_duplicates(connection, job_id, outcomes)

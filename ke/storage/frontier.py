@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import page_id
+from ke.storage.collect_shards import WHOLE, Shard
 from ke.storage.host_turns import HostTurns, hosts_with_room
 from ke.storage.tables import pages
 
@@ -68,6 +69,13 @@ class FrontierState:
     """Pages that are tried again later."""
     next_at: datetime | None
     """When the first of the waiting ones is due."""
+    elsewhere: int = 0
+    """Pages of other shards that are not done, claimed ones included."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left, for nobody."""
+        return self.due == self.waiting == self.elsewhere == 0
 
 
 async def add_pages(connection: AsyncConnection, job_id: uuid.UUID, urls: Iterable[tuple[str, int]]) -> None:
@@ -123,6 +131,7 @@ async def claim_pages(
     room: Callable[[str], int] | None = None,
     turns: HostTurns | None = None,
     only: sa.ColumnElement[bool] = _ANY,
+    shard: Shard = WHOLE,
 ) -> list[FrontierEntry]:
     """Takes due pages out of the frontier for the holder of `claim`, host by host in turn, breadth first in each.
 
@@ -136,9 +145,10 @@ async def claim_pages(
         room: How many pages of a `host:port` there is room for; `limit` for each when it is not given.
         turns: Kept by the caller from claim to claim, where there may be very many hosts.
         only: Only pages that fit this.
+        shard: Only pages of its hosts.
     """
     turns = turns or HostTurns()
-    rooms = await hosts_with_room(connection, job_id, turns, room or (lambda _: limit))
+    rooms = await hosts_with_room(connection, job_id, turns, room or (lambda _: limit), shard)
     if not rooms:
         return []
     values = {"job": job_id, "hosts": list(rooms), "rooms": list(rooms.values()), "most": limit, "holder": claim}
@@ -209,32 +219,44 @@ async def moved_seeds(connection: AsyncConnection, job_id: uuid.UUID, seeds: Seq
 
 
 async def release_pages(
-    connection: AsyncConnection, job_id: uuid.UUID, *, claim: uuid.UUID | None = None, ids: Sequence[uuid.UUID] = ()
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    *,
+    claim: uuid.UUID | None = None,
+    ids: Sequence[uuid.UUID] = (),
+    shard: Shard = WHOLE,
 ) -> None:
-    """Gives claimed pages back: those of one holder, or all that a dead one left."""
-    statement = sa.update(pages).where(pages.c.job_id == job_id, pages.c.state == "fetching")
+    """Gives claimed pages back: those of one holder, or all that a dead one left of a shard's hosts."""
+    statement = sa.update(pages).where(pages.c.job_id == job_id, pages.c.state == "fetching", shard.has(pages.c.host))
     if claim is not None:
         statement = statement.where(pages.c.claim == claim, pages.c.id.in_(ids))
     await connection.execute(statement.values(state="pending", claim=None))
 
 
-async def frontier_state(connection: AsyncConnection, job_id: uuid.UUID) -> FrontierState:
-    """What is left to fetch, claimed pages aside."""
-    waiting = pages.c.not_before > sa.func.clock_timestamp()
+async def frontier_state(connection: AsyncConnection, job_id: uuid.UUID, shard: Shard = WHOLE) -> FrontierState:
+    """What is left to fetch of a shard's hosts, claimed pages aside, and of all others."""
+    later = pages.c.not_before > sa.func.clock_timestamp()
+    mine = shard.has(pages.c.host) & (pages.c.state == "pending")
     statement = sa.select(
-        sa.func.count().filter(sa.or_(pages.c.not_before.is_(None), ~waiting)),
-        sa.func.count().filter(waiting),
-        sa.func.min(pages.c.not_before).filter(waiting),
-    ).where(pages.c.job_id == job_id, pages.c.state == "pending")
-    due, later, next_at = (await connection.execute(statement)).one()
-    return FrontierState(due, later, next_at)
+        sa.func.count().filter(mine, sa.or_(pages.c.not_before.is_(None), ~later)),
+        sa.func.count().filter(mine, later),
+        sa.func.min(pages.c.not_before).filter(mine, later),
+        sa.func.count().filter(~shard.has(pages.c.host)),
+    ).where(pages.c.job_id == job_id, pages.c.state.in_(["pending"] if shard.is_whole else _OPEN))
+    due, waiting, next_at, elsewhere = (await connection.execute(statement)).one()
+    return FrontierState(due, waiting, next_at, elsewhere)
 
 
-async def next_reason(connection: AsyncConnection, job_id: uuid.UUID) -> str | None:
-    """Why the page that is tried again next has failed."""
+async def next_reason(connection: AsyncConnection, job_id: uuid.UUID, shard: Shard = WHOLE) -> str | None:
+    """Why the page of a shard's hosts that is tried again next has failed."""
     statement = (
         sa.select(pages.c.reason)
-        .where(pages.c.job_id == job_id, pages.c.state == "pending", pages.c.not_before.is_not(None))
+        .where(
+            pages.c.job_id == job_id,
+            pages.c.state == "pending",
+            pages.c.not_before.is_not(None),
+            shard.has(pages.c.host),
+        )
         .order_by(pages.c.not_before)
         .limit(1)
     )

@@ -2,12 +2,14 @@
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ke.storage.collect_shards import WHOLE, Shard
 from ke.storage.tables import pages
 
 HOSTS_AT_ONCE: Final = 256
@@ -42,7 +44,11 @@ class HostTurns:
 
 
 async def hosts_with_room(
-    connection: AsyncConnection, job_id: uuid.UUID, turns: HostTurns, room: Callable[[str], int]
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    turns: HostTurns,
+    room: Callable[[str], int],
+    shard: Shard = WHOLE,
 ) -> Mapping[str, int]:
     """The next hosts that have pages to fetch and room for some, at most `HOSTS_AT_ONCE`; goes round once at most.
 
@@ -51,18 +57,19 @@ async def hosts_with_room(
         job_id: The job.
         turns: Where to begin; moved on by the hosts that were looked at.
         room: How many pages of a `host:port` there is room for.
+        shard: Whose hosts these are.
     """
     if turns.known:
         return {host: left for host in turns.known if (left := room(host)) > 0}
     rooms: dict[str, int] = {}
     rounds = 1 if turns.after is None else 2
     while rounds:
-        hosts = await _open_hosts(connection, job_id, turns.after)
+        hosts = await _open_hosts(connection, job_id, turns.after, shard)
         if turns.after is None and len(hosts) < HOSTS_AT_ONCE:
-            turns.remember(hosts)
-        for host in hosts:
+            turns.remember([host for host, mine in hosts if mine])
+        for host, mine in hosts:
             turns.after = host
-            if (left := room(host)) > 0:
+            if mine and (left := room(host)) > 0:
                 rooms[host] = left
             if len(rooms) == HOSTS_AT_ONCE:
                 return rooms
@@ -72,15 +79,17 @@ async def hosts_with_room(
     return rooms
 
 
-async def _open_hosts(connection: AsyncConnection, job_id: uuid.UUID, after: str | None) -> list[str]:
-    if after is None:
-        found = await connection.execute(_FROM_THE_FIRST, {"job": job_id})
-    else:
-        found = await connection.execute(_AFTER, {"job": job_id, "after": after})
-    return [host for host in found.scalars() if host is not None]
+async def _open_hosts(
+    connection: AsyncConnection, job_id: uuid.UUID, after: str | None, shard: Shard
+) -> Sequence[tuple[str, bool]]:
+    """The next hosts that have pages to fetch, and whether each is the shard's."""
+    values = {"job": job_id, "most": HOSTS_AT_ONCE} | ({} if after is None else {"after": after})
+    found = await connection.execute(_walk(after=after is not None, shard=shard), values)
+    return [(host, mine) for host, mine in found if host is not None]
 
 
-def _walk(*, after: bool) -> sa.Executable:
+@cache
+def _walk(*, after: bool, shard: Shard) -> sa.Executable:
     """Leaps along the index from host to host: the time is that of the hosts, however many pages each has."""
     mine = (pages.c.job_id == sa.bindparam("job", type_=pages.c.job_id.type)) & (pages.c.state == "pending")
     begin = sa.select(pages.c.host, sa.literal_column("1").label("number")).where(mine)
@@ -96,9 +105,8 @@ def _walk(*, after: bool) -> sa.Executable:
         .correlate(walk)
         .scalar_subquery()
     )
-    further = sa.select(leap, walk.c.number + 1).where(walk.c.host.is_not(None), walk.c.number < HOSTS_AT_ONCE)
-    return sa.select(walk.union_all(further).c.host)
-
-
-_FROM_THE_FIRST: Final = _walk(after=False)
-_AFTER: Final = _walk(after=True)
+    further = sa.select(leap, walk.c.number + 1).where(
+        walk.c.host.is_not(None), walk.c.number < sa.bindparam("most", type_=sa.Integer)
+    )
+    found = walk.union_all(further)
+    return sa.select(found.c.host, shard.has(found.c.host))

@@ -22,7 +22,7 @@ PIECE: Final = 2_000
 async def note_depth(connection: AsyncConnection, job_id: uuid.UUID, max_depth: int) -> None:
     """Writes down that a crawl goes on under a smaller `max_depth` than before: it leaves links aside from now on.
 
-    Call it before `hold_fence`, after which the job's row may not be updated.
+    In a transaction of its own: one that holds the lane or the fence is not to wait for the job's row.
     """
     least = sa.func.coalesce(jobs.c.params["least_depth"], jobs.c.params["limits"]["max_depth"]).cast(sa.Integer)
     values = {"params": jobs.c.params.concat(sa.func.jsonb_build_object("least_depth", max_depth))}

@@ -105,10 +105,25 @@ job_progress = sa.Table(
     sa.Column("seeded", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("done", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("note", sa.Text, nullable=False, server_default=""),
+    sa.Column("pauses", JSONB, nullable=False, server_default=EMPTY),  # hosts not to be asked yet, for the next slice
     sa.Column("updated_at", TIME, nullable=False, server_default=NOW),
     sa.CheckConstraint(_one_of("lane", Lane), name="lane"),
 )
 """The counters of each lane, written with each batch; never on the job's row, whose share lock the lanes hold."""
+
+collect_shards = sa.Table(
+    "collect_shards",
+    metadata,
+    sa.Column("job_id", UUID(as_uuid=True), sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("shard", sa.Integer, primary_key=True),
+    sa.Column("shards", sa.Integer, nullable=False),  # into how many the lane was split when this row was taken
+    sa.Column("lease", UUID(as_uuid=True), nullable=False),
+    sa.Column("pages_held", sa.BigInteger, nullable=False, server_default="0"),  # claimed and not committed
+    sa.Column("bytes_held", sa.BigInteger, nullable=False, server_default="0"),  # reserved for these
+    sa.Column("out_of_bytes", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("note", sa.Text, nullable=False, server_default=""),
+)
+"""A part of a collect lane that was split by host: who works on it, and what it has reserved of the job's limits."""
 
 PAGE_STATES: Final = ("pending", "fetching", "fetched", "duplicate", "unchanged", "gone", "failed", "skipped")
 

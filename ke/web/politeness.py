@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
+
+from ke.contracts.pauses import HeldHost
 
 MAX_HOSTS: Final = 10_000
 """Hosts that are remembered at once; the longest unused one that is idle goes first."""
@@ -75,6 +77,30 @@ class HostGate:
         if time.monotonic() + seconds > state.not_before:
             state.not_before = time.monotonic() + seconds
             state.asked = HostPause(seconds, datetime.now(UTC) + timedelta(seconds=seconds))
+
+    def held_hosts(self) -> dict[str, HeldHost]:
+        """The hosts to which no request may start now, for another process to keep to."""
+        now, at = time.monotonic(), datetime.now(UTC)
+        return {
+            host: HeldHost(
+                at + timedelta(seconds=state.not_before - now),
+                state.between_s,
+                asked=state.asked is not None and state.asked.until is not None and state.asked.until > at,
+            )
+            for host, state in self._hosts.items()
+            if state.not_before > now
+        }
+
+    def take_up(self, held: Mapping[str, HeldHost]) -> None:
+        """Holds back what another process held back, for as long as is left of it."""
+        for host, was in held.items():
+            seconds = (was.until - datetime.now(UTC)).total_seconds()
+            if seconds <= self.wait_s(host):
+                continue
+            if was.asked:
+                self.backoff(host, seconds)
+            state = self._state(host)
+            state.not_before, state.between_s = time.monotonic() + seconds, was.between_s
 
     def knows(self, host: str) -> bool:
         """Whether a request to this host has been let through, or is about to be."""

@@ -13,11 +13,10 @@ from typing import Any, Final
 from temporalio.worker import UnsandboxedWorkflowRunner
 from temporalio.workflow import ActivityCancellationType
 
-import activities.collect_slice
 import activities.extract
+import activities.lane_hold
 import worker
-from ke.storage import collect_batches, collecting, extracting
-from ke.storage import jobs as job_rows
+from ke.storage import collect_batches, collect_shards, collecting, extracting
 from ke.storage.vectors.edge import EdgeVectors
 from workflows import policies
 
@@ -28,7 +27,7 @@ async def _allowed(*_: Any, **__: Any) -> None:
 
 def leave_out_the_fence() -> None:
     """Whoever comes late may write: neither Postgres nor the vector store refuses an old epoch."""
-    for module in (job_rows, collecting, collect_batches, extracting, activities.collect_slice, activities.extract):
+    for module in (collecting, collect_batches, extracting, activities.lane_hold, activities.extract):
         module.hold_fence = _allowed  # type: ignore[attr-defined]
     extracting.hold_fences = _allowed  # type: ignore[assignment]
 
@@ -42,8 +41,8 @@ def leave_out_the_wait() -> None:
     """The workflow goes on at once when it cancels a slice, whatever the slice still does."""
     careful = policies.lane_slice
 
-    def careless(*args: Any) -> Any:
-        return {**careful(*args), "cancellation_type": ActivityCancellationType.TRY_CANCEL}
+    def careless(*args: Any, **options: Any) -> Any:
+        return {**careful(*args, **options), "cancellation_type": ActivityCancellationType.TRY_CANCEL}
 
     policies.lane_slice = careless
     # The sandbox would read the module anew, as it is on disk.
@@ -57,8 +56,8 @@ def leave_out_the_claim() -> None:
         return frozenset(outcome.entry.id for outcome in batch)
 
     collecting._still_mine = all_mine
-    for module in (job_rows, collecting, collect_batches, activities.collect_slice):
-        module.hold_lease = _allowed  # type: ignore[attr-defined]
+    for module in (collect_shards, collecting, collect_batches):
+        module.hold_shard = _allowed  # type: ignore[attr-defined]
 
 
 BROKEN: Final[dict[str, Callable[[], None]]] = {

@@ -121,14 +121,17 @@ class Lanes:
         scope = CrawlScope(sitemaps=False)
         return CollectSpec((f"{self.url}{path}",), follow=True, limits=CrawlLimits(**limits), scope=scope)
 
-    async def run(self, piece: CollectSlice, environment: ActivityEnvironment | None = None) -> SliceReport:
-        """One slice to its end."""
+    async def run(
+        self, piece: CollectSlice, environment: ActivityEnvironment | None = None, *, shards: int = 1
+    ) -> SliceReport:
+        """One slice to its end, on a worker of its own; `shards`: its setting."""
         hosts = frozenset(site.url.removeprefix("http://") for site in (self.site, *self.others))
         async with Fetcher(
             user_agent="ke-test/1", timeout_s=5, max_bytes=100_000, policy=EgressPolicy(hosts)
         ) as fetcher:
-            lane = CollectActivities(self.database, fetcher, self.pool, self.browser)
-            return await (environment or ActivityEnvironment()).run(lane.collect_pages, piece)
+            lane = CollectActivities(self.database, fetcher, self.pool, self.browser, shards)
+            body = lane.collect_pages if piece.shards == 1 else lane.collect_shard
+            return await (environment or ActivityEnvironment()).run(body, piece)
 
     async def whole(self, spec: CollectSpec) -> tuple[str, JobOutcome]:
         """A job to its end; gives its id and its outcome."""

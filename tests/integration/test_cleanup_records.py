@@ -1,6 +1,7 @@
 """What the gateway reads of cleanups, and the tombstone of a deleted job."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from ke.storage.cleanups import (
     tombstone,
     vector_counts,
 )
+from ke.storage.collect_shards import Shard, take_shard
 from tests.cleaning import STEPS, clean, job_column, receipt_of, run_step
 from tests.seeding import COLLECTION, seed_crawl, seed_extract, seed_job
 from tests.stores import Stores, open_stores
@@ -70,11 +72,14 @@ async def test_dependents_are_known_before_they_begin(stores: Stores) -> None:
 async def test_delete_record_leaves_a_tombstone_without_a_url(stores: Stores) -> None:
     """The row stays for its key, counters and times; nothing in it tells what the job was about."""
     job = await seed_crawl(stores.database, stores.vectors, idempotency_key="key-1")
+    async with stores.database.transaction() as connection:
+        await take_shard(connection, job.id, Shard(0, 2), uuid.uuid4())
     await clean(stores, job, delete_record=True)
     async with stores.database.transaction() as connection:
         row = (await connection.execute(sa.text("SELECT * FROM jobs WHERE id = :id"), {"id": job.id})).one()
-        notes = await connection.execute(sa.text("SELECT 1 FROM job_progress WHERE job_id = :id"), {"id": job.id})
-        assert notes.first() is None
+        for table in ("job_progress", "collect_shards"):
+            notes = await connection.execute(sa.text(f"SELECT 1 FROM {table} WHERE job_id = :id"), {"id": job.id})
+            assert notes.first() is None
     assert row.deleted_at is not None
     assert row.idempotency_key == "key-1"
     assert (row.params, row.labels, row.error, row.cancel_reason) == ({}, {}, None, None)

@@ -202,6 +202,22 @@ async def _failure(stage: Stage) -> Mapping[str, WorkflowHistory]:
     return {"failure": await handle.fetch_history()}
 
 
+async def _shards(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    script = stage.twin.lanes[Lane.COLLECT]
+    script.shards, script.idle = 4, {3}
+    handle = await stage.start()
+    await stage.until(lambda: script.running == 3 and len(script.started) == 5)
+    script.more.set()
+    await stage.until(lambda: script.running == 3 and len(script.started) == 7)
+    await handle.signal("pause")
+    await stage.until_row(JobStatus.PAUSED)
+    await handle.signal("resume")
+    await stage.until(lambda: script.running == 3)
+    script.finish.set()
+    await stage.ended(handle)
+    return {"shards": await handle.fetch_history()}
+
+
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     _success,
     _cancel,
@@ -221,6 +237,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     _entities_retry_of_letters,
     _records,
     _records_retry_of_letters,
+    _shards,
 )
 
 

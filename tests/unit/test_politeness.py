@@ -85,3 +85,20 @@ async def test_idle_hosts_are_forgotten(monkeypatch):
         await hold(gate, f"{number}:80", [])
     assert len(gate._hosts) <= 3
     assert gate.wait_s("busy:80") > 0
+
+
+async def test_pauses_outlast_the_process_that_was_told_of_them():
+    """Another gate holds back what the first one did, for the same reason and as long; none is made shorter by it."""
+    gate, other = HostGate(1, 50), HostGate(1)
+    await hold(gate, "regular:80", [])
+    gate.backoff("asked:80", 100)
+    await hold(HostGate(1), "free:80", [])
+    other.backoff("longer:80", 200)
+    gate.backoff("longer:80", 10)
+    other.take_up(gate.held_hosts())
+    assert 40 < other.wait_s("regular:80") <= 50
+    assert other.pause("regular:80") == gate.pause("regular:80")
+    assert 90 < other.wait_s("asked:80") <= 100
+    assert other.pause("asked:80").until is not None
+    assert other.wait_s("longer:80") > 190
+    assert other.wait_s("free:80") == 0

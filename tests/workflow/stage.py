@@ -329,7 +329,7 @@ def _workers(client: Client, twin: Twin) -> list[Worker]:
                 twin.close_retry,
             ],
         },
-        TaskQueue.COLLECT: {"activities": [twin.collect_pages]},
+        TaskQueue.COLLECT: {"activities": [twin.collect_pages, twin.collect_shard]},
         TaskQueue.EXTRACT: {"activities": [twin.extract_sources]},
         TaskQueue.ENTITIES: {"activities": [twin.find_entities]},
         TaskQueue.RECORDS: {"activities": [twin.extract_records]},

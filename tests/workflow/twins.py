@@ -77,6 +77,8 @@ class Script:
     slices: int | None = None
     """After so many slices the lane is done; None: a slice runs until `finish` is set."""
     finish: asyncio.Event = field(default_factory=asyncio.Event)
+    more: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, one slice ends and leaves work to the next one."""
     on_finish: ApplicationError | None = None
     """Raised when a slice is told to finish."""
     on_stop: ApplicationError | None = None
@@ -85,6 +87,12 @@ class Script:
     """Whether a cancelled slice happens to have just finished its lane."""
     deaf: bool = False
     """Neither beats nor hears a cancellation, as if its worker were dead."""
+    shards: int = 1
+    """Into how many shards the first slice asks to have its lane split."""
+    idle: set[int] = field(default_factory=set)
+    """Shards whose slices find nothing to do."""
+    failing: dict[int, ApplicationError] = field(default_factory=dict)
+    """Shards whose slices fail."""
     started: list[CollectSlice | ExtractSlice | EntitySlice | StructuredSlice] = field(default_factory=list)
     handed_back: int = 0
     running: int = 0
@@ -200,6 +208,22 @@ class Twin(
     async def collect_pages(self, piece: CollectSlice) -> SliceReport:
         """Fetches nothing; each slice counts one page."""
         await self._enter("collect_pages")
+        if piece.may_split and self.lanes[Lane.COLLECT].shards > 1:
+            self.lanes[Lane.COLLECT].started.append(piece)
+            shards = self.lanes[Lane.COLLECT].shards
+            return SliceReport(done=False, counters=self._counters(Lane.COLLECT), shards=shards)
+        return await self._slice(Lane.COLLECT, piece)
+
+    @activity.defn(name="collect_shard")
+    async def collect_shard(self, piece: CollectSlice) -> SliceReport:
+        """The same for a shard."""
+        await self._enter("collect_shard")
+        script = self.lanes[Lane.COLLECT]
+        if piece.shard in script.failing:
+            raise script.failing[piece.shard]
+        if piece.shard in script.idle:
+            script.started.append(piece)
+            return SliceReport(done=False, counters=self._counters(Lane.COLLECT), idle=True)
         return await self._slice(Lane.COLLECT, piece)
 
     @activity.defn(name="extract_sources")
@@ -240,7 +264,7 @@ class Twin(
             script.running -= 1
         if script.on_finish is not None:
             raise script.on_finish
-        done = script.slices is None or len(script.started) >= script.slices
+        done = script.finish.is_set() if script.slices is None else len(script.started) >= script.slices
         return SliceReport(done=done, counters=self._counters(lane), note="" if done else f"more to {lane}")
 
     async def _run(self, script: Script) -> None:
@@ -253,9 +277,10 @@ class Twin(
         elif script.slices is not None:
             activity.heartbeat()
         else:
-            while not script.finish.is_set():
+            while not (script.finish.is_set() or script.more.is_set()):
                 activity.heartbeat()
                 await asyncio.sleep(BEAT_S)
+            script.more.clear()
 
     def _counters(self, lane: Lane) -> Counters:
         number = len(self.lanes[lane].started)
