@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import structlog
 from temporalio import activity
@@ -28,15 +28,12 @@ from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress,
 from ke.storage.vectors.base import Point, VectorStore
 
 GROUP_SOURCES: Final = 16
-"""Sources that wait for the pool or for a commit, at most, and sources in a commit. What a killed worker's successor
-extracts again is these and what two commits hold."""
+"""Sources in one commit, at most: what a killed worker's successor extracts again."""
 AT_ONCE: Final = 4
 """Sources under way in the pool."""
 COMMIT_CHUNKS: Final = 128
 """Chunks that are committed before their group is finished, and of one source at once: a cancel waits for the commit of
 less than twice these, which is also one request to the vector store. The pool works on meanwhile."""
-COMMITS_AT_ONCE: Final = 2
-"""One waits for the vector store while Postgres has the other."""
 POLL_S: Final = 0.3
 """Seconds between two looks for new sources while the collect lane is still at work."""
 MAX_ATTEMPTS: Final = 3
@@ -119,36 +116,22 @@ class _Slice:
         self._job_id = uuid.UUID(piece.job_id)
         self._claim = uuid.uuid4()
         self._embedder = find_embedder(piece.spec.embedder)
-        self._room = asyncio.Semaphore(AT_ONCE)
         self._alone = asyncio.Lock()
-        self._extracting: dict[asyncio.Task[ExtractedSource | KeError], ClaimedSource] = {}
-        self._made: list[tuple[ClaimedSource, ExtractedSource | KeError]] = []
-        """What is extracted and waits for its commit."""
-        self._keeping: set[asyncio.Task[None]] = set()
-        self._dry_until = 0.0
-        """When to look for more sources again."""
         self._taken = 0
         self._totals = Counters()
         self._ends_at = time.monotonic() + piece.max_seconds
 
     async def run(self) -> SliceReport:
-        """Claims, extracts and commits at the same time: a commit waits for disks, and the pool goes on meanwhile."""
-        self._stop = asyncio.create_task(self._beat.stop.wait())
+        await self._prepare()
         done = False
-        try:
-            await self._prepare()
-            while not (done or self._beat.stopping):
-                await self._claim_more()
-                if self._extracting or self._made or self._keeping:
-                    await self._move_on()
-                elif self._over():
-                    break
-                elif await self._nothing_more_comes():
-                    done = True
-                else:
-                    await self._beat.wait(POLL_S)
-        finally:
-            await self._let_go()
+        while not (done or self._beat.stopping or self._over()):
+            group = await self._claim_group()
+            if group:
+                await self._extract(group)
+            elif await self._nothing_more_comes():
+                done = True
+            else:
+                await self._beat.wait(POLL_S)
         return SliceReport(done=done, counters=self._totals, interrupted=self._beat.stopping)
 
     async def _prepare(self) -> None:
@@ -180,51 +163,15 @@ class _Slice:
         size = self._piece.spec.chunk_size
         return time.monotonic() >= self._ends_at or (size is not None and self._taken >= size)
 
-    async def _claim_more(self) -> None:
-        """Takes more sources, so that the pool does not run out of them while others are committed."""
-        waiting = len(self._extracting) + len(self._made)
-        if self._over() or waiting > GROUP_SOURCES // 2 or time.monotonic() < self._dry_until:
-            return
+    async def _claim_group(self) -> list[ClaimedSource]:
         size = self._piece.spec.chunk_size
-        room = GROUP_SOURCES - waiting
-        room = room if size is None else min(room, size - self._taken)
+        room = GROUP_SOURCES if size is None else min(GROUP_SOURCES, size - self._taken)
         async with self._database.transaction() as connection:
             await hold_fence(connection, self._job_id, self._piece.epoch)
             await hold_lease(connection, self._job_id, Lane.EXTRACT, self._claim)
-            claimed = await extracting.claim_tasks(connection, self._job_id, self._claim, limit=room)
-        self._taken += len(claimed)
-        for source in claimed:
-            self._extracting[asyncio.create_task(self._one(source))] = source
-        self._dry_until = 0.0 if len(claimed) == room else time.monotonic() + POLL_S
-
-    async def _move_on(self) -> None:
-        """Waits until something is extracted or committed, and begins the next commit when there is enough for one."""
-        under_way: set[asyncio.Task[Any]] = {*self._extracting, *self._keeping, self._stop}
-        finished, _ = await asyncio.wait(under_way, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
-        for task in finished & self._keeping:
-            self._keeping.remove(task)
-            task.result()
-        for made in [task for task in self._extracting if task.done()]:
-            self._made.append((self._extracting.pop(made), made.result()))
-        chunks = sum(len(result.chunks) for _, result in self._made if isinstance(result, ExtractedSource))
-        is_enough = chunks >= COMMIT_CHUNKS or not self._extracting
-        if self._made and is_enough and len(self._keeping) < COMMITS_AT_ONCE and not self._beat.stopping:
-            self._keeping.add(asyncio.create_task(self._keep(self._made)))
-            self._made = []
-
-    async def _let_go(self) -> None:
-        """Ends what is under way; asked to stop, what is committed stays, and the other sources are given back.
-
-        What was made and is not committed is less than a second's work, and its commit would be half of that.
-        """
-        for task in (*self._extracting, self._stop):
-            task.cancel()
-        await asyncio.gather(*self._extracting, *self._keeping, self._stop, return_exceptions=True)
-        for kept in self._keeping:
-            kept.result()
-        if self._beat.stopping:
-            async with self._database.transaction() as connection:
-                await extracting.release_tasks(connection, self._job_id, claim=self._claim)
+            group = await extracting.claim_tasks(connection, self._job_id, self._claim, limit=room)
+        self._taken += len(group)
+        return group
 
     async def _nothing_more_comes(self) -> bool:
         """Whether the lane is at its end; that is written for the lane that follows it."""
@@ -239,6 +186,33 @@ class _Slice:
             await add_progress(connection, self._job_id, Lane.EXTRACT, Counters(), done=True)
         return True
 
+    async def _extract(self, group: Sequence[ClaimedSource]) -> None:
+        """Extracts a group; asked to stop, it keeps what is committed and gives the other sources back.
+
+        What was made and is not committed is less than a second's work, and its commit would be half of that.
+        """
+        room = asyncio.Semaphore(AT_ONCE)
+        tasks = {source.id: asyncio.create_task(self._one(source, room)) for source in group}
+        stop = asyncio.create_task(self._beat.stop.wait())
+        waiting: set[asyncio.Task[ExtractedSource | KeError]] = set(tasks.values())
+        stored: set[uuid.UUID] = set()
+        try:
+            while waiting and not self._beat.stopping:
+                finished, _ = await asyncio.wait({*waiting, stop}, return_when=asyncio.FIRST_COMPLETED)
+                waiting -= finished
+                ready = [(s, tasks[s.id].result()) for s in group if s.id not in stored and tasks[s.id].done()]
+                if sum(len(r.chunks) for _, r in ready if isinstance(r, ExtractedSource)) >= COMMIT_CHUNKS:
+                    await self._keep(ready)
+                    stored.update(s.id for s, _ in ready)
+        finally:
+            for task in (*waiting, stop):
+                task.cancel()
+            await asyncio.gather(*waiting, stop, return_exceptions=True)
+        await self._keep([(s, tasks[s.id].result()) for s in group if not (s.id in stored or tasks[s.id].cancelled())])
+        if self._beat.stopping:
+            async with self._database.transaction() as connection:
+                await extracting.release_tasks(connection, self._job_id, claim=self._claim)
+
     async def _keep(self, ready: Sequence[tuple[ClaimedSource, ExtractedSource | KeError]]) -> None:
         """Commits what became of these sources."""
         await self._store([(source, result) for source, result in ready if isinstance(result, ExtractedSource)])
@@ -246,9 +220,9 @@ class _Slice:
             if isinstance(result, KeError):
                 await self._bury(source, result)
 
-    async def _one(self, source: ClaimedSource) -> ExtractedSource | KeError:
+    async def _one(self, source: ClaimedSource, room: asyncio.Semaphore) -> ExtractedSource | KeError:
         """Extracts one source; returns what is wrong with it when that is final."""
-        async with self._room:
+        async with room:
             result = await self._try(source)
             attempts = 1
             while isinstance(result, WorkLost) and attempts < MAX_ATTEMPTS:

@@ -155,30 +155,6 @@ async def test_stop_within_a_long_source_waits_for_one_commit(
     assert ended.counters.extractions == ended.counters.vectors == points > 4 * COMMIT_CHUNKS
 
 
-async def test_commit_that_waits_holds_up_neither_pool_nor_postgres(
-    stores: Stores, pool: CpuPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While the vector store has one commit, others are extracted and written; each source is counted once."""
-    piece = await an_extract(stores, await a_crawl(stores, [SENTENCE * 100] * 60), entities=None)
-    lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
-    upsert, second, calls = stores.vectors.upsert, asyncio.Event(), list[int]()
-
-    async def wait_for_the_second(collection: str, points: Sequence[Point], **options: Any) -> None:
-        calls.append(len(points))
-        if len(calls) == 1:
-            await asyncio.wait_for(second.wait(), 60)
-        else:
-            second.set()
-        await upsert(collection, points, **options)
-
-    monkeypatch.setattr(stores.vectors, "upsert", wait_for_the_second)
-    report = await ActivityEnvironment().run(lane.extract_sources, piece)
-    assert report.done
-    assert report.counters.sources_extracted == 60
-    assert report.counters.extractions == report.counters.vectors == sum(calls)
-    assert await stores.vectors.count_job("wordllama-256", uuid.UUID(piece.job_id)) == sum(calls)
-
-
 async def test_late_worker_cannot_end_its_successors_lane(stores: Stores, pool: CpuPool) -> None:
     """Of two slices of one lane the first is refused, and the second extracts everything."""
     piece = await an_extract(stores, await a_crawl(stores, [SENTENCE * 100] * 20))
