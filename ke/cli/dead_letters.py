@@ -18,7 +18,7 @@ from ke.contracts.retries import RetryStatus
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
 
-app = typer.Typer(no_args_is_help=True, help="Pages and sources that failed for good.")
+app = typer.Typer(no_args_is_help=True, help="Pages, sources and records that failed for good.")
 
 
 class Subject(StrEnum):
@@ -26,6 +26,7 @@ class Subject(StrEnum):
 
     PAGE = "page"
     SOURCE = "source"
+    RECORD = "record"
 
 
 OfSubject = Annotated[Subject | None, typer.Option("--subject", help="Only pages, sources, or records.")]

@@ -11,10 +11,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from ke.contracts.retries import Subject
 from tests.integration.api_twin import COUNTERS, COUNTS, ZEROS, ApiTwin, now, serving
 
 KE = [sys.executable, "-m", "ke"]
@@ -421,6 +422,13 @@ def test_dead_letters_are_retried_and_followed(ke: RunKe, api: ApiTwin) -> None:
         "subject": "source",
         "url_prefix": "https://e.com/",
     }
+
+
+@pytest.mark.parametrize("subject", get_args(Subject))
+def test_every_subject_of_dead_letters_can_be_chosen(ke: RunKe, api: ApiTwin, subject: str) -> None:
+    """What the gateway knows as a subject, the command line takes."""
+    assert ke("dead-letters", "list", api.add_job("completed"), "--subject", subject).returncode == 0
+    assert api.calls[-1].query["subject"] == subject
 
 
 def test_a_word_that_is_no_id_is_refused_before_anything_is_sent(ke: RunKe, api: ApiTwin) -> None:
