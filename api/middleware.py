@@ -101,9 +101,17 @@ class HostGuard:
         host = _PORT.sub("", headers.get("host", "")).lower()
         if "*" not in self._hosts and host not in self._hosts:
             return WrongHost(f"This gateway does not answer for the host {host[:100]!r}; KE_API_HOSTS lists its names.")
-        if method not in _SAFE and headers.get("sec-fetch-site") == "cross-site":
+        if method not in _SAFE and (headers.get("sec-fetch-site") == "cross-site" or self._is_foreign(headers, host)):
             return CrossSite()
         return None
+
+    def _is_foreign(self, headers: Headers, host: str) -> bool:
+        """Whether a page of another host asks: browsers send `Origin` where they send no `Sec-Fetch-Site`."""
+        origin = headers.get("origin")
+        if origin is None:
+            return False
+        of_page = _PORT.sub("", origin.lower().partition("://")[2])
+        return of_page != host and of_page not in self._hosts
 
 
 class BodyGuard:

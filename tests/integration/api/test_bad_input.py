@@ -219,8 +219,18 @@ async def test_own_host_names_are_served(api: ApiStack, host: str) -> None:
     assert (await api.http.get("/healthz", headers={"Host": host})).status_code == 200
 
 
-async def test_page_of_another_site_changes_nothing(api: ApiStack) -> None:
+@pytest.mark.parametrize(
+    "header", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example"}, {"Origin": "null"}]
+)
+async def test_page_of_another_site_changes_nothing(api: ApiStack, header: dict[str, str]) -> None:
     """A form on a foreign page cannot post here; reading is up to the browser's own rules."""
-    answer = await api.http.post("/jobs", headers={"Sec-Fetch-Site": "cross-site"}, json={})
+    answer = await api.http.post("/jobs", headers=header, json={})
     assert answer.status_code == 403
     assert answer.json()["type"] == "urn:ke:problem:cross-site"
+    assert (await api.http.get("/jobs", headers=header)).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:8080", "http://127.0.0.1", "http://[::1]:9"])
+async def test_page_of_this_host_may_change_things(api: ApiStack, origin: str) -> None:
+    """A page that the gateway's own host served is not foreign; its body is looked at."""
+    assert (await api.http.post("/jobs", headers={"Origin": origin}, json={})).status_code == 422
