@@ -12,28 +12,11 @@ from temporalio.testing import ActivityEnvironment
 
 from ke.contracts.errors import WorkLost
 from ke.contracts.jobs import FetchRate, Reading
-from ke.runtime.embedded.postgres import temporary_postgres
 from ke.runtime.pool import CpuPool
-from ke.storage.database import Database, migrate
+from ke.storage.database import Database
 from tests.integration.lanes import Lanes, running_site
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-async def database() -> AsyncIterator[Database]:
-    async with temporary_postgres() as url:
-        await migrate(url)
-        database = Database(url)
-        yield database
-        await database.close()
-
-
-@pytest.fixture(scope="module")
-async def pool() -> AsyncIterator[CpuPool]:
-    pool = CpuPool(1)
-    yield pool
-    await pool.close()
 
 
 @pytest.fixture

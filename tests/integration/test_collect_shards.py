@@ -19,10 +19,9 @@ from activities.lane_hold import LaneHold
 from ke.contracts.activities import CollectSlice, SliceReport
 from ke.contracts.errors import WorkLost
 from ke.contracts.jobs import CollectSpec, Counters, CrawlLimits, CrawlScope, FetchRate, Lane
-from ke.runtime.embedded.postgres import temporary_postgres
 from ke.runtime.pool import CpuPool
 from ke.storage.collect_shards import Held, Shard, held_by_others, hold_pages, hold_shard, take_shard, write_note
-from ke.storage.database import Database, migrate
+from ke.storage.database import Database
 from ke.storage.frontier import add_pages, claim_pages, frontier_state, release_pages
 from ke.storage.jobs import hold_fence, lane_progress, request_cancel
 from ke.storage.tables import pages
@@ -33,22 +32,6 @@ SHARDS = 4
 HOSTS = 8
 PAGES = 30
 """Pages of each host, its start aside."""
-
-
-@pytest.fixture(scope="module")
-async def database() -> AsyncIterator[Database]:
-    async with temporary_postgres() as url:
-        await migrate(url)
-        database = Database(url)
-        yield database
-        await database.close()
-
-
-@pytest.fixture(scope="module")
-async def pool() -> AsyncIterator[CpuPool]:
-    pool = CpuPool(1)
-    yield pool
-    await pool.close()
 
 
 @pytest.fixture

@@ -11,32 +11,15 @@ from aiohttp import web
 from temporalio.testing import ActivityEnvironment
 
 from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, FetchRate, JobStatus
-from ke.runtime.embedded.postgres import temporary_postgres
 from ke.runtime.pool import CpuPool
 from ke.storage import host_turns
-from ke.storage.database import Database, migrate
+from ke.storage.database import Database
 from ke.storage.frontier import add_pages, claim_pages, host_of
 from ke.storage.host_turns import HostTurns
 from ke.storage.tables import pages
 from ke.web.urls import canonicalize, host_key
 from tests.integration.lanes import Lanes, LaneSite, running_site
 from tests.seeding import seed_job
-
-
-@pytest.fixture(scope="module")
-async def database() -> AsyncIterator[Database]:
-    async with temporary_postgres() as url:
-        await migrate(url)
-        database = Database(url)
-        yield database
-        await database.close()
-
-
-@pytest.fixture(scope="module")
-async def pool() -> AsyncIterator[CpuPool]:
-    pool = CpuPool(1)
-    yield pool
-    await pool.close()
 
 
 @pytest.fixture

@@ -21,11 +21,10 @@ from ke.contracts.errors import Fenced, ModelUnavailable, WorkLost
 from ke.contracts.ids import source_id
 from ke.contracts.jobs import CollectSpec, Counters, ExtractSpec, JobInput, JobKind, JobStatus, Lane
 from ke.extraction.chat import ChatClient
-from ke.runtime.embedded.postgres import temporary_postgres
 from ke.runtime.pool import CpuPool
 from ke.storage import extract_queue, record_rows
 from ke.storage.closing import end_job
-from ke.storage.database import Database, migrate
+from ke.storage.database import Database
 from ke.storage.jobs import add_progress, lane_progress, open_job
 from ke.storage.tables import dead_letters, extraction_tasks, records, sources
 from tests.llm_server import Call, LlmServer, Reply, open_llm
@@ -38,22 +37,6 @@ SCHEMA = {
 }
 GOOD = Reply('{"name": "Bell Rock", "year": 1810}')
 WRONG = Reply('{"name": 7}')
-
-
-@pytest.fixture(scope="module")
-async def database() -> AsyncIterator[Database]:
-    async with temporary_postgres() as url:
-        await migrate(url)
-        database = Database(url)
-        yield database
-        await database.close()
-
-
-@pytest.fixture(scope="module")
-async def pool() -> AsyncIterator[CpuPool]:
-    pool = CpuPool(1)
-    yield pool
-    await pool.close()
 
 
 @pytest.fixture

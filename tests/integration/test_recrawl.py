@@ -10,30 +10,13 @@ from aiohttp import web
 
 from ke.contracts.activities import CloseJob, CollectSlice
 from ke.contracts.jobs import Artifacts, CollectSpec, JobStatus, Reading
-from ke.runtime.embedded.postgres import temporary_postgres
 from ke.runtime.pool import CpuPool
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import active_dependents, row_counts
 from ke.storage.closing import end_job
-from ke.storage.database import Database, migrate
+from ke.storage.database import Database
 from ke.storage.tables import jobs, pages, sources
 from tests.integration.lanes import Lanes, running_site
-
-
-@pytest.fixture(scope="module")
-async def database() -> AsyncIterator[Database]:
-    async with temporary_postgres() as url:
-        await migrate(url)
-        database = Database(url)
-        yield database
-        await database.close()
-
-
-@pytest.fixture(scope="module")
-async def pool() -> AsyncIterator[CpuPool]:
-    pool = CpuPool(1)
-    yield pool
-    await pool.close()
 
 
 @pytest.fixture

@@ -7,26 +7,9 @@ import pytest
 from aiohttp import web
 
 from ke.contracts.jobs import CollectSpec
-from ke.runtime.embedded.postgres import temporary_postgres
 from ke.runtime.pool import CpuPool
-from ke.storage.database import Database, migrate
+from ke.storage.database import Database
 from tests.integration.lanes import Lanes, running_site
-
-
-@pytest.fixture(scope="module")
-async def database() -> AsyncIterator[Database]:
-    async with temporary_postgres() as url:
-        await migrate(url)
-        database = Database(url)
-        yield database
-        await database.close()
-
-
-@pytest.fixture(scope="module")
-async def pool() -> AsyncIterator[CpuPool]:
-    pool = CpuPool(1)
-    yield pool
-    await pool.close()
 
 
 @pytest.fixture
