@@ -12,7 +12,7 @@ from temporalio.testing import ActivityEnvironment
 from ke.contracts.activities import CollectSlice
 from ke.contracts.jobs import FetchRate, Lane
 from ke.storage.jobs import lane_progress
-from tests.integration.test_collect_lane import Lanes, database, lanes, pool  # noqa: F401  (fixtures)
+from tests.integration.test_collect_lane import Lanes, lanes  # noqa: F401  (a fixture)
 
 
 @asynccontextmanager
