@@ -37,6 +37,7 @@ from ke.contracts.naming import TaskQueue
 from ke.runtime import logs
 from ke.runtime.endpoints import resolve
 from ke.runtime.engine import Engine
+from ke.runtime.heap import freeze_heap
 from ke.runtime.loop_watch import watched_loop
 from ke.runtime.pool import ENTITIES_NICENESS, CpuPool
 from ke.runtime.resources import open_chat, open_fetcher, open_vectors
@@ -154,6 +155,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
             await stack.enter_async_context(_background(warm(pool, load_models)))
         if TaskQueue.ENTITIES in settings.task_queues:
             await stack.enter_async_context(_background(warm(entity_pool, load_finder)))
+        freeze_heap()
         log.info("worker ready", queues=[str(queue) for queue in settings.task_queues], pid=os.getpid())
         yield broken
         log.info("worker drains")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from ke.contracts.errors import WorkLost
 from ke.extraction.embed import DEFAULT_EMBEDDER, embed
 from ke.extraction.entities import find_entities
+from ke.runtime.heap import freeze_heap
 from ke.runtime.pool import CpuPool
 from ke.web.parse import parse_page
 
@@ -16,11 +17,13 @@ def load_models() -> None:
     """Reads one page and embeds it, in the process that this runs in."""
     page = parse_page(_PAGE, "text/html", "utf-8", "http://warm.invalid/")
     embed(DEFAULT_EMBEDDER, [page.text])
+    freeze_heap()
 
 
 def load_finder() -> None:
     """Finds the entities of a text, in the process that this runs in."""
     find_entities("spacy", [_PAGE.decode()])
+    freeze_heap()
 
 
 async def warm(pool: CpuPool, load: Callable[[], None]) -> None:

@@ -31,6 +31,7 @@ from ke.contracts.errors import KeError, Unavailable
 from ke.extraction.embed import DEFAULT_EMBEDDER, embed
 from ke.runtime import logs
 from ke.runtime.endpoints import resolve
+from ke.runtime.heap import freeze_heap
 from ke.runtime.loop_watch import watched_loop
 from ke.runtime.resources import open_vectors
 from ke.runtime.settings import Settings, describe_invalid_settings
@@ -77,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.gateway = gateway
         # The first search would hold up all other calls while the model is read.
         await asyncio.to_thread(embed, DEFAULT_EMBEDDER, ["ready"])
+        freeze_heap()
         async with watched_loop():
             yield
         await gateway.close()

@@ -128,7 +128,7 @@ class Place:
 
     async def optimised(self, old: str) -> None:
         """Waits until another shard has the place of this one, and nothing else is left."""
-        await self.until(lambda: self.shard() != old and self.content() == {"collection.json", self.shard()})
+        await self.until(lambda: self.shard() != old and self.content() == {"collection.json", "journal", self.shard()})
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ async def test_death_at_any_stage_leaves_one_whole_shard(place: Place, ledger: L
     place.process.process = None
     await place.start(NEVER)
     await ledger.check()
-    assert place.content() == {"collection.json", place.shard()}
+    assert place.content() == {"collection.json", "journal", place.shard()}
     with pytest.raises(Fenced):
         await place.store.upsert(COLLECTION, some_points(1, fenced), epochs={fenced: 1})
 
@@ -234,18 +234,18 @@ async def test_kill_9_at_any_time_loses_nothing(place: Place, ledger: Ledger) ->
             await churning
         await place.start(NEVER)
         await ledger.check()
-        assert place.content() == {"collection.json", place.shard()}
+        assert place.content() == {"collection.json", "journal", place.shard()}
 
 
 async def test_a_dead_builder_harms_nothing(place: Place, ledger: Ledger) -> None:
     """A builder that is killed leaves the collection as it is, and no folder."""
     await place.start(AT_ONCE)
     old = place.shard()
-    await place.until(lambda: len(place.content()) > 2)
+    await place.until(lambda: len(place.content()) > 3)
     builder = place.builder()
     assert builder is not None
     builder.kill()
-    await place.until(lambda: len(place.content()) == 2)
+    await place.until(lambda: len(place.content()) == 3)
     assert place.shard() == old
     await ledger.check()
 
@@ -253,12 +253,12 @@ async def test_a_dead_builder_harms_nothing(place: Place, ledger: Ledger) -> Non
 async def test_sigterm_ends_a_build(place: Place, ledger: Ledger) -> None:
     """A process that is asked to end in the middle of a build ends with 0, its builder with it."""
     await place.start(AT_ONCE)
-    await place.until(lambda: len(place.content()) > 2)
+    await place.until(lambda: len(place.content()) > 3)
     builder = place.builder()
     assert builder is not None
     assert await place.process.stop() == 0
     assert not builder.is_running()
-    assert place.content() == {"collection.json", place.shard()}
+    assert place.content() == {"collection.json", "journal", place.shard()}
     await place.start(NEVER)
     await ledger.check()
 
@@ -395,13 +395,14 @@ def test_growth_makes_a_collection_due(engine: EdgeEngine) -> None:
 
 
 def test_a_write_is_looked_at_when_it_is_flushed(engine: EdgeEngine) -> None:
-    """Asked between a write and its flush, a collection is not done with: it is due after the flush."""
-    tuning = Tuning(growing_rows=1, quiet_s=0.0)
+    """Asked between a write and its flush, a collection is not done with; when it is quiet, the asking flushes it."""
     owners = [Owner(uuid.uuid4(), JOB, JOB, uuid.uuid4())]
     engine.upsert(COLLECTION, owners, as_matrix([[1.0] * DIMENSIONS]), EPOCHS)
-    assert due(engine, tuning) is None
-    engine.flush(COLLECTION)
-    assert due(engine, tuning) == COLLECTION
+    engine.sync(COLLECTION)
+    assert due(engine, Tuning(growing_rows=1, quiet_s=3600.0)) is None
+    assert engine.collection(COLLECTION).dirty
+    assert due(engine, Tuning(growing_rows=1, quiet_s=0.0)) == COLLECTION
+    assert not engine.collection(COLLECTION).dirty
     engine.close()
 
 

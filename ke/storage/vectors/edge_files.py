@@ -1,8 +1,8 @@
 """The files of the embedded vector store: one folder for each collection, made whole or not at all.
 
 A collection's folder has `collection.json`, which names the folder of its shard beside it. To put another shard in
-its place is to replace that file; whatever else is in the folder is a copy that was not finished, or one that is not
-in use any more.
+its place is to replace that file; whatever other folder is there is a copy that was not finished, or one that is not
+in use any more. Beside it is the journal: what the shard's files do not have yet.
 """
 
 import os
@@ -15,13 +15,16 @@ from typing import Final
 import orjson
 import qdrant_edge as qdrant
 
+from ke.storage.vectors import edge_journal
 from ke.storage.vectors.edge_copying import Copying
+from ke.storage.vectors.edge_journal import Journal
 
 FULL_SCAN_KB: Final = 10_000
 """Below so many kilobytes of vectors a search looks at all of them, graph or not; Qdrant's own default."""
 
 _MANIFEST: Final = "collection.json"
 _DRAFT: Final = ".collection.json"
+_JOURNAL: Final = "journal"
 _FIRST_SHARD: Final = "shard"
 _INDEXED: Final = ("job_id", "owner_job_id", "source_id")
 _GRAPH_EDGES: Final = 16
@@ -49,8 +52,9 @@ class Collection:
     dimensions: int
     shard: qdrant.EdgeShard
     shard_folder: Path
+    journal: Journal
     dirty: bool = False
-    """Whether it has writes that are not durable yet."""
+    """Whether it has writes that its shard's files lack; the journal has them."""
     changed: bool = True
     """Whether it was written to since it was last asked whether it should be optimised."""
     written_s: float = field(default_factory=time.monotonic)
@@ -74,6 +78,7 @@ def create(folder: Path, dimensions: int) -> None:
     shard = create_shard(folder / _FIRST_SHARD, dimensions)
     shard.flush()
     shard.close()
+    (folder / _JOURNAL).touch()
     _write_manifest(folder / _MANIFEST, dimensions, _FIRST_SHARD)
     sync_folder(folder)
 
@@ -110,7 +115,13 @@ def load(folder: Path) -> Collection:
     try:
         manifest = orjson.loads((folder / _MANIFEST).read_bytes())
         shard_folder = folder / str(manifest.get("shard", _FIRST_SHARD))
-        collection = Collection(folder, int(manifest["dimensions"]), load_shard(shard_folder), shard_folder)
+        dimensions = int(manifest["dimensions"])
+        shard = load_shard(shard_folder)
+        journal = folder / _JOURNAL
+        if not journal.exists():  # a folder from before there were any
+            journal.touch()
+            sync_folder(folder)
+        replayed = edge_journal.replay(journal, shard, dimensions)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a damaged file is a panic of the engine, which is no `Exception`
@@ -119,7 +130,17 @@ def load(folder: Path) -> Collection:
         if left.is_dir() and left != shard_folder:
             shutil.rmtree(left)
     (folder / _DRAFT).unlink(missing_ok=True)
+    collection = Collection(folder, dimensions, shard, shard_folder, Journal(journal))
+    if replayed:
+        flush(collection)
     return collection
+
+
+def flush(collection: Collection) -> None:
+    """Brings the shard's files up to date, and empties the journal."""
+    collection.shard.flush()
+    collection.journal.clear()
+    collection.dirty = False
 
 
 def load_shard(folder: Path) -> qdrant.EdgeShard:

@@ -1,4 +1,4 @@
-"""What the vector process tells the one that builds an optimised copy, over a pipe: frames of a kind and two parts."""
+"""Writes as frames of a kind and two parts: for the process that builds an optimised copy, and for the journal."""
 
 import struct
 import uuid
@@ -10,6 +10,8 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import orjson
 import qdrant_edge as qdrant
+
+from ke.storage.vectors.checks import Matrix
 
 _HEAD: Final = struct.Struct("<BII")
 
@@ -44,10 +46,14 @@ class Frame:
         return [uuid.UUID(point) for point in self.content]
 
 
-def upsert(records: Sequence[qdrant.Record]) -> bytes:
-    """A frame with points, which have their vectors and payloads."""
-    content = orjson.dumps([(str(record.id), record.payload) for record in records])
-    return _frame(Kind.UPSERT, content, np.array([record.vector for record in records], dtype="<f4").tobytes())
+def upsert(points: Sequence[qdrant.Point], vectors: Matrix) -> bytes:
+    """A frame with points and their vectors, one a row."""
+    return _upsert(points, vectors)
+
+
+def upsert_records(records: Sequence[qdrant.Record]) -> bytes:
+    """A frame with points as a shard gave them, which have their vectors and payloads."""
+    return _upsert(records, np.array([record.vector for record in records], dtype="<f4"))
 
 
 def delete(ids: Sequence[uuid.UUID]) -> bytes:
@@ -70,6 +76,11 @@ def read(stream: BinaryIO) -> Frame | None:
     if len(body) < content_bytes + vector_bytes:
         return None
     return Frame(Kind(kind), orjson.loads(body[:content_bytes]), body[content_bytes:])
+
+
+def _upsert(points: Sequence[qdrant.Point] | Sequence[qdrant.Record], vectors: Matrix) -> bytes:
+    content = orjson.dumps([(str(point.id), point.payload) for point in points])
+    return _frame(Kind.UPSERT, content, vectors.astype("<f4", copy=False).tobytes())
 
 
 def _frame(kind: Kind, content: bytes, vectors: bytes = b"") -> bytes:

@@ -60,18 +60,20 @@ def due(engine: EdgeEngine, tuning: Tuning) -> str | None:
     """The name of a collection that should be optimised now."""
     for name in engine.collections():
         collection = engine.collection(name)
-        # Rows count when they are on disk: a write whose flush is still to come is looked at the next time.
-        if not collection.changed or collection.dirty:
+        if not collection.changed:
             continue
+        quiet = time.monotonic() - collection.written_s >= tuning.quiet_s
+        if quiet:
+            engine.flush(name)
+        # As of the last flush; what the journal has is looked at when it is flushed.
         count = rows(collection.shard_folder)
         total = count.growing + count.settled
         removed = total - collection.shard.info().points_count
         grown = count.growing >= max(tuning.growing_rows, tuning.growing_share * count.settled)
         emptied = removed >= max(tuning.removed_rows, tuning.removed_share * total)
         if not grown and not emptied:
-            collection.changed = False
+            collection.changed = collection.dirty
             continue
-        quiet = time.monotonic() - collection.written_s >= tuning.quiet_s
         if quiet or count.growing >= max(tuning.urgent_rows, count.settled):
             return name
     return None
@@ -105,13 +107,13 @@ def next_page(collection: Collection, copy: Copy, limit: int) -> bytes:
         lacks.whole = True
         return b""
     lacks.passed = _uuid(records[-1].id)
-    return edge_frames.upsert(records)
+    return edge_frames.upsert_records(records)
 
 
 def next_changes(collection: Collection, copy: Copy, limit: int) -> bytes:
     """Frames that put right some of what was written behind the reader; empty when nothing was."""
     present, absent = _now(collection, copy.lacks.take(limit))
-    return (edge_frames.upsert(present) if present else b"") + (edge_frames.delete(absent) if absent else b"")
+    return (edge_frames.upsert_records(present) if present else b"") + (edge_frames.delete(absent) if absent else b"")
 
 
 def open_copy(copy: Copy) -> None:
@@ -152,7 +154,8 @@ def swap(collection: Collection, copy: Copy) -> None:
     name_shard(collection, copy.folder)
     collection.shard, copy.shard = copy.shard, collection.shard
     collection.shard_folder, copy.folder = copy.folder, collection.shard_folder
-    # What waits for a flush was noted, and so is in the copy and on disk.
+    # What waits for a sync was noted, and so is in the copy and on disk.
+    collection.journal.clear()
     collection.dirty = collection.changed = False
     collection.copying = None
 

@@ -20,7 +20,7 @@ FAILED_STATUS: Final = 3
 """The process's exit status when the engine itself failed, and not a call."""
 
 _GROUP: Final = 16
-"""Calls taken together, at most; their writes share one flush."""
+"""Calls taken together, at most; their writes share one sync."""
 
 
 @dataclass(slots=True)
@@ -34,8 +34,8 @@ class _Call:
 class EngineThread:
     """Runs calls in order of arrival; a write's caller hears of it when it is durable.
 
-    Writes that wait together are flushed together: one flush costs more than one batch of points. Everything is
-    done in one thread, so a fence that was set is seen by every write after it.
+    Writes that wait together are made durable together, by one sync of the journal. Everything is done in one thread,
+    so a fence that was set is seen by every write after it.
     """
 
     def __init__(self, engine: EdgeEngine) -> None:
@@ -51,7 +51,7 @@ class EngineThread:
         return result
 
     async def write(self, collection: str, run: Callable[[EdgeEngine], T]) -> T:
-        """The result of a call that writes to `collection`, after the flush that made it durable."""
+        """The result of a call that writes to `collection`, after it was made durable."""
         result: T = await self._submit(_Call(run, collection))
         return result
 
@@ -108,11 +108,11 @@ class EngineThread:
             else:
                 waiting.setdefault(call.writes_to, []).append(call)
         for collection, calls in waiting.items():
-            self._flush(collection, calls)
+            self._sync(collection, calls)
 
-    def _flush(self, collection: str, calls: list[_Call]) -> None:
+    def _sync(self, collection: str, calls: list[_Call]) -> None:
         try:
-            self._engine.flush(collection)
+            self._engine.sync(collection)
         except Exception as error:  # noqa: BLE001  none of these writes is durable, and their callers must know
             for call in calls:
                 call.done.set_exception(error)

@@ -1,0 +1,108 @@
+"""A collection's journal: what was written to it since its shard's files were last brought up to date.
+
+The engine has no cheap way to make one batch durable: its `flush` syncs some forty files and mappings whatever the size
+of the batch, and its own log is never read again. So a write is durable when it is in this file, by one sync, and the
+shard is flushed now and then; what a crash leaves in the journal is written to the shard again when it is opened.
+"""
+
+import io
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import qdrant_edge as qdrant
+
+from ke.storage.vectors import edge_frames
+from ke.storage.vectors.edge_frames import Frame, Kind
+
+_HEAD: Final = struct.Struct("<II")
+"""Before each frame: its length and its checksum."""
+
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
+log = logging.getLogger("ke.vectors")
+
+
+class Journal:
+    """One file of frames, in the order of the writes."""
+
+    def __init__(self, file: Path) -> None:
+        """Opens it, to go on at its end."""
+        self._handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+        self._bytes = os.fstat(self._handle).st_size
+        self._pending: list[bytes] = []
+
+    @property
+    def length(self) -> int:
+        """Its length in bytes, what is not written yet included."""
+        return self._bytes + sum(len(part) for part in self._pending)
+
+    def append(self, frame: bytes) -> None:
+        """Takes a frame; durable after `sync`."""
+        self._pending += [_HEAD.pack(len(frame), zlib.crc32(frame)), frame]
+
+    def sync(self) -> None:
+        """Writes what was taken, durably.
+
+        Raises:
+            OSError: It may be written in part; the next call writes all of it again, in the same place.
+        """
+        if not self._pending:
+            return
+        content = b"".join(self._pending)
+        written = 0
+        while written < len(content):
+            written += os.pwrite(self._handle, memoryview(content)[written:], self._bytes + written)
+        _sync(self._handle)
+        self._bytes += written
+        self._pending.clear()
+
+    def clear(self) -> None:
+        """Forgets everything, as the shard's files have it now.
+
+        A crash may bring it back: the same writes in the same order leave the shard as it is.
+        """
+        os.ftruncate(self._handle, 0)
+        self._bytes = 0
+        self._pending.clear()
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._handle)
+
+
+def replay(file: Path, shard: qdrant.EdgeShard, dimensions: int) -> bool:
+    """Writes to a shard what its journal has; returns whether there was anything.
+
+    What a crash has cut off at its end was never answered, and is left out.
+    """
+    with file.open("rb") as stream:
+        number = 0
+        for frame in _frames(stream, file):
+            if frame.kind == Kind.UPSERT:
+                shard.update(qdrant.UpdateOperation.upsert_points(frame.points(dimensions)))
+            else:
+                shard.update(qdrant.UpdateOperation.delete_points(list(frame.ids())))
+            number += 1
+        if number:
+            log.info("%s: %d writes were put into the collection's files", file, number)
+        return os.fstat(stream.fileno()).st_size > 0
+
+
+def _frames(stream: BinaryIO, file: Path) -> Iterator[Frame]:
+    while head := stream.read(_HEAD.size):
+        frame = None
+        if len(head) == _HEAD.size:
+            length, checksum = _HEAD.unpack(head)
+            body = stream.read(length)
+            if len(body) == length and zlib.crc32(body) == checksum:
+                frame = edge_frames.read(io.BytesIO(body))
+        if frame is None:
+            left = os.fstat(stream.fileno()).st_size - stream.tell() + len(head)
+            log.warning("%s: its end was cut off by a crash; at least %d bytes are left out", file, left)
+            return
+        yield frame
