@@ -46,7 +46,29 @@ def list_jobs(
 @app.command()
 def get(job: JobId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
     """Show one job: its state, its numbers, and what it waits for."""
-    output.emit(call(api_url, lambda ke: ke.get_job(job)), output.job_detail, as_json=as_json)
+    found = call(api_url, lambda ke: ke.get_job(job))
+    output.emit(found, output.job_detail, as_json=as_json)
+    warn_of_other_scope(found)
+
+
+@app.command()
+def pages(
+    job: JobId,
+    *,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATE", help="Only fetched, failed, skipped, ...; of a re-crawl changed, unchanged, gone, new."
+        ),
+    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """List the URLs that a job has seen, and what became of each; of a re-crawl with the document from before."""
+    page = call(api_url, lambda ke: ke.list_pages(job, state=state, limit=limit, cursor=cursor))
+    output.emit(page, output.page_list, as_json=as_json)
 
 
 @app.command()
@@ -73,6 +95,7 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
         output.note(f"Stopped watching; the job goes on. To cancel it: ke jobs cancel {job_id}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     output.emit(job, output.job_detail, as_json=as_json)
+    warn_of_other_scope(job)
     if job["status"] not in GOOD_ENDS:
         error = job.get("error") or {}
         raise CommandFailed(
@@ -80,6 +103,13 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
             ExitCode.NOT_DONE,
             {"type": f"urn:ke:problem:{error.get('type') or 'job-failed'}", "detail": error.get("message")},
         )
+
+
+def warn_of_other_scope(job: Mapping[str, Any]) -> None:
+    """Say so where a re-crawl has nothing to compare with: most likely seeds or scope are not those of before."""
+    if job.get("earlier_pages") == 0:
+        earlier = (job.get("params") or {}).get("recrawl_of")
+        output.note(f"No page of job {earlier} is in this job's scope: all its pages are new, and none is replaced.")
 
 
 @app.command()
