@@ -14,7 +14,7 @@ from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, Timeout, 
 from ke.cli.receipts import clean_up, show
 from ke.cli.session import call
 from ke.cli.watch import follow, follow_cleanup, follow_retry, has_ended, view_for
-from ke.contracts.jobs import Artifacts, JobKind, JobStatus
+from ke.contracts.jobs import ENDED_WELL, Artifacts, JobKind, JobStatus
 
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
@@ -48,7 +48,7 @@ def get(job: JobId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
     """Show one job: its state, its numbers, and what it waits for."""
     found = call(api_url, lambda ke: ke.get_job(job))
     output.emit(found, output.job_detail, as_json=as_json)
-    warn_of_other_scope(found)
+    tell_of_recrawl(found)
 
 
 @app.command()
@@ -95,7 +95,7 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
         output.note(f"Stopped watching; the job goes on. To cancel it: ke jobs cancel {job_id}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     output.emit(job, output.job_detail, as_json=as_json)
-    warn_of_other_scope(job)
+    tell_of_recrawl(job)
     if job["status"] not in GOOD_ENDS:
         error = job.get("error") or {}
         raise CommandFailed(
@@ -105,11 +105,20 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
         )
 
 
-def warn_of_other_scope(job: Mapping[str, Any]) -> None:
-    """Say so where a re-crawl has nothing to compare with: most likely seeds or scope are not those of before."""
+def tell_of_recrawl(job: Mapping[str, Any]) -> None:
+    """Say what a search still finds of before, or that a re-crawl has nothing to compare with."""
+    params, done, job_id = job.get("params") or {}, output.counters_of(job), job.get("id")
+    earlier = params.get("recrawl_of")
+    if not earlier:
+        return
     if job.get("earlier_pages") == 0:
-        earlier = (job.get("params") or {}).get("recrawl_of")
         output.note(f"No page of job {earlier} is in this job's scope: all its pages are new, and none is replaced.")
+    elif job["status"] in ENDED_WELL and any(done.get(name) for name in ("pages_fetched", "pages_gone")):
+        if params.get("forget_replaced"):
+            told = "What pages said before they changed or went is being deleted; what is left of it"
+        else:
+            told = "A search still finds what pages said before they changed or went (--forget-replaced deletes that)"
+        output.note(f"{told}: ke jobs pages {job_id} --state changed, and --state gone")
 
 
 @app.command()

@@ -60,7 +60,28 @@ def test_recrawl_with_nothing_in_common_is_warned_of(api: ApiTwin, capsys: pytes
     job = api.add_job("completed", params={"recrawl_of": earlier}, earlier_pages=34)
     assert run(["jobs", "get", job]) == 0
     shown = capsys.readouterr()
-    assert ("scope" in shown.err, f"34 with job {earlier}" in shown.out) == (False, True)
+    assert ("No page" in shown.err, f"34 with job {earlier}" in shown.out) == (False, True)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_is_still_found_of_before_is_told(
+    api: ApiTwin, capsys: pytest.CaptureFixture[str], *, asked: bool
+) -> None:
+    """After a re-crawl, with how to see it; where nothing has changed, or it goes on, there is nothing to tell."""
+    params = {"recrawl_of": api.add_job("completed"), "forget_replaced": asked}
+    numbers = {"pages_fetched": 2, "pages_gone": 1}
+    job = api.add_job("completed", params=params, earlier_pages=34, result=numbers)
+    assert run(["jobs", "get", job]) == 0
+    told = capsys.readouterr().err
+    assert f"ke jobs pages {job} --state changed" in told
+    assert ("is being deleted" in told, "still finds" in told) == (asked, not asked)
+    for quiet in (
+        api.add_job("completed", params=params, earlier_pages=34, result={"pages_unchanged": 34}),
+        api.add_job("running", params=params, earlier_pages=34, progress=numbers),
+        api.add_job("completed", result=numbers),
+    ):
+        assert run(["jobs", "get", quiet]) == 0
+        assert capsys.readouterr().err == ""
 
 
 def test_source_is_shown_with_what_it_says_of_itself(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
