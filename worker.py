@@ -25,6 +25,7 @@ from activities.collect import CollectActivities
 from activities.entities import EntityActivities
 from activities.extract import ExtractActivities
 from activities.failures import FailureInterceptor
+from activities.forgetting import ForgettingActivities
 from activities.project_cleanup import ProjectCleanupActivities
 from activities.reconcile import ReconcileActivities, RestoreActivities
 from activities.record import RecordActivities
@@ -47,6 +48,7 @@ from ke.runtime.temporal_client import connect
 from ke.storage.database import WORKER_IDLE_TIMEOUT_S, Database
 from ke.web.rendering import Browser
 from workflows.cleanup import CleanupWorkflow
+from workflows.forgetting import ForgettingWorkflow
 from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.reconcile import ReconcileWorkflow, ScheduledReconcileWorkflow
@@ -99,6 +101,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
         structured = StructuredActivities(database, pool, chat)
         cleanup = CleanupActivities(database, vectors)
         project = ProjectCleanupActivities(database, vectors)
+        forgetting = ForgettingActivities(database)
         reconcile = ReconcileActivities(database, vectors)
         restore = RestoreActivities(database, vectors, pool)
         settle = SettleActivities(WorkerBackends(database, Engine.of(client), vectors))
@@ -125,7 +128,10 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
             TaskQueue.ENTITIES: {"activities": [entities.find_entities], "max_concurrent_activities": 4},
             TaskQueue.RECORDS: {"activities": [structured.extract_records], "max_concurrent_activities": 8},
             TaskQueue.CLEANUP: {
-                "workflows": [CleanupWorkflow, ProjectCleanupWorkflow, ReconcileWorkflow, ScheduledReconcileWorkflow],
+                "workflows": [
+                    *(CleanupWorkflow, ProjectCleanupWorkflow, ForgettingWorkflow),
+                    *(ReconcileWorkflow, ScheduledReconcileWorkflow),
+                ],
                 "activities": [
                     cleanup.begin_cleanup,
                     cleanup.delete_vectors,
@@ -137,6 +143,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
                     project.begin_project_cleanup,
                     project.list_project_jobs,
                     project.close_project_cleanup,
+                    forgetting.list_replaced_sources,
                     reconcile.open_reconciliation,
                     reconcile.compare_points,
                     reconcile.compare_rows,

@@ -165,15 +165,15 @@ class CollectRun:
             await self._seed()
 
     async def _seed(self) -> None:
-        if self._spec.follow and self._budget.limits.max_depth > 0:
-            seeding = Seeding(self._job_id, self._hold.writing, self._reach, self._beat)
-            if self._earlier is not None:
-                await seeding.from_earlier(self._earlier)
-            if self._spec.scope.sitemaps:
-                await seeding.from_sitemaps(self._fetcher, self._robots, self._pool)
+        seeding = Seeding(self._job_id, self._hold.writing, self._reach, self._beat)
+        common = await seeding.from_earlier(self._earlier) if self._earlier is not None else None
+        if self._spec.follow and self._budget.limits.max_depth > 0 and self._spec.scope.sitemaps:
+            await seeding.from_sitemaps(self._fetcher, self._robots, self._pool)
         if not self._beat.stopping:
             async with self._hold.writing() as connection:
-                await add_progress(connection, self._job_id, Lane.COLLECT, Counters(), seeded=True)
+                await add_progress(
+                    connection, self._job_id, Lane.COLLECT, Counters(), seeded=True, earlier_pages=common
+                )
 
     # The loop
 

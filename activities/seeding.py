@@ -13,7 +13,7 @@ from activities.reach import Reach
 from activities.sitemaps import sitemap_urls
 from ke.runtime.pool import CpuPool
 from ke.storage.frontier import add_pages
-from ke.storage.recrawls import earlier_frontier
+from ke.storage.recrawls import earlier_frontier, known_pages
 from ke.web.fetch import Fetcher
 from ke.web.robots import Robots
 
@@ -37,12 +37,18 @@ class Seeding:
             for first in range(0, len(urls), SITEMAP_BATCH):
                 await self._add([(url, 1) for url in urls[first : first + SITEMAP_BATCH]])
 
-    async def from_earlier(self, job_id: uuid.UUID) -> None:
+    async def from_earlier(self, job_id: uuid.UUID) -> int:
         """Adds all that an earlier job has seen and this one follows, as deep as it was, so that all is asked for anew.
 
         Where an answer has no body, because nothing has changed, its links are among these.
+
+        Returns:
+            How many URLs the two have in common, the seeds among them.
         """
-        after: int | None = 0
+        async with self.writing() as connection:
+            seeds = await known_pages(connection, job_id, self.reach.spec.urls)
+        common = len(seeds)
+        after: int | None = 0 if self.reach.spec.follow and self.reach.spec.limits.max_depth > 0 else None
         while after is not None and not self.beat.stopping:
             async with self.writing() as connection:
                 found, after = await earlier_frontier(connection, job_id, after)
@@ -51,7 +57,10 @@ class Seeding:
                 # Only this job's own seeds are without a link that leads to them.
                 by_depth.setdefault(max(1, depth), []).append(url)
             for depth, urls in sorted(by_depth.items()):
-                await self._add([(url, depth) for url in await self.reach.select(tuple(urls), depth)])
+                selected = await self.reach.select(tuple(urls), depth)
+                common += sum(url not in seeds for url in selected)
+                await self._add([(url, depth) for url in selected])
+        return common
 
     async def _add(self, urls: Sequence[tuple[str, int]]) -> None:
         async with self.writing() as connection:

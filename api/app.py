@@ -25,7 +25,7 @@ from api.routes import (
     search,
     sources,
 )
-from api.routes.params import check_names
+from api.routes.params import check_members, check_names
 from api.schemas import MAX_BODY_BYTES
 from ke.contracts.errors import KeError, Unavailable
 from ke.extraction.embed import DEFAULT_EMBEDDER, embed
@@ -105,7 +105,7 @@ def assemble(lifespan: openapi.Lifespan | None = None, *, hosts: frozenset[str] 
         openapi_tags=openapi.TAGS,
     )
     for router in ROUTERS:
-        app.include_router(router, dependencies=[Depends(check_names)])
+        app.include_router(router, dependencies=[Depends(check_names), Depends(check_members)])
     docs.install(app)
     problems.install(app, [route for router in ROUTERS for route in router.routes])
     openapi.install(app)

@@ -78,6 +78,12 @@ class PageItem(_Item):
         description="The document that has its content: its own, that of the page it is the same as, or, where it is "
         "`unchanged` or `gone`, that of the earlier job"
     )
+    previous_source_id: UUID | None = Field(
+        None, description="Of a re-crawl, where the page has changed or is gone: the document that it had"
+    )
+    previous_is_stored: bool | None = Field(
+        None, description="Whether that is still there, and found by a search; false: it was forgotten"
+    )
     content_type: str | None
     bytes: int | None
     fetched_at: datetime | None

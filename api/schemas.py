@@ -225,7 +225,29 @@ Rendered = Annotated[
 ]
 
 
-class ScrapeBody(JobBody):
+ForgetReplaced = Annotated[
+    Flag,
+    Field(
+        description="With `recrawl_of`: once the job has ended well, delete the earlier documents of pages that have "
+        "changed or are gone, with all that was made of them. Cannot be undone"
+    ),
+]
+
+
+class FetchingBody(JobBody):
+    """What scrapes and crawls have."""
+
+    recrawl_of: RecrawlOf = None
+    forget_replaced: ForgetReplaced = False
+
+    @model_validator(mode="after")
+    def _forgets_only_what_is_crawled_again(self) -> Self:
+        if self.forget_replaced and self.recrawl_of is None:
+            raise PydanticCustomError("no_recrawl", "forget_replaced goes with recrawl_of only")
+        return self
+
+
+class ScrapeBody(FetchingBody):
     """Fetches a list of URLs."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
@@ -234,7 +256,6 @@ class ScrapeBody(JobBody):
 
     kind: Literal["scrape"]
     urls: Urls
-    recrawl_of: RecrawlOf = None
     reading: Reading = Field(
         Reading.THOROUGH,
         description="How a page's content is told from what is around it: `thorough`, or in a fifth of the time `fast`",
@@ -248,13 +269,14 @@ class ScrapeBody(JobBody):
             urls=self.urls,
             follow=False,
             recrawl_of=_text_of(self.recrawl_of),
+            forget_replaced=self.forget_replaced,
             reading=self.reading,
             browser=self.browser,
         )
         return collect, self.extract.to_spec() if self.extract else None
 
 
-class CrawlBody(JobBody):
+class CrawlBody(FetchingBody):
     """Fetches a site, from seeds and sitemaps, within limits."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
@@ -270,7 +292,6 @@ class CrawlBody(JobBody):
     limits: LimitsBody = LimitsBody()
     scope: ScopeBody = ScopeBody()
     rate: RateBody = RateBody()
-    recrawl_of: RecrawlOf = None
     reading: Reading = Field(
         Reading.THOROUGH,
         description="How a page's content is told from what is around it: `thorough`, or in a fifth of the time `fast`",
@@ -287,6 +308,7 @@ class CrawlBody(JobBody):
             scope=CrawlScope(**self.scope.model_dump()),
             rate=FetchRate(**self.rate.model_dump()),
             recrawl_of=_text_of(self.recrawl_of),
+            forget_replaced=self.forget_replaced,
             reading=self.reading,
             browser=self.browser,
         )

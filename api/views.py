@@ -99,6 +99,11 @@ class JobView(BaseModel):
     progress: CountersView
     result: ResultView | None = Field(description="Set as soon as the job has ended, however it ended")
     error: ErrorView | None
+    earlier_pages: int | None = Field(
+        None,
+        description="Of a re-crawl, once it has begun: how many URLs of the earlier job are in its scope and asked for "
+        "again. 0: it has nothing in common with that job, as when seeds or scope are others",
+    )
     retry_id: str | None = Field(None, description="The retry of dead letters that is at work, if one is")
     waiting_for: str | None = Field(None, description="Why it does not move; told by GET /jobs/{id} only")
     workflow_id: str
@@ -122,6 +127,7 @@ class JobView(BaseModel):
             progress=CountersView(**_progress(row, lanes), elapsed_s=_elapsed_s(row)),
             result=ResultView(**row.result) if row.result is not None else None,
             error=ErrorView(**row.error) if row.error is not None else None,
+            earlier_pages=lanes[key].earlier_pages if (key := (row.id, Lane.COLLECT)) in lanes else None,
             retry_id=row.retry_id,
             waiting_for=waiting_for,
             workflow_id=row.workflow_id,

@@ -20,7 +20,18 @@ from typing import Any, Final
 from ke.client_entities import EntityCalls
 from ke.client_http import ApiError, ClientError, GatewayUnreachable, RequestRefused, each, segment
 from ke.client_letters import DeadLetterCalls
-from ke.client_types import Job, Page, Receipt, Reconciliation, Record, SearchHit, SearchResult, Source, SourceItem
+from ke.client_types import (
+    Job,
+    Page,
+    PageItem,
+    Receipt,
+    Reconciliation,
+    Record,
+    SearchHit,
+    SearchResult,
+    Source,
+    SourceItem,
+)
 
 __all__ = ["ApiError", "ClientError", "GatewayUnreachable", "KnowledgeExtractionClient", "RequestRefused"]
 
@@ -44,6 +55,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         reading: str | None = None,
         extract: Mapping[str, Any] | None = None,
         recrawl_of: str | None = None,
+        forget_replaced: bool = False,
         browser: bool = False,
         project: str = "default",
         labels: Mapping[str, str] | None = None,
@@ -56,6 +68,8 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
             reading: How a page's content is found: `thorough` (the gateway's default) or `fast`.
             extract: What to extract from the pages; `{}`: with all defaults; None: nothing.
             recrawl_of: A job that has ended: what is as it was then is neither stored nor extracted again.
+            forget_replaced: With `recrawl_of`: once the job has ended well, delete the earlier documents of pages that
+                have changed or are gone.
             browser: Whether HTML pages are shown by the worker's Chromium and read as their scripts have made them.
             project: What the job belongs to.
             labels: At most 32 names and values of the caller's.
@@ -64,6 +78,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         """
         body: dict[str, Any] = {"kind": "scrape", "urls": list(urls), "extract": extract}
         body |= {"recrawl_of": recrawl_of} if recrawl_of is not None else {}
+        body |= {"forget_replaced": True} if forget_replaced else {}
         body |= {"reading": reading} if reading is not None else {}
         body |= {"browser": True} if browser else {}
         return await self._submit(body, project, labels, idempotency_key)
@@ -78,6 +93,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         reading: str | None = None,
         extract: Mapping[str, Any] | None = None,
         recrawl_of: str | None = None,
+        forget_replaced: bool = False,
         browser: bool = False,
         project: str = "default",
         labels: Mapping[str, str] | None = None,
@@ -93,6 +109,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
             reading: As in `submit_scrape`.
             extract: As in `submit_scrape`.
             recrawl_of: As in `submit_scrape`.
+            forget_replaced: As in `submit_scrape`.
             browser: As in `submit_scrape`.
             project: As in `submit_scrape`.
             labels: As in `submit_scrape`.
@@ -101,6 +118,8 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         body: dict[str, Any] = {"kind": "crawl", "seeds": list(seeds), "extract": extract}
         if recrawl_of is not None:
             body["recrawl_of"] = recrawl_of
+        if forget_replaced:
+            body["forget_replaced"] = True
         if browser:
             body["browser"] = True
         body |= {k: dict(v) for k, v in (("limits", limits), ("scope", scope), ("rate", rate)) if v is not None}
@@ -186,9 +205,13 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
 
     async def list_pages(
         self, job_id: str, *, state: str | None = None, limit: int = 50, cursor: str | None = None
-    ) -> Page[dict[str, Any]]:
-        """The URLs a job has seen, and what became of each."""
-        page: Page[dict[str, Any]] = await self._list(f"/jobs/{segment(job_id)}/pages", limit, cursor, state=state)
+    ) -> Page[PageItem]:
+        """The URLs a job has seen, and what became of each; with `state` those in that state.
+
+        Of a re-crawl `changed` gives those that have other content than in the earlier job, with that document in
+        `previous_source_id`, and `new` those that were not there.
+        """
+        page: Page[PageItem] = await self._list(f"/jobs/{segment(job_id)}/pages", limit, cursor, state=state)
         return page
 
     async def list_extractions(
@@ -216,6 +239,11 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
     async def iterate_sources(self, job_id: str, *, state: str | None = None) -> AsyncIterator[SourceItem]:
         """All sources that `list_sources` would list, page by page."""
         async for item in each(lambda cursor: self.list_sources(job_id, state=state, limit=200, cursor=cursor)):
+            yield item
+
+    async def iterate_pages(self, job_id: str, *, state: str | None = None) -> AsyncIterator[PageItem]:
+        """All pages that `list_pages` would list, page by page."""
+        async for item in each(lambda cursor: self.list_pages(job_id, state=state, limit=200, cursor=cursor)):
             yield item
 
     async def iterate_extractions(self, job_id: str) -> AsyncIterator[dict[str, Any]]:

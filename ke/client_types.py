@@ -78,6 +78,8 @@ class Job(TypedDict):
     progress: CountersView
     result: ResultView | None
     error: JobErrorView | None
+    earlier_pages: int | None
+    """Of a re-crawl, once it has begun: URLs of the earlier job that are in its scope and asked for again."""
     retry_id: str | None
     """The retry of dead letters that is at work, if one is."""
     waiting_for: NotRequired[str | None]
@@ -121,6 +123,28 @@ class Receipt(TypedDict):
     completed_at: str | None
     delete_record: bool
     error: str | None
+
+
+class PageItem(TypedDict):
+    """A URL that a job has seen."""
+
+    id: str
+    url: str
+    depth: int
+    state: str
+    reason: str | None
+    attempts: int
+    http_status: int | None
+    final_url: str | None
+    canonical_url: str | None
+    source_id: str | None
+    previous_source_id: str | None
+    """Of a re-crawl, where the page has changed or is gone: the document that it had."""
+    previous_is_stored: bool | None
+    """Whether that is still there; False: it was forgotten."""
+    content_type: str | None
+    bytes: int | None
+    fetched_at: str | None
 
 
 class SourceItem(TypedDict):

@@ -10,6 +10,7 @@ from ke.contracts.activities import CloseJob, OpenedJob, RecordActivities, Statu
 from ke.contracts.cleanup import CleanupInput
 from ke.contracts.errors import Stopping
 from ke.contracts.jobs import (
+    ENDED_WELL,
     PAUSED_NOTE,
     CancellationReceipt,
     CancelRequest,
@@ -23,8 +24,18 @@ from ke.contracts.jobs import (
     Lane,
     LimitsChange,
 )
-from ke.contracts.naming import CLEANUP_WORKFLOW, JOB_KIND, JOB_STATUS, JOB_WORKFLOW, PROJECT, TaskQueue, cleanup_id
+from ke.contracts.naming import (
+    CLEANUP_WORKFLOW,
+    JOB_KIND,
+    JOB_STATUS,
+    JOB_WORKFLOW,
+    PROJECT,
+    TaskQueue,
+    cleanup_id,
+    job_workflow_id,
+)
 from workflows import policies
+from workflows.forgetting import start_forgetting
 from workflows.lanes import Lanes, error_of, shielded
 
 
@@ -241,6 +252,8 @@ class JobWorkflow:
         self._show(outcome.status)
         if self._cancel is not None:
             await self._start_cleanup(self._cancel)
+        elif outcome.status in ENDED_WELL and self._job.collect is not None and self._job.collect.forget_replaced:
+            await start_forgetting(self._job.job_id, job_workflow_id(self._job.job_id))
         return outcome
 
     def _answer(self, outcome: JobOutcome) -> JobOutcome:

@@ -104,16 +104,16 @@ def cleanup_fail(summary: str) -> ActivityConfig:
     return config
 
 
-PROJECT_JOBS_AT_ONCE: Final = 4
-"""Jobs of a project that are cleaned up side by side."""
-PROJECT_JOB_TRIES: Final = 3
-"""How often a job's cleanup that left something is started by that of its project."""
-PROJECT_JOB_WAITS: Final = 25
-"""How often a cleanup of the job that is at work already is waited for: about ten minutes in all."""
+CLEANUPS_AT_ONCE: Final = 4
+"""Jobs of a project, or documents that a re-crawl has replaced, that are cleaned up side by side."""
+CLEANUP_TRIES: Final = 3
+"""How often one of them is started again where its cleanup left something."""
+CLEANUP_WAITS: Final = 25
+"""How often a cleanup that is at work already is waited for: about ten minutes in all."""
 
 
-def project_job_wait(number: int) -> timedelta:
-    """How long to wait for the n-th time for another cleanup of a job."""
+def cleanup_wait(number: int) -> timedelta:
+    """How long to wait for the n-th time for another cleanup of the same."""
     return timedelta(seconds=min(2.0**number, 30.0))
 
 

@@ -87,13 +87,13 @@ class ProjectCleanupWorkflow:
             **policies.cleanup_count("find the next jobs"),
         )
         self._show(progress, f"cleaning the next {len(page.job_ids)} jobs")
-        few_at_once = asyncio.Semaphore(policies.PROJECT_JOBS_AT_ONCE)
+        few_at_once = asyncio.Semaphore(policies.CLEANUPS_AT_ONCE)
 
         async def clean(job_id: str) -> str | None:
             async with few_at_once:
-                return await self._clean(
-                    CleanupInput(job_id, delete_record=cleanup.delete_record, part_of=progress.receipt_id)
-                )
+                part = CleanupInput(job_id, delete_record=cleanup.delete_record, part_of=progress.receipt_id)
+                reason = await run_cleanup(part, cleanup_id(job_id))
+                return f"job {job_id}: {reason}" if reason is not None else None
 
         failures = [reason for reason in await asyncio.gather(*map(clean, page.job_ids)) if reason is not None]
         progress = replace(
@@ -104,36 +104,6 @@ class ProjectCleanupWorkflow:
             reasons=(*progress.reasons, *failures)[:MAX_REASONS],
         )
         return progress, len(page.job_ids) == cleanup.jobs_a_run
-
-    async def _clean(self, job: CleanupInput) -> str | None:
-        """Cleans one job up, waiting for a cleanup of it that is at work; returns why it could not be cleaned.
-
-        Another try comes when something was left: two jobs that share points may have met.
-        """
-        reason = "another cleanup of it is at work"
-        tries = 0
-        for number in range(policies.PROJECT_JOB_WAITS):
-            try:
-                await workflow.execute_child_workflow(
-                    CLEANUP_WORKFLOW,
-                    job,
-                    id=cleanup_id(job.job_id),
-                    result_type=CleanupReceipt,
-                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                    parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-                    cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
-                    static_summary=f"clean up job {job.job_id}",
-                )
-            except WorkflowAlreadyStartedError:
-                await workflow.sleep(policies.project_job_wait(number), summary="wait for another cleanup of the job")
-            except ChildWorkflowError as error:
-                reason = str(error.cause or error)
-                tries += 1
-                if tries == policies.PROJECT_JOB_TRIES or not _may_pass(error):
-                    break
-            else:
-                return None
-        return f"job {job.job_id}: {reason}"
 
     async def _close(
         self, cleanup: ProjectCleanupInput, progress: ProjectProgress, error: str | None
@@ -158,6 +128,41 @@ class ProjectCleanupWorkflow:
 
     def _show(self, progress: ProjectProgress, step: str) -> None:
         workflow.set_current_details(f"**{step}** · {progress.jobs} jobs done, {progress.failed} could not be cleaned")
+
+
+async def run_cleanup(cleanup: CleanupInput, workflow_id: str) -> str | None:
+    """Cleans a job or a source up as a child, waiting for a cleanup of it that is at work.
+
+    Another try comes when something was left: two that share points may have met.
+
+    Returns:
+        Why it could not be cleaned; None when it is.
+    """
+    subject = f"job {cleanup.job_id}" if cleanup.source_id is None else f"source {cleanup.source_id}"
+    reason = "another cleanup of it is at work"
+    tries = 0
+    for number in range(policies.CLEANUP_WAITS):
+        try:
+            await workflow.execute_child_workflow(
+                CLEANUP_WORKFLOW,
+                cleanup,
+                id=workflow_id,
+                result_type=CleanupReceipt,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
+                static_summary=f"clean up {subject}",
+            )
+        except WorkflowAlreadyStartedError:
+            await workflow.sleep(policies.cleanup_wait(number), summary="wait for another cleanup of the job")
+        except ChildWorkflowError as error:
+            reason = str(error.cause or error)
+            tries += 1
+            if tries == policies.CLEANUP_TRIES or not _may_pass(error):
+                break
+        else:
+            return None
+    return reason
 
 
 def _check_wanted() -> None:

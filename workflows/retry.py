@@ -19,6 +19,7 @@ from ke.contracts.retries import (
     RetryStatus,
 )
 from workflows import policies
+from workflows.forgetting import start_forgetting
 from workflows.lanes import Lanes, error_of, shielded
 
 
@@ -169,6 +170,10 @@ class RetryWorkflow:
             f"**{outcome.status}** · {outcome.letters} dead letters taken up, {outcome.succeeded} succeeded, "
             f"{outcome.failed} failed again"
         )
+        collected = self._opened.collect if self._opened is not None else None
+        if outcome.status is RetryStatus.COMPLETED and collected is not None and collected.forget_replaced:
+            # A page that failed may have turned out to be changed, or gone.
+            await start_forgetting(self._retry.job_id, self._retry.id)
         return outcome
 
     def _answer(self, outcome: RetryOutcome) -> RetryOutcome:

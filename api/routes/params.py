@@ -1,5 +1,6 @@
 """The parameters that several routes take."""
 
+import json
 import re
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -11,7 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator, AwareDatetime
 from pydantic_core import PydanticCustomError
 
-from api.errors import ValidationFailed
+from api.errors import MalformedJson, ValidationFailed
 from api.problems import MAX_ERRORS
 from api.views import ReceiptView
 
@@ -97,6 +98,28 @@ async def check_names(request: Request) -> None:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         first = problems[0]
         raise ValidationFailed(f"{first['parameter'][:100]}: {first['detail']}{more}", errors=problems[:MAX_ERRORS])
+
+
+async def check_members(request: Request) -> None:
+    """Refuses a body in which an object has a member twice: of two values the last one would count, unseen.
+
+    Raises:
+        MalformedJson: With the member's name.
+    """
+    route = request.scope["route"]
+    assert isinstance(route, APIRoute)  # noqa: S101  (it is a dependency of such routes only)
+    if route.body_field is not None and (body := await request.body()):
+        # It was read before, so it is JSON.
+        json.loads(body, object_pairs_hook=_once_each)
+
+
+def _once_each(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in members:
+        if name in found:
+            raise MalformedJson(f"The body has {name[:100]!r} more than once in one object.")
+        found[name] = value
+    return found
 
 
 def _unfit(times: int, *, is_list: bool | None) -> str | None:

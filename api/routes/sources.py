@@ -15,6 +15,8 @@ router = APIRouter(tags=["sources"])
 
 TaskState = Literal["pending", "claimed", "done", "failed", "skipped"]
 PageState = Literal["pending", "fetching", "fetched", "duplicate", "unchanged", "gone", "failed", "skipped"]
+Since = Literal["changed", "new"]
+"""Of a re-crawl: what has become of a page since the earlier job."""
 
 
 @router.get("/jobs/{job_id}/sources", operation_id="listSources", summary="List a job's sources")
@@ -28,9 +30,12 @@ async def list_sources(
 
 @router.get("/jobs/{job_id}/pages", operation_id="listPages", summary="List the URLs a job has seen")
 async def list_pages(
-    gateway: GatewayDep, job_id: JobId, state: PageState | None = None, limit: Limit = 50, cursor: Cursor = None
+    gateway: GatewayDep, job_id: JobId, state: PageState | Since | None = None, limit: Limit = 50, cursor: Cursor = None
 ) -> PageOf[PageItem]:
-    """Shows the frontier of a scrape or crawl, and what became of each URL."""
+    """Shows the frontier of a scrape or crawl, and what became of each URL.
+
+    Of a re-crawl `changed` lists what has other content than in the earlier job, and `new` what was not there.
+    """
     part = slice_of(gateway.cursor_key, limit, cursor, "pages", job_id, state)
     return await lists.pages(gateway, job_id, part, state=state)
 

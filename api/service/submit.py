@@ -88,6 +88,7 @@ def job_input(body: AnyBody, key: str | None) -> JobInput:
 _ABSENT: Final = object()
 _LATER: Final[Mapping[str, object]] = {
     "recrawl_of": None,
+    "forget_replaced": False,
     "reading": Reading.THOROUGH.value,
     "browser": False,
     "drop_params": [],

@@ -14,7 +14,7 @@ from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, Timeout, 
 from ke.cli.receipts import clean_up, show
 from ke.cli.session import call
 from ke.cli.watch import follow, follow_cleanup, follow_retry, has_ended, view_for
-from ke.contracts.jobs import Artifacts, JobKind, JobStatus
+from ke.contracts.jobs import ENDED_WELL, Artifacts, JobKind, JobStatus
 
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
@@ -46,7 +46,29 @@ def list_jobs(
 @app.command()
 def get(job: JobId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
     """Show one job: its state, its numbers, and what it waits for."""
-    output.emit(call(api_url, lambda ke: ke.get_job(job)), output.job_detail, as_json=as_json)
+    found = call(api_url, lambda ke: ke.get_job(job))
+    output.emit(found, output.job_detail, as_json=as_json)
+    tell_of_recrawl(found)
+
+
+@app.command()
+def pages(
+    job: JobId,
+    *,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATE", help="Only fetched, failed, skipped, ...; of a re-crawl changed, unchanged, gone, new."
+        ),
+    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """List the URLs that a job has seen, and what became of each; of a re-crawl with the document from before."""
+    page = call(api_url, lambda ke: ke.list_pages(job, state=state, limit=limit, cursor=cursor))
+    output.emit(page, output.page_list, as_json=as_json)
 
 
 @app.command()
@@ -73,6 +95,7 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
         output.note(f"Stopped watching; the job goes on. To cancel it: ke jobs cancel {job_id}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     output.emit(job, output.job_detail, as_json=as_json)
+    tell_of_recrawl(job)
     if job["status"] not in GOOD_ENDS:
         error = job.get("error") or {}
         raise CommandFailed(
@@ -80,6 +103,22 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
             ExitCode.NOT_DONE,
             {"type": f"urn:ke:problem:{error.get('type') or 'job-failed'}", "detail": error.get("message")},
         )
+
+
+def tell_of_recrawl(job: Mapping[str, Any]) -> None:
+    """Say what a search still finds of before, or that a re-crawl has nothing to compare with."""
+    params, done, job_id = job.get("params") or {}, output.counters_of(job), job.get("id")
+    earlier = params.get("recrawl_of")
+    if not earlier:
+        return
+    if job.get("earlier_pages") == 0:
+        output.note(f"No page of job {earlier} is in this job's scope: all its pages are new, and none is replaced.")
+    elif job["status"] in ENDED_WELL and any(done.get(name) for name in ("pages_fetched", "pages_gone")):
+        if params.get("forget_replaced"):
+            told = "What pages said before they changed or went is being deleted; what is left of it"
+        else:
+            told = "A search still finds what pages said before they changed or went (--forget-replaced deletes that)"
+        output.note(f"{told}: ke jobs pages {job_id} --state changed, and --state gone")
 
 
 @app.command()

@@ -157,6 +157,7 @@ def job_detail(out: Console, job: Document) -> None:
             ("artifacts", _status(job.get("artifacts"))),
             ("project", job.get("project")),
             ("labels", ", ".join(f"{key}={value}" for key, value in (job.get("labels") or {}).items()) or None),
+            ("pages in common", _in_common(job)),
             ("retry at work", job.get("retry_id")),
             ("waiting for", job.get("waiting_for") or None),
             ("error", f"{error.get('type')}: {error.get('message')}" if error else None),
@@ -179,6 +180,12 @@ def job_detail(out: Console, job: Document) -> None:
     if job.get("retry"):
         out.print()
         retry_detail(out, job["retry"])
+
+
+def _in_common(job: Document) -> str | None:
+    earlier = (job.get("params") or {}).get("recrawl_of")
+    number = job.get("earlier_pages")
+    return f"{count(number)} with job {earlier}" if earlier and number is not None else None
 
 
 def cancellation_receipt(out: Console, receipt: Document) -> None:
@@ -271,6 +278,23 @@ def source_list(out: Console, page: Document) -> None:
     next_page(page)
 
 
+def page_list(out: Console, page: Document) -> None:
+    """One line a URL that a job has seen; of a re-crawl with the earlier document, as long as that is there."""
+    pages = page.get("data") or []
+    if not pages:
+        out.print("No pages.")
+        return
+    has_earlier = any(item.get("previous_source_id") for item in pages)
+    table = _table(("STATE", "HTTP", *(("EARLIER SOURCE",) if has_earlier else ()), "URL", "REASON"))
+    for item in pages:
+        is_forgotten = item.get("previous_is_stored") is False
+        earlier = ["forgotten" if is_forgotten else item.get("previous_source_id")] if has_earlier else []
+        cells = (item.get("state"), item.get("http_status"), *earlier, item.get("url"), item.get("reason"))
+        table.add_row(*map(_cell, cells))
+    out.print(table)
+    next_page(page)
+
+
 def record_list(out: Console, page: Document) -> None:
     """One line a record."""
     records = page.get("data") or []
@@ -324,9 +348,11 @@ def retry_detail(out: Console, retry: Document) -> None:
 
 
 def source_text(out: Console, source: Document) -> None:
-    """A source's title, address and text."""
+    """A source's title, address, what it says of itself, and its text."""
+    metadata = source.get("metadata") or {}
     out.print(Text(clean(source.get("title") or source.get("url")), style="bold"))
     out.print(Text(clean(source.get("url")), style="dim"), overflow="ignore")
+    _facts(out, ((name, metadata.get(name)) for name in ("author", "date", "language")))
     out.print()
     for line in str(source.get("text") or "").splitlines():
         out.print(Text(printable(line)))

@@ -39,6 +39,13 @@ RecrawlOf = Annotated[
         help="Ask for this job's pages again, and take only what has changed since.",
     ),
 ]
+ForgetReplaced = Annotated[
+    bool,
+    typer.Option(
+        "--forget-replaced",
+        help="With --recrawl-of: in the end delete the earlier documents of pages that changed or are gone.",
+    ),
+]
 Rendered = Annotated[
     bool, typer.Option("--browser", help="Let the worker's Chromium run the pages' scripts before they are read.")
 ]
@@ -86,6 +93,7 @@ def crawl(
     ] = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", help="Requests to one host at once (8).")] = None,
     recrawl_of: RecrawlOf = None,
+    forget_replaced: ForgetReplaced = False,
     reading: Reading = None,
     browser: Rendered = False,
     extract: Extract = True,
@@ -126,6 +134,7 @@ def crawl(
             reading=reading,
             extract=spec,
             recrawl_of=recrawl_of,
+            forget_replaced=forget_replaced,
             browser=browser,
             project=project,
             labels=labels_of(label),
@@ -139,6 +148,7 @@ def scrape(
     urls: Urls,
     *,
     recrawl_of: RecrawlOf = None,
+    forget_replaced: ForgetReplaced = False,
     reading: Reading = None,
     browser: Rendered = False,
     extract: Extract = True,
@@ -167,6 +177,7 @@ def scrape(
             urls,
             extract=spec,
             recrawl_of=recrawl_of,
+            forget_replaced=forget_replaced,
             reading=reading,
             browser=browser,
             project=project,

@@ -17,6 +17,8 @@ from ke.contracts.cleanup import (
     ProjectEnd,
     ProjectJobs,
     ProjectPage,
+    ReplacedPage,
+    ReplacedSources,
 )
 from ke.contracts.jobs import (
     CancellationReceipt,
@@ -288,6 +290,15 @@ class ProjectCleanupActivities(Protocol):
     @activity.defn(name="close_project_cleanup")
     async def close_project_cleanup(self, end: ProjectEnd) -> CleanupReceipt:
         """Closes the receipt with the sums over the jobs' receipts."""
+        ...
+
+
+class ForgettingActivities(Protocol):
+    """What the forgetting of replaced documents needs beside their cleanups."""
+
+    @activity.defn(name="list_replaced_sources")
+    async def list_replaced_sources(self, page: ReplacedPage) -> ReplacedSources:
+        """The next documents that a re-crawl which ended well has replaced, and that are still there."""
         ...
 
 

@@ -101,6 +101,39 @@ class CleanupFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgettingInput:
+    """Which re-crawl's replaced documents to forget, and how far an earlier run of the same workflow came."""
+
+    job_id: str
+    sources_a_run: int = 100
+    """Documents that one run of the workflow takes up before it continues as new."""
+    after: int = 0
+    """The `seq` of the last document that was taken up."""
+    taken: int = 0
+    failed: int = 0
+    reasons: tuple[str, ...] = ()
+    """Why some could not be forgotten, of the first of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacedPage:
+    """Which of a re-crawl's replaced documents to take up next."""
+
+    job_id: str
+    after: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacedSources:
+    """Documents to forget, in the order in which they were stored, each with the job that owns it."""
+
+    cleanups: tuple[CleanupInput, ...]
+    after: int
+    """The `seq` of the last one."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectProgress:
     """How far the cleanup of a project is."""
 

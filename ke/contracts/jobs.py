@@ -59,6 +59,7 @@ TRANSITIONS: Final[Mapping[JobStatus, frozenset[JobStatus]]] = {
 
 TERMINAL: Final = frozenset(status for status in JobStatus if status.is_terminal)
 ACTIVE: Final = frozenset(JobStatus) - TERMINAL
+ENDED_WELL: Final = frozenset({JobStatus.COMPLETED, JobStatus.COMPLETED_WITH_ERRORS})
 WRITABLE: Final = frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLING})
 """The states in which a job's activities may still write: a paused or cancelled slice commits what it has."""
 
@@ -146,6 +147,8 @@ class CollectSpec:
     rate: FetchRate = FetchRate()
     recrawl_of: str | None = None
     """The job whose pages are asked for again: what is the same as then is not stored anew."""
+    forget_replaced: bool = False
+    """Whether the earlier documents of pages that changed, or are gone, are deleted once the job has ended well."""
     reading: Reading = Reading.THOROUGH
     browser: bool = False
     """Whether HTML pages are shown by a browser, and read as their scripts have made them."""

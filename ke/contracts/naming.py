@@ -27,6 +27,7 @@ JOB_WORKFLOW: Final = "Job"
 CLEANUP_WORKFLOW: Final = "Cleanup"
 PROJECT_CLEANUP_WORKFLOW: Final = "ProjectCleanup"
 RETRY_WORKFLOW: Final = "Retry"
+FORGETTING_WORKFLOW: Final = "Forgetting"
 RECONCILE_WORKFLOW: Final = "Reconcile"
 SCHEDULED_RECONCILE_WORKFLOW: Final = "ScheduledReconcile"
 RECONCILE_ID: Final = "reconcile"
@@ -53,6 +54,11 @@ def cleanup_id(job_id: str) -> str:
 def source_cleanup_id(source_id: str) -> str:
     """The id of a source's cleanup: of its workflow and of its receipt."""
     return f"cleanup-source-{source_id}"
+
+
+def forgetting_id(workflow_id: str) -> str:
+    """The id of the workflow that forgets what a job, or a retry of one, has replaced."""
+    return f"forget-replaced-{workflow_id}"
 
 
 def project_cleanup_workflow_id(project: str) -> str:

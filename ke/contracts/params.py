@@ -18,6 +18,7 @@ def params_of(job: JobInput) -> dict[str, Any]:
     if not job.collect.follow:
         named = {
             "recrawl_of": job.collect.recrawl_of,
+            "forget_replaced": job.collect.forget_replaced,
             "reading": job.collect.reading.value,
             "browser": job.collect.browser,
         }
@@ -29,6 +30,7 @@ def params_of(job: JobInput) -> dict[str, Any]:
         "scope": collect["scope"],
         "rate": collect["rate"],
         "recrawl_of": job.collect.recrawl_of,
+        "forget_replaced": job.collect.forget_replaced,
         "reading": job.collect.reading.value,
         "browser": job.collect.browser,
         "extract": extract,
@@ -43,6 +45,7 @@ def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | No
     # Jobs of before have neither an earlier job, nor a browser, nor a choice of reading, nor dropped parameters.
     named = {
         "recrawl_of": params.get("recrawl_of"),
+        "forget_replaced": params.get("forget_replaced", False),
         "reading": Reading(params.get("reading", Reading.THOROUGH)),
         "browser": params.get("browser", False),
     }

@@ -8,12 +8,12 @@ from pydantic import Field
 from ke.gateway import job_id_of
 from ke.mcp.calls import answer
 from ke.mcp.results import JobAnswer, RecordsAnswer
-from ke.mcp.tools import JobId, Key, Project
+from ke.mcp.tools import Cursor, JobId, Key, Project
 
 
 async def extract_records(
-    job_id: JobId,
-    record_schema: Annotated[
+    source_job_id: Annotated[str, Field(description="The job whose stored pages are read, as `list_jobs` gives it")],
+    schema: Annotated[
         dict[str, Any],
         Field(
             description="JSON Schema (2020-12): of an object, for one record of each page; of an array, for any number"
@@ -32,10 +32,10 @@ async def extract_records(
     """
     return await answer(
         lambda ke: ke.submit_extract(
-            source_job_id=job_id_of(job_id),
+            source_job_id=job_id_of(source_job_id),
             project=project,
             idempotency_key=idempotency_key,
-            schema=record_schema,
+            schema=schema,
             instructions=instructions,
             max_tokens=max_tokens,
         )
@@ -45,7 +45,7 @@ async def extract_records(
 async def list_records(
     job_id: JobId,
     limit: Annotated[int, Field(ge=1, le=200, description="Records, at most")] = 20,
-    cursor: Annotated[str | None, Field(description="`next_cursor` of the call before, for what follows it")] = None,
+    cursor: Cursor = None,
 ) -> Annotated[CallToolResult, RecordsAnswer]:
     """List the records that a job has read out of pages."""
     return await answer(lambda ke: ke.list_records(job_id_of(job_id), limit=limit, cursor=cursor))

@@ -29,6 +29,10 @@ class JobAnswer(_Answer):
     )
     error: dict[str, Any] | None = Field(None, description="Type and message, when it failed")
     waiting_for: str | None = Field(None, description="Why it does not move, if it does not")
+    earlier_pages: int | None = Field(
+        None,
+        description="Of a re-crawl: the earlier job's addresses that are asked for again; 0: a mistake, most likely",
+    )
 
 
 class JobsAnswer(_Answer):
@@ -88,6 +92,56 @@ class RecordsAnswer(_Answer):
     """A part of the list of a job's records."""
 
     data: list[RecordAnswer]
+    next_cursor: str | None = Field(None, description="For the next call, when there is more")
+
+
+class SourceItemAnswer(_Answer):
+    """A stored page, without its text."""
+
+    id: str
+    url: str
+    title: str | None = None
+    extraction_state: str | None = Field(None, description="How far this job is with extracting it")
+
+
+class SourcesAnswer(_Answer):
+    """A part of the list of a job's stored pages."""
+
+    data: list[SourceItemAnswer]
+    next_cursor: str | None = Field(None, description="For the next call, when there is more")
+
+
+class SourceAnswer(_Answer):
+    """A stored page, or a part of it."""
+
+    id: str
+    job_id: str
+    url: str
+    title: str | None = None
+    text: str = Field(description="Markdown, from `offset` on")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Author, date, language, ... where it says so")
+    offset: int = Field(0, description="Characters of the text that come before")
+    total_chars: int = Field(0, description="Characters of the whole text")
+    next_offset: int | None = Field(None, description="For the next call, when there is more")
+
+
+class PageAnswer(_Answer):
+    """An address that a job has seen."""
+
+    url: str
+    state: str
+    reason: str | None = Field(None, description="Why it was skipped or failed, or what it is the same as")
+    source_id: str | None = Field(None, description="The document that has its content")
+    previous_source_id: str | None = Field(
+        None, description="Of a re-crawl, where the page has changed or is gone: the document that it had"
+    )
+    previous_is_stored: bool | None = Field(None, description="Whether that is still there, and found by `search`")
+
+
+class PagesAnswer(_Answer):
+    """A part of the list of the addresses that a job has seen."""
+
+    data: list[PageAnswer]
     next_cursor: str | None = Field(None, description="For the next call, when there is more")
 
 

@@ -29,9 +29,21 @@ Extract = Annotated[bool, Field(description="Also turn the pages into searchable
 RecrawlOf = Annotated[
     str | None, Field(description="A job that has ended: take only what has changed since, and tell what is gone")
 ]
+ForgetReplaced = Annotated[
+    bool,
+    Field(
+        description="With `recrawl_of`: once the job has ended well, delete the earlier documents of pages that have "
+        "changed or are gone; cannot be undone"
+    ),
+]
+Browser = Annotated[
+    bool, Field(description="Let a browser run the pages' scripts first: slower, for sites that are empty without")
+]
+Patterns = list[str] | None
 Reading = Annotated[
     Literal["thorough", "fast"], Field(description="How a page's content is found: well, or in a fifth of the time")
 ]
+Cursor = Annotated[str | None, Field(description="`next_cursor` of the call before, for what follows it")]
 Key = Annotated[str | None, Field(description="The same key gives the same job, so that a repeat is safe")]
 
 OfSubject = Annotated[
@@ -58,7 +70,17 @@ async def crawl(
     max_pages: Annotated[int, Field(ge=1, description="Pages, at most")] = 500,
     max_depth: Annotated[int, Field(ge=0, description="Links from a first page, at most")] = 5,
     *,
+    include: Annotated[
+        Patterns, Field(description="Regular expressions: follow only addresses that match one, anywhere in them")
+    ] = None,
+    exclude: Annotated[Patterns, Field(description="Regular expressions: follow no address that matches one")] = None,
+    drop_params: Annotated[
+        Patterns,
+        Field(description="Query parameters to leave out of every address, `*` for any characters, such as `utm_*`"),
+    ] = None,
     recrawl_of: RecrawlOf = None,
+    forget_replaced: ForgetReplaced = False,
+    browser: Browser = False,
     reading: Reading = "thorough",
     extract: Extract = True,
     project: Project = "default",
@@ -69,13 +91,18 @@ async def crawl(
     Returns the job at once, as `queued`; follow it with `get_job`, and ask what it found with `search`.
     """
     limits = {"max_pages": max_pages, "max_depth": max_depth}
+    given = {"include": include, "exclude": exclude, "drop_params": drop_params}
+    scope = {name: value for name, value in given.items() if value}
     return await answer(
         lambda ke: ke.submit_crawl(
             urls,
             limits=limits,
+            scope=scope or None,
+            browser=browser,
             reading=reading,
             extract={} if extract else None,
             recrawl_of=job_id_of(recrawl_of) if recrawl_of else None,
+            forget_replaced=forget_replaced,
             project=project,
             idempotency_key=idempotency_key,
         )
@@ -86,6 +113,8 @@ async def scrape(
     urls: Annotated[list[str], Field(min_length=1, max_length=1000, description="Exactly these pages")],
     *,
     recrawl_of: RecrawlOf = None,
+    forget_replaced: ForgetReplaced = False,
+    browser: Browser = False,
     reading: Reading = "thorough",
     extract: Extract = True,
     project: Project = "default",
@@ -98,9 +127,11 @@ async def scrape(
     return await answer(
         lambda ke: ke.submit_scrape(
             urls,
+            browser=browser,
             reading=reading,
             extract={} if extract else None,
             recrawl_of=job_id_of(recrawl_of) if recrawl_of else None,
+            forget_replaced=forget_replaced,
             project=project,
             idempotency_key=idempotency_key,
         )
@@ -135,7 +166,7 @@ async def list_jobs(
     kind: Annotated[Literal["scrape", "crawl", "extract"] | None, Field(description="Only jobs of this kind")] = None,
     project: Annotated[str | None, Field(description="Only jobs of this project")] = None,
     limit: Annotated[int, Field(ge=1, le=200, description="Jobs, at most")] = 20,
-    cursor: Annotated[str | None, Field(description="`next_cursor` of the call before, for what follows it")] = None,
+    cursor: Cursor = None,
 ) -> Annotated[CallToolResult, JobsAnswer]:
     """List jobs, newest first."""
     states = list(status) if status else None
@@ -190,7 +221,7 @@ async def list_entities(
     label: Annotated[str | None, Field(description="Only this kind: PERSON, ORG, GPE, DATE, ...")] = None,
     project: Annotated[str, Field(description="The project")] = "default",
     limit: Annotated[int, Field(ge=1, le=200, description="Entities, at most")] = 20,
-    cursor: Annotated[str | None, Field(description="`next_cursor` of the answer before")] = None,
+    cursor: Cursor = None,
 ) -> Annotated[CallToolResult, EntitiesAnswer]:
     """List the people, organisations, places and dates that a project's documents name, most mentioned first."""
     return await answer(
@@ -234,7 +265,7 @@ async def list_dead_letters(
     error_type: OfType = None,
     url_prefix: OfUrls = None,
     limit: Annotated[int, Field(ge=1, le=200, description="Dead letters, at most")] = 50,
-    cursor: Annotated[str | None, Field(description="`next_cursor` of the call before, for what follows it")] = None,
+    cursor: Cursor = None,
 ) -> Annotated[CallToolResult, DeadLettersAnswer]:
     """List the pages and sources of a job that failed for good, and why; what a retry has in hand is not listed."""
     return await answer(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -37,6 +37,10 @@ class PageState(StrEnum):
     SKIPPED = "skipped"
     RETRY = "retry"
     """Back into the frontier, for later."""
+
+
+REPLACING: Final = frozenset({PageState.FETCHED, PageState.DUPLICATE, PageState.GONE})
+"""The states of a page that was crawled again in which what it said then is true no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +213,7 @@ async def _store_pages(connection: AsyncConnection, job_id: uuid.UUID, outcomes:
             final_url=sa.bindparam("final"),
             canonical_url=sa.bindparam("canonical"),
             source_id=sa.bindparam("source"),
+            previous_source_id=sa.bindparam("previous"),
             content_type=sa.bindparam("type"),
             content_hash=sa.bindparam("hash"),
             etag=sa.bindparam("new_etag"),
@@ -238,6 +243,7 @@ def _page_values(job_id: uuid.UUID, outcome: PageOutcome) -> dict[str, Any]:
         "final": final if final != outcome.entry.url else None,
         "canonical": outcome.canonical,
         "source": source,
+        "previous": _replaced_by(outcome),
         "type": document.content_type if document else outcome.content_type,
         "hash": document.content_hash if document else outcome.content_hash,
         "new_etag": outcome.etag,
@@ -245,6 +251,12 @@ def _page_values(job_id: uuid.UUID, outcome: PageOutcome) -> dict[str, Any]:
         "size": outcome.bytes,
         "at": outcome.fetched_at,
     }
+
+
+def _replaced_by(outcome: PageOutcome) -> uuid.UUID | None:
+    """The earlier document of a page that was crawled again, where it is not the page's document any more."""
+    earlier = outcome.entry.earlier
+    return earlier.source_id if earlier is not None and outcome.state in REPLACING else None
 
 
 def _dead_letter(outcome: PageOutcome) -> DeadLetter:

@@ -283,9 +283,11 @@ async def add_progress(
     seeded: bool | None = None,
     done: bool | None = None,
     note: str | None = None,
+    earlier_pages: int | None = None,
 ) -> Counters:
     """Adds to a lane's counters, in the transaction of the batch they count; returns the lane's totals."""
-    flags = {k: v for k, v in {"seeded": seeded, "done": done, "note": note}.items() if v is not None}
+    told = {"seeded": seeded, "done": done, "note": note, "earlier_pages": earlier_pages}
+    flags = {name: value for name, value in told.items() if value is not None}
     values = {"job_id": job_id, "lane": lane.value, **{name: getattr(delta, name) for name in COUNTER_NAMES}, **flags}
     record = (await connection.execute(_adding(frozenset(flags)), values)).one()
     return Counters(**record._mapping)  # noqa: SLF001
@@ -312,6 +314,8 @@ class LaneProgress:
     note: str = ""
     updated_at: datetime | None = None
     """When it last committed anything."""
+    earlier_pages: int | None = None
+    """Of the collect lane of a re-crawl, once it is seeded: URLs of the earlier job that are in its frontier."""
 
 
 async def lane_progress(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane) -> LaneProgress:
@@ -332,6 +336,7 @@ async def progress_of(
             record.done,
             record.note,
             record.updated_at,
+            record.earlier_pages,
         )
         for record in await connection.execute(statement)
     }

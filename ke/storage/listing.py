@@ -72,6 +72,10 @@ class PageRow:
     final_url: str | None
     canonical_url: str | None
     source_id: uuid.UUID | None
+    previous_source_id: uuid.UUID | None
+    """The earlier document, where an earlier job was crawled again and the page has changed or is gone."""
+    previous_is_stored: bool | None
+    """Whether that is still there; None: there was none."""
     content_type: str | None
     bytes: int | None
     fetched_at: datetime | None
@@ -206,18 +210,39 @@ async def list_pages(
     after: int | None = None,
     state: str | None = None,
 ) -> list[PageRow]:
-    """The URLs a job has seen, and what became of each."""
+    """The URLs a job has seen, and what became of each.
+
+    Args:
+        connection: The transaction.
+        job_id: The job.
+        limit: Entries at most.
+        after: Where the list was left off.
+        state: Only those in this state (`ke.storage.tables.PAGE_STATES`); or `changed`, those that have content and
+            had other content in the job that was crawled again; or `new`, those that have content and had none.
+    """
+    previous = sources.alias("previous")
+    is_stored = sa.case((pages.c.previous_source_id.is_not(None), previous.c.id.is_not(None)))
     statement = (
-        sa.select(*(pages.c[name] for name in PageRow.__dataclass_fields__))
+        sa.select(
+            *(is_stored if name == "previous_is_stored" else pages.c[name] for name in PageRow.__dataclass_fields__)
+        )
+        .select_from(pages.outerjoin(previous, previous.c.id == pages.c.previous_source_id))
         .where(pages.c.job_id == job_id)
         .order_by(pages.c.seq)
         .limit(limit)
     )
     if state is not None:
-        statement = statement.where(pages.c.state == state)
+        statement = statement.where(_page_is(state))
     if after is not None:
         statement = statement.where(pages.c.seq > after)
     return [PageRow(*record) for record in await connection.execute(statement)]
+
+
+def _page_is(state: str) -> sa.ColumnElement[bool]:
+    if state not in {"changed", "new"}:
+        return pages.c.state == state
+    was_there = pages.c.previous_source_id.is_not(None)
+    return pages.c.state.in_(("fetched", "duplicate")) & (was_there if state == "changed" else ~was_there)
 
 
 async def list_extractions(

@@ -104,6 +104,7 @@ job_progress = sa.Table(
     sa.Column("lease", UUID(as_uuid=True)),  # of the slice that works now: what another one still writes is refused
     sa.Column("seeded", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("done", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("earlier_pages", sa.BigInteger),  # of a re-crawl: URLs of the earlier job that are in this frontier
     sa.Column("note", sa.Text, nullable=False, server_default=""),
     sa.Column("pauses", JSONB, nullable=False, server_default=EMPTY),  # hosts not to be asked yet, for the next slice
     sa.Column("updated_at", TIME, nullable=False, server_default=NOW),
@@ -146,6 +147,8 @@ pages = sa.Table(
     sa.Column("canonical_url", sa.Text),  # what the page names as its own URL, where that is another one
     # The document that has its content: its own, its twin's, or an earlier job's. No foreign key: that may be cleaned.
     sa.Column("source_id", UUID(as_uuid=True)),
+    # Of a page that was crawled again and has changed, or is gone: the earlier document. No foreign key either.
+    sa.Column("previous_source_id", UUID(as_uuid=True)),
     sa.Column("content_type", sa.Text),
     sa.Column("content_hash", sa.LargeBinary),
     sa.Column("etag", sa.Text),
@@ -155,6 +158,7 @@ pages = sa.Table(
     sa.CheckConstraint(f"state IN {PAGE_STATES}", name="state"),
     sa.Index(None, "job_id", "seq"),
     sa.Index(None, "source_id", postgresql_where=sa.text("source_id IS NOT NULL")),
+    sa.Index("ix_pages_replaced", "job_id", "seq", postgresql_where=sa.text("previous_source_id IS NOT NULL")),
     sa.Index(
         "ix_pages_frontier",
         *("job_id", "host", "depth", "seq"),

@@ -79,10 +79,13 @@ class ApiTwin:
     sources: list[dict[str, Any]] = field(default_factory=list)
     letters: list[dict[str, Any]] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
+    pages: list[dict[str, Any]] = field(default_factory=list)
     retry: dict[str, Any] = field(default_factory=dict)
     retry_end: dict[str, Any] = field(default_factory=lambda: {"status": "completed"})
     finish_at_cancel: dict[str, Any] | None = None
     """What a job becomes that completes before its cancel takes effect."""
+    refusal: str = ""
+    """What the refusal of a cancel says, where that is not the twin's own."""
     broken: bool = False
     """Whether every call is answered 503, as when the database is down."""
     calls: list[Call] = field(default_factory=list)
@@ -125,6 +128,8 @@ class ApiTwin:
                 web.post("/jobs/{id}/resume", self._resume),
                 web.post("/jobs/{id}/cleanup", self._cleanup),
                 web.get("/jobs/{id}/sources", self._sources),
+                web.get("/jobs/{id}/pages", self._pages),
+                web.get("/sources/{id}", self._source),
                 web.get("/jobs/{id}/records", self._records),
                 web.get("/jobs/{id}/dead-letters", self._letters),
                 web.delete("/jobs/{id}/dead-letters", self._purge),
@@ -194,9 +199,8 @@ class ApiTwin:
             self.script[job["id"]] = [{}, {"retry_id": None, **cleaned}]
             return web.json_response(job, status=202)
         if job["status"] in TERMINAL | {"cancelling"}:
-            return refusal(
-                job, "not-cancellable", f"The job is {job['status']}: it cannot be cancelled.", ["cleanup", "delete"]
-            )
+            detail = self.refusal or f"The job is {job['status']}: it cannot be cancelled."
+            return refusal(job, "not-cancellable", detail, ["cleanup", "delete"])
         body = (await request.json()) if await request.read() else {}
         stamp = now()
         job.update(status="cancelling", cancel_requested_at=stamp)
@@ -303,6 +307,16 @@ class ApiTwin:
     async def _sources(self, request: web.Request) -> web.Response:
         self._job(request)
         return web.json_response({"data": self.sources, "next_cursor": None})
+
+    async def _source(self, request: web.Request) -> web.Response:
+        found = [source for source in self.sources if source["id"] == request.match_info["id"]]
+        return web.json_response(found[0]) if found else problem(404, "not-found", "There is no such source.")
+
+    async def _pages(self, request: web.Request) -> web.Response:
+        self._job(request)
+        wanted = request.query.get("state")
+        pages = [page for page in self.pages if wanted in {None, page["state"]}]
+        return web.json_response({"data": pages, "next_cursor": None})
 
     async def _records(self, request: web.Request) -> web.Response:
         self._job(request)

@@ -59,7 +59,10 @@ async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
         "get_retry",
         "list_dead_letters",
         "list_jobs",
+        "list_pages",
         "list_records",
+        "list_sources",
+        "read_source",
         "retry_dead_letters",
         "crawl",
         "scrape",
@@ -83,7 +86,10 @@ async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
         "list_dead_letters",
         "list_entities",
         "list_jobs",
+        "list_pages",
         "list_records",
+        "list_sources",
+        "read_source",
         "search",
     }
 
@@ -239,11 +245,17 @@ async def test_only_an_id_becomes_part_of_a_url(api: ApiTwin) -> None:
 
 
 async def test_arguments_that_do_not_fit_are_errors_and_the_server_goes_on(api: ApiTwin) -> None:
-    """The SDK refuses them before the tool runs."""
+    """They are refused before the tool runs, in one line and without the words of a library."""
     async with connected(api.url) as client:
         result = await client.call_tool("list_jobs", {"limit": 0})
-        assert result.is_error
-        assert "limit" in words(result)
+        error = error_of(result)
+        assert (error["type"], error["status"]) == ("urn:ke:problem:invalid-input", 422)
+        assert error["errors"] == [{"argument": "limit", "detail": "Input should be greater than or equal to 1."}]
+        assert words(result) == (
+            "Refused (422, urn:ke:problem:invalid-input): limit: Input should be greater than or equal to 1."
+        )
+        missing = await client.call_tool("get_job", {"wait_s": 99})
+        assert words(missing).endswith("job_id: This is required. (and 1 more)")
         assert not (await client.call_tool("list_jobs", {})).is_error
 
 
@@ -251,9 +263,9 @@ async def test_arguments_that_a_tool_does_not_have_are_refused_by_name(api: ApiT
     """A limit in the wrong place starts no job without it; the error says which argument is meant."""
     async with Client(create_server()) as client:
         result = await client.call_tool("crawl", {"urls": ["https://e.com/"], "limits": {"max_pages": 5}})
-    assert result.is_error
-    assert "limits" in words(result)
-    assert "not permitted" in words(result)
+    detail = error_of(result)["detail"]
+    assert detail.startswith("limits: `crawl` has no such argument; it has urls, max_pages, max_depth, ")
+    assert "\n" not in words(result)
     assert not api.calls
 
 
@@ -287,7 +299,7 @@ async def test_records_are_asked_for_and_listed(api: ApiTwin, monkeypatch: pytes
     schema = {"type": "object", "properties": {"name": {"type": "string"}}}
     api.records = [{"source_id": "a", "url": "https://e.com/x", "data": {"name": "A"}, "truncated": False}]
     async with Client(create_server()) as client:
-        asked = {"job_id": f"job-{job}", "record_schema": schema, "instructions": "Brief.", "max_tokens": 9}
+        asked = {"source_job_id": f"job-{job}", "schema": schema, "instructions": "Brief.", "max_tokens": 9}
         started = await client.call_tool("extract_records", asked)
         body = api.calls[-1].body
         assert started.structured_content["kind"] == "extract"
@@ -332,3 +344,77 @@ async def test_dead_letters_are_listed_and_a_retry_is_read(api: ApiTwin, monkeyp
     assert (read.structured_content["status"], read.structured_content["letters"]) == ("completed", 1)
     assert refused["type"] == "urn:ke:problem:invalid-input"
     assert len(api.calls) == sent
+
+
+async def test_recrawl_and_scope_reach_the_gateway(api: ApiTwin) -> None:
+    """By the names that the API has; what is not given is not sent."""
+    earlier = api.add_job("completed")
+    again = {"recrawl_of": earlier, "forget_replaced": True, "browser": True}
+    scope = {"include": ["/docs"], "exclude": ["/old"], "drop_params": ["utm_*"]}
+    async with connected(api.url) as client:
+        await client.call_tool("crawl", {"urls": ["https://e.com/"], **again, **scope})
+        crawled = api.calls[-1].body
+        assert {name: crawled[name] for name in again} == again
+        assert crawled["scope"] == scope
+        await client.call_tool("scrape", {"urls": ["https://e.com/"], **again})
+        assert {name: api.calls[-1].body[name] for name in again} == again
+        await client.call_tool("crawl", {"urls": ["https://e.com/"]})
+    assert not {"scope", *again} & set(api.calls[-1].body)
+
+
+async def test_source_is_read_a_part_at_a_time(api: ApiTwin) -> None:
+    """The parts make the whole text, and each says where the next one begins; metadata comes along."""
+    job, source = api.add_job("completed"), str(uuid.uuid4())
+    text = "".join(chr(0x410 + number % 32) for number in range(25))
+    about = {"id": source, "job_id": job, "url": "https://e.com/a", "title": "A", "metadata": {"author": "Ada"}}
+    api.sources = [{**about, "text": text}]
+    async with connected(api.url) as client:
+        listed = await client.call_tool("list_sources", {"job_id": job, "limit": 3})
+        assert listed.structured_content["data"][0]["id"] == source
+        assert api.calls[-1].query == {"limit": "3"}
+        parts, offset = [], 0
+        while offset is not None:
+            read = await client.call_tool("read_source", {"source_id": source, "offset": offset, "max_chars": 10})
+            part = read.structured_content
+            assert (part["offset"], part["total_chars"], part["metadata"]) == (offset, 25, {"author": "Ada"})
+            parts.append(part["text"])
+            offset = part["next_offset"]
+        refused = error_of(await client.call_tool("read_source", {"source_id": "../jobs"}))
+        much = error_of(await client.call_tool("read_source", {"source_id": source, "max_chars": 1_000_000}))
+    assert ("".join(parts), [len(part) for part in parts]) == (text, [10, 10, 5])
+    assert refused["type"] == "urn:ke:problem:invalid-input"
+    assert much["errors"][0]["argument"] == "max_chars"
+
+
+async def test_pages_of_a_recrawl_name_the_documents_they_had(api: ApiTwin) -> None:
+    """So that an agent can forget them."""
+    job, before = api.add_job("completed"), str(uuid.uuid4())
+    page = {"url": "https://e.com/a", "state": "gone", "previous_source_id": before, "previous_is_stored": True}
+    api.pages = [page, {"url": "https://e.com/b", "state": "unchanged"}]
+    async with connected(api.url) as client:
+        listed = await client.call_tool("list_pages", {"job_id": job, "state": "gone"})
+    assert listed.structured_content["data"] == [page]
+    assert api.calls[-1].query == {"state": "gone", "limit": "20"}
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("To delete what it made: POST /jobs/{id}/cleanup.", "To delete what it made: `cleanup_job`."),
+        ("What it made is deleted: GET /cleanups/cleanup-{id}.", "What it made is deleted: `cleanup_job`."),
+        ("GET /cleanups/cleanup-project-a.b-{id} tells how far.", "`cleanup_project` tells how far."),
+        (
+            "DELETE with ?cleanup=true to delete these first, or with ?cleanup=false to keep them.",
+            "Call `delete_job_record` with cleanup=true to delete these first, or with cleanup=false to keep them.",
+        ),
+    ],
+)
+async def test_hints_name_tools_and_no_routes(api: ApiTwin, told: str, shown: str) -> None:
+    """An agent has no HTTP: what the gateway advises, it is told in terms of the tools, and what it may do as well."""
+    job = api.add_job("completed")
+    api.refusal = told.replace("{id}", job)
+    async with connected(api.url) as client:
+        result = await client.call_tool("cancel_job", {"job_id": job})
+    assert error_of(result)["detail"] == shown
+    assert shown in words(result)
+    assert "Possible now: `cleanup_job`, `delete_job_record`" in words(result)

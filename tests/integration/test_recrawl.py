@@ -9,12 +9,16 @@ import sqlalchemy as sa
 from aiohttp import web
 
 from ke.contracts.activities import CloseJob, CollectSlice
-from ke.contracts.jobs import Artifacts, CollectSpec, JobStatus, Reading
+from ke.contracts.cleanup import CleanupInput, ReplacedSources
+from ke.contracts.jobs import Artifacts, CollectSpec, CrawlScope, JobStatus, Lane, Reading
 from ke.runtime.pool import CpuPool
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import active_dependents, row_counts
 from ke.storage.closing import end_job
 from ke.storage.database import Database
+from ke.storage.jobs import lane_progress
+from ke.storage.listing import list_pages
+from ke.storage.recrawls import replaced_sources
 from ke.storage.tables import jobs, pages, sources
 from tests.integration.lanes import Lanes, running_site
 
@@ -338,3 +342,91 @@ async def test_site_that_its_seed_leads_to_is_crawled_again(lanes: Lanes) -> Non
         _, numbers = await again(lanes, first)
         assert numbers == {"unchanged": 2}
         assert [path for path in www.asked if path == "/a"] == ["/a", "/a"]
+
+
+async def previous(lanes: Lanes, job: str, state: str) -> dict[str, uuid.UUID | None]:
+    """Path to earlier document of a job's pages in a state, as they are listed."""
+    async with lanes.database.transaction() as connection:
+        rows = await list_pages(connection, uuid.UUID(job), limit=100, state=state)
+    assert all(row.previous_is_stored is (None if row.previous_source_id is None else True) for row in rows)
+    return {row.url.removeprefix(lanes.url): row.previous_source_id for row in rows}
+
+
+async def replaced(lanes: Lanes, job: str, *, after: int = 0, limit: int = 100) -> ReplacedSources:
+    async with lanes.database.transaction() as connection:
+        return await replaced_sources(connection, uuid.UUID(job), after, limit)
+
+
+async def changed_site(lanes: Lanes) -> tuple[str, str, dict[str, uuid.UUID]]:
+    """A re-crawl that finds a changed, a gone and a new page; gives both jobs and the earlier documents."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    before = {path: row.id for path, row in (await lanes.stored(first)).items()}
+    lanes.site.versioned("/tagged", "/deep", "/new", text="It has another tag.", etag='"2"')
+    lanes.html("/new")
+    del lanes.answers["/plain"]
+    second, _ = await again(lanes, first)
+    return first, second, before
+
+
+async def test_page_that_changed_or_is_gone_names_the_document_it_had(lanes: Lanes) -> None:
+    """And no other page does; they can be listed by what has become of them."""
+    _, second, before = await changed_site(lanes)
+    assert await previous(lanes, second, "changed") == {"/tagged": before["/tagged"]}
+    assert await previous(lanes, second, "gone") == {"/plain": before["/plain"]}
+    assert await previous(lanes, second, "new") == {"/new": None}
+    unchanged = await previous(lanes, second, "unchanged")
+    assert unchanged == dict.fromkeys(("/", "/dated", "/deep"))
+
+
+async def test_documents_of_changed_and_gone_pages_are_replaced(lanes: Lanes) -> None:
+    """Each is named with the job that owns it, and a list is gone on with where it was left off."""
+    first, second, before = await changed_site(lanes)
+    expected = {CleanupInput(first, source_id=str(before[path])) for path in ("/tagged", "/plain")}
+    whole = await replaced(lanes, second)
+    assert set(whole.cleanups) == expected
+    one = await replaced(lanes, second, limit=1)
+    rest = await replaced(lanes, second, after=one.after)
+    assert (*one.cleanups, *rest.cleanups) == whole.cleanups
+    assert await replaced(lanes, second, after=rest.after) == ReplacedSources((), rest.after)
+
+
+async def test_document_that_another_page_still_has_is_not_replaced(lanes: Lanes) -> None:
+    """Two addresses had it, and one of them has it still."""
+    lanes.html("/", "/a", "/b")
+    lanes.site.html("/a", text="The same on both.")
+    lanes.answers["/b"] = lanes.answers["/a"]
+    first, outcome = await lanes.whole(lanes.crawl())
+    assert outcome.counters.pages_duplicate == 1
+    lanes.site.html("/a", text="Not the same any more.")
+    second, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 1, "unchanged": 2}
+    assert set(await previous(lanes, second, "changed")) == {"/a"}
+    assert (await replaced(lanes, second)).cleanups == ()
+
+
+@pytest.mark.parametrize("values", [{"status": "cancelled"}, {"artifacts": "cleaning"}], ids=str)
+async def test_recrawl_that_did_not_end_well_has_replaced_nothing(lanes: Lanes, values: dict[str, str]) -> None:
+    """Nor one whose own documents are deleted: the earlier one may be the last."""
+    _, second, _ = await changed_site(lanes)
+    async with lanes.database.transaction() as connection:
+        await connection.execute(sa.update(jobs).where(jobs.c.id == uuid.UUID(second)).values(**values))
+    assert (await replaced(lanes, second)).cleanups == ()
+
+
+async def test_number_of_pages_in_common_is_told(lanes: Lanes) -> None:
+    """Of crawls and of scrapes; of a scope in which no earlier page is, it is 0."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    lanes.html("/elsewhere", "/elsewhere/a")
+    lanes.html("/elsewhere/a")
+    other = replace(lanes.crawl("/elsewhere"), scope=CrawlScope(include=("/elsewhere",), sitemaps=False))
+    scrape = CollectSpec((f"{lanes.url}/dated", f"{lanes.url}/elsewhere"), follow=False)
+    found = []
+    for spec in (lanes.crawl(), other, scrape):
+        job, _ = await again(lanes, first, spec)
+        async with lanes.database.transaction() as connection:
+            found.append((await lane_progress(connection, uuid.UUID(job), Lane.COLLECT)).earlier_pages)
+    assert found == [6, 0, 1]
+    async with lanes.database.transaction() as connection:
+        assert (await lane_progress(connection, uuid.UUID(first), Lane.COLLECT)).earlier_pages is None

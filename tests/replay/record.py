@@ -139,6 +139,32 @@ async def _project_cleanup(stage: Stage) -> Mapping[str, WorkflowHistory]:
     return {"project_cleanup": runs[0], "project_cleanup_continued": runs[-1]}
 
 
+async def _forgetting(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    stage.has_replaced(3)
+    handle = await stage.forget(sources_a_run=2)
+    await stage.ended(handle)
+    runs = await stage.histories(handle.id)
+    return {"forgetting": runs[0], "forgetting_continued": runs[-1]}
+
+
+async def _replaced(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    stage.has_replaced(1)
+    stage.twin.lanes[Lane.COLLECT].slices = 2
+    handle = await stage.start(forget_replaced=True)
+    await stage.ended(handle)
+    await stage.ended(stage.forgetting_of(handle))
+    return {"replaced": await handle.fetch_history()}
+
+
+async def _replaced_by_retry_of_letters(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    stage.has_replaced(1)
+    stage.twin.lanes[Lane.COLLECT].slices = 2
+    handle = await stage.start_retry(Lane.COLLECT, forget_replaced=True)
+    await stage.ended(handle)
+    await stage.ended(stage.forgetting_of(handle))
+    return {"letters_replaced_retried": await handle.fetch_history()}
+
+
 async def _pause_resume(stage: Stage) -> Mapping[str, WorkflowHistory]:
     handle = await stage.running(*BOTH)
     await handle.signal("pause")
@@ -238,6 +264,9 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     _records,
     _records_retry_of_letters,
     _shards,
+    _forgetting,
+    _replaced,
+    _replaced_by_retry_of_letters,
 )
 
 

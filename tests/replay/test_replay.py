@@ -12,6 +12,7 @@ from temporalio.workflow import NondeterminismError
 from tests.replay.mutated import MutatedJobWorkflow
 from tests.replay.record import FOLDER, MAX_BYTES, RECORDER
 from workflows.cleanup import CleanupWorkflow
+from workflows.forgetting import ForgettingWorkflow
 from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.reconcile import ReconcileWorkflow, ScheduledReconcileWorkflow
@@ -19,7 +20,9 @@ from workflows.retry import RetryWorkflow
 from workflows.sandbox import RUNNER
 
 FILES = sorted(FOLDER.glob("*.json"))
-OF_JOBS = [file for file in FILES if not file.stem.startswith(("cleanup", "letters", "project", "reconcile"))]
+OF_JOBS = [
+    file for file in FILES if not file.stem.startswith(("cleanup", "forgetting", "letters", "project", "reconcile"))
+]
 LAST_EVENTS = {
     "cancel": "WORKFLOW_EXECUTION_CANCELED",
     "cancel_with_cleanup": "WORKFLOW_EXECUTION_CANCELED",
@@ -31,8 +34,11 @@ LAST_EVENTS = {
     "entities": "WORKFLOW_EXECUTION_COMPLETED",
     "entities_cancel": "WORKFLOW_EXECUTION_CANCELED",
     "failure": "WORKFLOW_EXECUTION_FAILED",
+    "forgetting": "WORKFLOW_EXECUTION_CONTINUED_AS_NEW",
+    "forgetting_continued": "WORKFLOW_EXECUTION_COMPLETED",
     "letters_entities_retried": "WORKFLOW_EXECUTION_COMPLETED",
     "letters_records_retried": "WORKFLOW_EXECUTION_COMPLETED",
+    "letters_replaced_retried": "WORKFLOW_EXECUTION_COMPLETED",
     "letters_retried": "WORKFLOW_EXECUTION_COMPLETED",
     "letters_retry_cancelled": "WORKFLOW_EXECUTION_CANCELED",
     "limits": "WORKFLOW_EXECUTION_COMPLETED",
@@ -44,6 +50,7 @@ LAST_EVENTS = {
     "reconcile_scheduled": "WORKFLOW_EXECUTION_COMPLETED",
     "reconcile_stopped": "WORKFLOW_EXECUTION_COMPLETED",
     "records": "WORKFLOW_EXECUTION_COMPLETED",
+    "replaced": "WORKFLOW_EXECUTION_COMPLETED",
     "retry": "WORKFLOW_EXECUTION_COMPLETED",
     "shards": "WORKFLOW_EXECUTION_COMPLETED",
     "success": "WORKFLOW_EXECUTION_COMPLETED",
@@ -61,7 +68,7 @@ def _id(file: Path) -> str:
 @pytest.mark.parametrize("file", FILES, ids=_id)
 async def test_recorded_history_replays(file: Path) -> None:
     """In the sandbox, the code of today takes every step that the recorded run took."""
-    cleanups = [CleanupWorkflow, ProjectCleanupWorkflow]
+    cleanups = [CleanupWorkflow, ProjectCleanupWorkflow, ForgettingWorkflow]
     workflows = [JobWorkflow, RetryWorkflow, *cleanups, ReconcileWorkflow, ScheduledReconcileWorkflow]
     await Replayer(workflows=workflows, workflow_runner=RUNNER).replay_workflow(_history(file))
 

@@ -14,6 +14,7 @@ from ke.contracts.params import params_of, specs_of
 
 SUBMIT: TypeAdapter[Any] = TypeAdapter(SubmitBody)
 URL = "https://site.example/"
+EARLIER = "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11"
 
 
 def test_defaults_of_a_body_are_those_of_the_contracts() -> None:
@@ -53,8 +54,10 @@ def test_params_read_as_they_were_submitted() -> None:
     [
         {"kind": "scrape", "urls": [URL]},
         {"kind": "scrape", "urls": [URL], "extract": {"entities": None}},
-        {"kind": "scrape", "urls": [URL], "recrawl_of": "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11"},
-        {"kind": "crawl", "seeds": [URL], "recrawl_of": "0b6b1c1e-7f0e-4f3a-9f0a-2f1d8f6f1a11"},
+        {"kind": "scrape", "urls": [URL], "recrawl_of": EARLIER},
+        {"kind": "crawl", "seeds": [URL], "recrawl_of": EARLIER},
+        {"kind": "crawl", "seeds": [URL], "recrawl_of": EARLIER, "forget_replaced": True},
+        {"kind": "scrape", "urls": [URL], "recrawl_of": EARLIER, "forget_replaced": True},
         {"kind": "crawl", "seeds": [URL], "browser": True},
         {"kind": "scrape", "urls": [URL], "browser": True},
         {"kind": "crawl", "seeds": [URL], "scope": {"drop_params": ["utm_*", "s id"]}},
@@ -78,7 +81,7 @@ def test_parameters_of_jobs_of_before_are_understood() -> None:
     """A job that was submitted before there were dropped parameters and re-crawls can be retried, and crawled again."""
     params = params_of(job_input(SUBMIT.validate_python({"kind": "crawl", "seeds": [URL]}), None))
     old = {**params, "scope": {name: value for name, value in params["scope"].items() if name != "drop_params"}}
-    del old["recrawl_of"], old["browser"]
+    del old["recrawl_of"], old["forget_replaced"], old["browser"]
     assert specs_of(JobKind.CRAWL, old) == specs_of(JobKind.CRAWL, params)
     assert specs_of(JobKind.SCRAPE, {"urls": [URL], "extract": None})[0] == CollectSpec((URL,), follow=False)
 

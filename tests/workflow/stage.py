@@ -15,7 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer, Worker
 
-from ke.contracts.cleanup import CleanupReceipt, ProjectCleanupInput
+from ke.contracts.cleanup import CleanupInput, CleanupReceipt, ForgettingInput, ProjectCleanupInput
 from ke.contracts.jobs import (
     CarriedState,
     CollectSpec,
@@ -29,6 +29,7 @@ from ke.contracts.jobs import (
     Lane,
 )
 from ke.contracts.naming import (
+    FORGETTING_WORKFLOW,
     JOB_KIND,
     JOB_STATUS,
     JOB_WORKFLOW,
@@ -38,9 +39,11 @@ from ke.contracts.naming import (
     SEARCH_ATTRIBUTES,
     TaskQueue,
     cleanup_id,
+    forgetting_id,
     job_workflow_id,
     project_cleanup_workflow_id,
     retry_id,
+    source_cleanup_id,
 )
 from ke.contracts.retries import CarriedRetry, RetryInput, RetryOutcome
 from ke.runtime.embedded.temporal import DYNAMIC_CONFIG
@@ -48,6 +51,7 @@ from ke.runtime.embedded.temporal_cli import find_temporal_cli
 from ke.runtime.settings import Settings
 from tests.workflow.twins import Twin
 from workflows.cleanup import CleanupWorkflow
+from workflows.forgetting import ForgettingWorkflow
 from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.retry import RetryWorkflow
@@ -89,11 +93,16 @@ class Stage:
         self,
         *lanes: Lane,
         follow: bool = True,
+        forget_replaced: bool = False,
         carried: CarriedState | None = None,
         task_queue: str = TaskQueue.JOBS.value,
     ) -> WorkflowHandle[Any, JobOutcome]:
         """Starts a job as the gateway does, by default a crawl without extraction."""
         job = _job(lanes or (Lane.COLLECT,), follow=follow, carried=carried)
+        if forget_replaced:
+            assert job.collect is not None
+            collect = replace(job.collect, recrawl_of=str(uuid.uuid4()), forget_replaced=True)
+            job = replace(job, collect=collect)
         self.jobs.append(job.job_id)
         attributes = (
             SearchAttributePair(JOB_KIND, job.kind.value),
@@ -131,9 +140,33 @@ class Stage:
             await self.until(lambda lane=lane, number=number: len(self.twin.lanes[lane].started) > number)
         return handle
 
-    async def start_retry(self, *lanes: Lane, carried: CarriedRetry | None = None) -> WorkflowHandle[Any, RetryOutcome]:
+    def has_replaced(self, number: int) -> None:
+        """Lets the re-crawl have replaced so many documents of one earlier job."""
+        owner = str(uuid.uuid4())
+        self.twin.replaced = [CleanupInput(owner, source_id=str(uuid.uuid4())) for _ in range(number)]
+
+    async def forget(self, **options: Any) -> WorkflowHandle[Any, int]:
+        """Starts the forgetting of what a re-crawl has replaced."""
+        job_id = str(uuid.uuid4())
+        self.jobs.append(job_id)
+        return await self.client.start_workflow(
+            FORGETTING_WORKFLOW,
+            ForgettingInput(job_id, **options),
+            id=forgetting_id(job_workflow_id(job_id)),
+            task_queue=TaskQueue.CLEANUP.value,
+            result_type=int,
+        )
+
+    async def start_retry(
+        self, *lanes: Lane, forget_replaced: bool = False, carried: CarriedRetry | None = None
+    ) -> WorkflowHandle[Any, RetryOutcome]:
         """Starts a retry of a job, which has an id only, as the gateway does; it finds work for these lanes."""
-        collect = CollectSpec(("https://site.example/",), follow=True, limits=CrawlLimits(max_pages=100))
+        collect = CollectSpec(
+            ("https://site.example/",),
+            follow=True,
+            limits=CrawlLimits(max_pages=100),
+            forget_replaced=forget_replaced,
+        )
         self.twin.retry = replace(
             self.twin.retry,
             collect=collect if Lane.COLLECT in lanes else None,
@@ -213,6 +246,10 @@ class Stage:
         self._gates.append(gate)
         return gate
 
+    def forgetting_of(self, handle: WorkflowHandle[Any, Any]) -> WorkflowHandle[Any, Any]:
+        """The forgetting of what a job or a retry has replaced."""
+        return self.client.get_workflow_handle(forgetting_id(handle.id))
+
     def cleanup_of(self, handle: WorkflowHandle[Any, Any]) -> WorkflowHandle[Any, Any]:
         """The cleanup of a job."""
         return self.client.get_workflow_handle(cleanup_id(handle.id.removeprefix("job-")))
@@ -242,7 +279,10 @@ class Stage:
     @property
     def _ids(self) -> list[str]:
         of_jobs = [name for job_id in self.jobs for name in (job_workflow_id(job_id), cleanup_id(job_id))]
-        return [*map(project_cleanup_workflow_id, self.projects), *of_jobs, *self.retries]
+        at_work = [*of_jobs, *self.retries]
+        of_sources = [source_cleanup_id(source.source_id) for source in self.twin.replaced if source.source_id]
+        forgetting = [forgetting_id(name) for name in at_work] if of_sources else []
+        return [*map(project_cleanup_workflow_id, self.projects), *at_work, *forgetting, *of_sources]
 
     async def end(self) -> None:
         """Terminates what a test left open."""
@@ -289,7 +329,8 @@ async def replay(histories: list[WorkflowHistory], job_workflow: type = JobWorkf
 
     async with asyncio.timeout(PATIENCE_S):
         await Replayer(
-            workflows=[job_workflow, CleanupWorkflow, ProjectCleanupWorkflow, RetryWorkflow], workflow_runner=RUNNER
+            workflows=[job_workflow, CleanupWorkflow, ProjectCleanupWorkflow, ForgettingWorkflow, RetryWorkflow],
+            workflow_runner=RUNNER,
         ).replay_workflows(each())
 
 
@@ -334,7 +375,7 @@ def _workers(client: Client, twin: Twin) -> list[Worker]:
         TaskQueue.ENTITIES: {"activities": [twin.find_entities]},
         TaskQueue.RECORDS: {"activities": [twin.extract_records]},
         TaskQueue.CLEANUP: {
-            "workflows": [CleanupWorkflow, ProjectCleanupWorkflow],
+            "workflows": [CleanupWorkflow, ProjectCleanupWorkflow, ForgettingWorkflow],
             "activities": [
                 twin.begin_cleanup,
                 twin.delete_vectors,
@@ -346,6 +387,7 @@ def _workers(client: Client, twin: Twin) -> list[Worker]:
                 twin.begin_project_cleanup,
                 twin.list_project_jobs,
                 twin.close_project_cleanup,
+                twin.list_replaced_sources,
             ],
         },
     }

@@ -28,6 +28,8 @@ from ke.contracts.cleanup import (
     ProjectEnd,
     ProjectJobs,
     ProjectPage,
+    ReplacedPage,
+    ReplacedSources,
     StoreCounts,
 )
 from ke.contracts.jobs import (
@@ -107,6 +109,7 @@ class Twin(
     contract.RetryActivities,
     contract.CleanupActivities,
     contract.ProjectCleanupActivities,
+    contract.ForgettingActivities,
 ):
     """All activities of one test."""
 
@@ -129,6 +132,8 @@ class Twin(
         self.project_jobs: list[str] = []
         """The ended jobs of the only project, in order."""
         self.project_ends: list[ProjectEnd] = []
+        self.replaced: list[CleanupInput] = []
+        """The documents that the only re-crawl has replaced, in order."""
         self.fenced = True
         """Whether the vector store refuses late writes itself."""
 
@@ -373,3 +378,12 @@ class Twin(
     def _project_receipt(self, receipt_id: str, status: CleanupStatus) -> CleanupReceipt:
         counts = StoreCounts(sources=2)
         return CleanupReceipt(receipt_id, None, status, counts, counts, StoreCounts(), "2026-01-01T00:00:00+00:00")
+
+    # What a re-crawl has replaced
+
+    @activity.defn(name="list_replaced_sources")
+    async def list_replaced_sources(self, page: ReplacedPage) -> ReplacedSources:
+        """The next ones; a document's number in the list is its `seq`."""
+        await self._enter("list_replaced_sources")
+        found = self.replaced[page.after : page.after + page.limit]
+        return ReplacedSources(tuple(found), page.after + len(found))

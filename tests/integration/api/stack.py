@@ -16,6 +16,7 @@ from temporalio.worker import Worker
 
 from activities.cleanup import CleanupActivities
 from activities.failures import FailureInterceptor
+from activities.forgetting import ForgettingActivities
 from activities.heartbeat import Beat, run_with_heartbeat
 from activities.project_cleanup import ProjectCleanupActivities
 from activities.record import RecordActivities
@@ -29,6 +30,7 @@ from ke.contracts.naming import TaskQueue
 from ke.runtime.settings import Settings
 from tests.stores import Stores
 from workflows.cleanup import CleanupWorkflow
+from workflows.forgetting import ForgettingWorkflow
 from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.retry import RetryWorkflow
@@ -136,8 +138,9 @@ async def running_worker(stores: Stores, client: Client) -> AsyncIterator[None]:
         TaskQueue.COLLECT: {"activities": [lanes.collect_pages]},
         TaskQueue.EXTRACT: {"activities": [lanes.extract_sources]},
         TaskQueue.CLEANUP: {
-            "workflows": [CleanupWorkflow, ProjectCleanupWorkflow],
+            "workflows": [CleanupWorkflow, ProjectCleanupWorkflow, ForgettingWorkflow],
             "activities": [
+                ForgettingActivities(stores.database).list_replaced_sources,
                 cleanup.begin_cleanup,
                 cleanup.delete_vectors,
                 cleanup.delete_sources,

@@ -88,6 +88,8 @@ async def test_what_is_not_json_is_told_so(api: ApiStack, raw: bytes) -> None:
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
         (b'{"limit": ' + b"9" * 5000 + b"}", "too many digits"),
         (b'{"kind": "\xff"}', "not UTF-8 at byte 10"),
+        (b'{"kind": "scrape", "urls": ["https://e.com/"], "urls": []}', "'urls' more than once"),
+        (b'{"kind": "crawl", "seeds": ["https://e.com/"], "limits": {"max_pages": 1, "max_pages": 9}}', "'max_pages'"),
     ],
 )
 async def test_json_that_cannot_be_read_is_told_why(api: ApiStack, raw: bytes, words: str) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from ke.contracts.cleanup import ForgettingInput
 from ke.contracts.jobs import Artifacts, JobKind, JobStatus
-from ke.storage.tables import jobs, pages
+from ke.contracts.naming import FORGETTING_WORKFLOW, TaskQueue, forgetting_id
+from ke.storage.tables import jobs, pages, sources
 from tests.integration.api.stack import QUICK, SLOW, ApiStack
 from tests.seeding import seed_crawl, seed_job
 
@@ -89,3 +91,70 @@ async def test_pages_that_are_gone_are_listed_with_their_document(api: ApiStack)
         (page,) = answer.json()["data"]
         assert (page["url"], page["source_id"]) == (f"https://site.example/{number}", str(document))
         assert page["canonical_url"] == QUICK
+
+
+@each_body
+async def test_forgetting_goes_with_a_recrawl_only(api: ApiStack, body: dict[str, Any]) -> None:
+    """Without an earlier job there is nothing to forget: 422. With one the job says that it will."""
+    refused = await api.http.post("/jobs", json={**body, "forget_replaced": True})
+    assert refused.status_code == 422
+    assert "forget_replaced goes with recrawl_of only" in refused.json()["detail"]
+    earlier = await seed_job(api.stores.database)
+    _, job = await submit(api, {**body, "forget_replaced": True}, earlier.id)
+    assert job["params"]["forget_replaced"] is True
+    await api.until(job["id"], "completed")
+
+
+async def replacing(api: ApiStack) -> tuple[uuid.UUID, uuid.UUID, list[uuid.UUID]]:
+    """A crawl, and a re-crawl that has found its first two pages changed and gone; with their earlier documents."""
+    first = await seed_crawl(api.stores.database, api.stores.vectors, n_pages=4, n_sources=4)
+    second = await seed_crawl(api.stores.database, api.stores.vectors, n_pages=4, n_sources=4)
+    async with api.stores.database.transaction() as connection:
+        of_first = sa.select(sources.c.id).where(sources.c.job_id == first.id).order_by(sources.c.seq)
+        before = list((await connection.execute(of_first)).scalars())
+        states = (("fetched", before[0]), ("gone", before[1]), ("unchanged", None), ("fetched", None))
+        for number, (state, document) in enumerate(states):
+            page = sa.update(pages).where(pages.c.job_id == second.id, pages.c.url == f"https://site.example/{number}")
+            await connection.execute(page.values(state=state, previous_source_id=document))
+    return first.id, second.id, before
+
+
+async def listed(api: ApiStack, job: uuid.UUID, state: str) -> list[tuple[str, str | None, bool | None]]:
+    answer = await api.http.get(f"/jobs/{job}/pages", params={"state": state})
+    assert answer.status_code == 200, answer.text
+    names = ("url", "previous_source_id", "previous_is_stored")
+    found = [tuple(page[name] for name in names) for page in answer.json()["data"]]
+    return [(url.removeprefix("https://site.example/"), source, there) for url, source, there in found]
+
+
+async def test_pages_are_listed_by_what_has_become_of_them(api: ApiStack) -> None:
+    """`changed` and `new` tell apart what `fetched` has together; a state that there is not is refused."""
+    _, second, before = await replacing(api)
+    assert await listed(api, second, "changed") == [("0", str(before[0]), True)]
+    assert await listed(api, second, "gone") == [("1", str(before[1]), True)]
+    assert await listed(api, second, "new") == [("3", None, None)]
+    assert {url for url, *_ in await listed(api, second, "fetched")} == {"0", "3"}
+    assert (await api.http.get(f"/jobs/{second}/pages", params={"state": "other"})).status_code == 422
+    assert [page["url"] async for page in api.ke.iterate_pages(str(second), state="new")] == ["https://site.example/3"]
+
+
+async def test_replaced_documents_are_deleted_with_receipts(api: ApiStack) -> None:
+    """By the cleanup of a single source: vectors, chunks and all; what is not replaced stays, of both jobs."""
+    first, second, before = await replacing(api)
+    forgotten = await api.temporal.execute_workflow(
+        FORGETTING_WORKFLOW,
+        ForgettingInput(str(second), sources_a_run=1),
+        id=forgetting_id(f"job-{second}"),
+        task_queue=TaskQueue.CLEANUP.value,
+    )
+    assert forgotten == 2
+    for document in before[:2]:
+        receipt = (await api.http.get(f"/cleanups/cleanup-source-{document}")).json()
+        assert (receipt["status"], receipt["job_id"], receipt["deleted"]["sources"]) == ("cleaned", str(first), 1)
+        assert receipt["deleted"]["vectors"] == receipt["deleted"]["extractions"] > 0
+        assert not any(receipt["remaining"].values())
+        assert (await api.http.get(f"/sources/{document}")).status_code == 404
+    for document in before[2:]:
+        assert (await api.http.get(f"/sources/{document}")).status_code == 200
+    assert await listed(api, second, "changed") == [("0", str(before[0]), False)]
+    assert len((await api.http.get(f"/jobs/{second}/sources")).json()["data"]) == 4

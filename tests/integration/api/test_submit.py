@@ -20,6 +20,7 @@ async def test_job_is_accepted_runs_and_completes(api: ApiStack) -> None:
     assert job["params"] == {
         "urls": [QUICK],
         "recrawl_of": None,
+        "forget_replaced": False,
         "reading": "thorough",
         "browser": False,
         "extract": None,

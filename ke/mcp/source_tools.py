@@ -1,0 +1,67 @@
+"""The tools about what jobs have stored: pages, and the documents made of them."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from mcp_types import CallToolResult
+from pydantic import Field
+
+from ke.client import KnowledgeExtractionClient
+from ke.gateway import job_id_of, source_id_of
+from ke.mcp.calls import answer
+from ke.mcp.results import PagesAnswer, SourceAnswer, SourcesAnswer
+from ke.mcp.tools import Cursor, JobId
+
+MAX_CHARS: Final = 50_000
+"""Characters of a document that one call gives: what an agent's context can take."""
+
+
+async def list_sources(
+    job_id: JobId,
+    state: Annotated[
+        Literal["pending", "claimed", "done", "failed", "skipped"] | None,
+        Field(description="Only pages whose extraction is in this state"),
+    ] = None,
+    limit: Annotated[int, Field(ge=1, le=200, description="Pages, at most")] = 20,
+    cursor: Cursor = None,
+) -> Annotated[CallToolResult, SourcesAnswer]:
+    """List the pages that a job has stored, or extracted, without their text: `read_source` gives that."""
+    return await answer(lambda ke: ke.list_sources(job_id_of(job_id), state=state, limit=limit, cursor=cursor))
+
+
+async def read_source(
+    source_id: Annotated[str, Field(description="The source's id, as `search` and `list_sources` give it")],
+    offset: Annotated[int, Field(ge=0, description="Characters to leave out: `next_offset` of the call before")] = 0,
+    max_chars: Annotated[int, Field(ge=1, le=MAX_CHARS, description="Characters of text, at most")] = 8_000,
+) -> Annotated[CallToolResult, SourceAnswer]:
+    """Read a stored page as Markdown, a part at a time, with what it says of itself: title, author, date, language."""
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        source = await ke.get_source(source_id_of(source_id))
+        text, end = source["text"], offset + max_chars
+        return {
+            **source,
+            "text": text[offset:end],
+            "offset": offset,
+            "total_chars": len(text),
+            "next_offset": end if end < len(text) else None,
+        }
+
+    return await answer(work)
+
+
+async def list_pages(
+    job_id: JobId,
+    state: Annotated[
+        Literal["fetched", "duplicate", "unchanged", "gone", "failed", "skipped", "changed", "new"] | None,
+        Field(description="Only addresses in this state; `changed`, `unchanged`, `gone` and `new` are of a re-crawl"),
+    ] = None,
+    limit: Annotated[int, Field(ge=1, le=200, description="Addresses, at most")] = 20,
+    cursor: Cursor = None,
+) -> Annotated[CallToolResult, PagesAnswer]:
+    """List the addresses that a scrape or crawl has seen, and what became of each.
+
+    Of a re-crawl, `previous_source_id` is the document that a changed or gone page had before: while
+    `previous_is_stored` it is still found by `search`, and `forget_source` deletes it.
+    """
+    return await answer(lambda ke: ke.list_pages(job_id_of(job_id), state=state, limit=limit, cursor=cursor))

@@ -1,0 +1,86 @@
+"""What a re-crawl has replaced is forgotten: the cleanup of each earlier document, a few at a time."""
+
+import asyncio
+from dataclasses import replace
+from typing import Final
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+
+from ke.contracts.activities import ForgettingActivities
+from ke.contracts.cleanup import CleanupInput, ForgettingInput, ReplacedPage
+from ke.contracts.naming import FORGETTING_WORKFLOW, TaskQueue, forgetting_id, source_cleanup_id
+from workflows import policies
+from workflows.project_cleanup import run_cleanup
+
+MAX_REASONS: Final = 10
+"""Documents that could not be forgotten and that the workflow's failure names with the reason."""
+
+
+@workflow.defn(name=FORGETTING_WORKFLOW)
+class ForgettingWorkflow:
+    """One run takes up some of the replaced documents and continues as new, until there is none left.
+
+    Each is deleted by its own cleanup, with its own receipt, as if a person had asked for it. What one meets is no
+    reason to leave the others; a reconciliation takes up again what failed.
+    """
+
+    @workflow.run
+    async def run(self, forgetting: ForgettingInput) -> int:
+        """Forgets.
+
+        Returns:
+            How many documents were taken up, all of which are gone.
+
+        Raises:
+            ApplicationError: Some could not be forgotten (`cleanup-incomplete`); their receipts say why.
+        """
+        page = await workflow.execute_activity_method(
+            ForgettingActivities.list_replaced_sources,
+            ReplacedPage(forgetting.job_id, forgetting.after, forgetting.sources_a_run),
+            **policies.cleanup_count("find the next replaced documents"),
+        )
+        few_at_once = asyncio.Semaphore(policies.CLEANUPS_AT_ONCE)
+
+        async def forget(source: CleanupInput) -> str | None:
+            assert source.source_id is not None  # noqa: S101  (for the type: only sources are listed)
+            async with few_at_once:
+                reason = await run_cleanup(source, source_cleanup_id(source.source_id))
+                return f"source {source.source_id}: {reason}" if reason is not None else None
+
+        reasons = [reason for reason in await asyncio.gather(*map(forget, page.cleanups)) if reason is not None]
+        forgetting = replace(
+            forgetting,
+            after=page.after,
+            taken=forgetting.taken + len(page.cleanups),
+            failed=forgetting.failed + len(reasons),
+            reasons=(*forgetting.reasons, *reasons)[:MAX_REASONS],
+        )
+        workflow.set_current_details(f"{forgetting.taken} documents taken up, {forgetting.failed} not forgotten")
+        if len(page.cleanups) == forgetting.sources_a_run:
+            workflow.continue_as_new(forgetting)
+        if forgetting.failed:
+            told = f"{forgetting.failed} of {forgetting.taken} documents are left: {'; '.join(forgetting.reasons)}"
+            raise ApplicationError(told, type="cleanup-incomplete", non_retryable=True)
+        return forgetting.taken
+
+
+async def start_forgetting(job_id: str, workflow_id: str) -> None:
+    """Starts the forgetting as a child that neither the end of this workflow nor its cancellation touches.
+
+    Args:
+        job_id: The re-crawl.
+        workflow_id: Of this workflow: the job's, or that of a retry of it.
+    """
+    try:
+        await workflow.start_child_workflow(
+            FORGETTING_WORKFLOW,
+            ForgettingInput(job_id),
+            id=forgetting_id(workflow_id),
+            task_queue=TaskQueue.CLEANUP,
+            parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+            cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
+            static_summary=f"forget what job {job_id} has replaced",
+        )
+    except WorkflowAlreadyStartedError:
+        workflow.logger.info("What this job has replaced is being forgotten already.")
