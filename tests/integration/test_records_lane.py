@@ -132,7 +132,7 @@ async def test_each_source_becomes_a_record(database: Database, pool: CpuPool, l
     assert report.counters == Counters(records=6, tokens_in=600, tokens_out=60, cost_micros=6 * 300)
     assert await job.data() == [{"name": "Bell Rock", "year": 1810}] * 6
     assert llm.most_at_once == 3
-    assert {call.mode for call in llm.calls} == {"strict"}
+    assert {call.mode for call in llm.calls} == {"json_schema"}  # `year` is optional, which strict mode does not know
     assert all("Only lighthouses." in call.body["messages"][0]["content"] for call in llm.calls)
     assert {call.document for call in llm.calls} == {
         f"URL: https://site.example/{n}\n\n<document>\nText {n}\n</document>" for n in range(6)
@@ -334,6 +334,21 @@ async def test_endpoint_is_asked_as_it_understands(
     assert (report.counters.records, report.counters.dead_letters) == (2, 0)
     assert [call.mode for call in llm.calls].count(knows) == 2
     assert llm.calls[-1].mode == llm.calls[-2].mode == knows
+
+
+async def test_strict_that_is_refused_costs_one_call(database: Database, pool: CpuPool, llm: LlmServer) -> None:
+    """An endpoint without strict mode is asked for it once and not for each source; answers are checked all the same."""
+    schema = {**SCHEMA, "required": ["name", "year"]}
+    wrong = Reply('{"name": "Bell Rock"}')
+
+    def answer(call: Call) -> Reply:
+        return wrong if "bad" in call.document else GOOD
+
+    llm.script = lambda call: Reply(status=400, content="Bad Request") if call.mode == "strict" else answer(call)
+    job = await a_job(database, pool, ["one", "two", "bad", "three"], schema=schema)
+    report = await job.run(llm, concurrency=1)
+    assert (report.counters.records, report.counters.dead_letters) == (3, 1)
+    assert [call.mode for call in llm.calls] == ["strict"] + ["json_schema"] * 5
 
 
 # Stopping
