@@ -142,6 +142,19 @@ async def test_each_source_becomes_a_record(database: Database, pool: CpuPool, l
     assert (outcome.counters.records, outcome.counters.tokens_in, outcome.counters.cost_micros) == (6, 600, 1800)
 
 
+async def test_properties_keep_the_order_of_the_schema(database: Database, pool: CpuPool, llm: LlmServer) -> None:
+    """The model is shown them as the user wrote them, in the question and in its format; records read as answered."""
+    names = ["reason", "name", "year", "b", "a"]
+    schema = {"type": "object", "properties": {name: {"type": ["string", "integer"]} for name in names}}
+    llm.script = [Reply(json.dumps(dict.fromkeys(names, 1)))]
+    job = await a_job(database, pool, ["Text"], schema=schema)
+    await job.run(llm)
+    (call,) = llm.calls
+    assert list(call.body["response_format"]["json_schema"]["schema"]["properties"]) == names
+    assert json.dumps(schema) in call.body["messages"][0]["content"]
+    assert [list(data) for data in await job.data()] == [names]
+
+
 async def test_answers_are_found_among_other_words(database: Database, pool: CpuPool, llm: LlmServer) -> None:
     """A code fence, thoughts and polite words around the JSON do no harm, and cost no second call."""
     wrapped = ["```json\n{}\n```", "<think>{{</think>Here: {} Bye.", "{}"]
@@ -337,7 +350,7 @@ async def test_endpoint_is_asked_as_it_understands(
 
 
 async def test_strict_that_is_refused_costs_one_call(database: Database, pool: CpuPool, llm: LlmServer) -> None:
-    """An endpoint without strict mode is asked for it once and not for each source; answers are checked all the same."""
+    """An endpoint without strict mode is asked for it once, not for each source; answers are checked all the same."""
     schema = {**SCHEMA, "required": ["name", "year"]}
     wrong = Reply('{"name": "Bell Rock"}')
 
