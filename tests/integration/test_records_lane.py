@@ -217,8 +217,32 @@ async def test_two_wrong_answers_are_a_dead_letter(
     assert report.counters == Counters(records=1, dead_letters=1, tokens_in=300, tokens_out=30)
     (letter,) = await job.rows(dead_letters)
     assert (letter.subject, letter.error_type, letter.subject_id) == ("record", "schema-mismatch", job.sources[1])
+    told = f"The model answered: {content}" if content else "The model answered nothing."
+    assert letter.error_message.endswith(told)
     outcome = await end_job(database, CloseJob(job.piece.job_id))
     assert outcome.status is JobStatus.COMPLETED_WITH_ERRORS
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("No.\n\n  Really\x00 not.", "No. Really? not."),
+        ('{"name": "' + "\ud800" + '"}', '{"name": "?"}'),
+        ("long " * 2000, "long " * 60 + " ..."),
+        (json.dumps({name: 1 for name in ("a" * 400, *map(str, range(900)))}), '{"' + "a" * 298 + " ..."),
+    ],
+)
+async def test_letter_of_a_wrong_answer_shows_its_beginning(
+    database: Database, pool: CpuPool, llm: LlmServer, content: str, told: str
+) -> None:
+    """On one line, storable and bounded, however much there is to say about what is wrong."""
+    schema = {**SCHEMA, "properties": {str(number): {"enum": ["x" * 400]} for number in range(9)}, "required": ["x"]}
+    llm.script = [Reply(content)]
+    job = await a_job(database, pool, ["Text"], schema=schema)
+    await job.run(llm)
+    (letter,) = await job.rows(dead_letters)
+    assert letter.error_type == "schema-mismatch"
+    assert letter.error_message.endswith(f"The model answered: {told}")
 
 
 @pytest.mark.parametrize(
