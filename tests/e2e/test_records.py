@@ -1,6 +1,7 @@
 """Records by a schema on a whole stack: made, cancelled in the middle of a call, survived, and cleaned."""
 
 import json
+import re
 import time
 import uuid
 from dataclasses import replace
@@ -11,7 +12,7 @@ from examples.serve import SiteServer
 from ke.client import Job
 from tests.e2e.sites import PAGES
 from tests.e2e.stack import Stack, eventually
-from tests.llm_server import KEY, LlmServer, Reply
+from tests.llm_server import KEY, Call, LlmServer, Reply
 
 SCHEMA = {
     "type": "object",
@@ -83,6 +84,36 @@ async def test_schema_comes_from_a_file(stack: Stack, example_site: SiteServer, 
     refused = await stack.ke("scrape", url, "--schema", str(file), "--json")
     assert refused.code == 2
     assert "leaves the schema" in refused.out + refused.err
+
+
+def lighthouse(call: Call) -> Reply:
+    """Reads what the documents' example asks for, by patterns."""
+    patterns = (r"^# (.+)$", r"On \d+ \w+ (\d{4}) a light was shown", r"The first keeper was ([A-Z]\w+ [A-Z]\w+)")
+    name, year, keeper = (re.search(pattern, call.document, re.MULTILINE) for pattern in patterns)
+    assert name and year and keeper
+    return Reply(json.dumps({"name": name[1], "first_lit": int(year[1]), "first_keeper": keeper[1]}))
+
+
+async def test_example_of_the_document_is_true(
+    stack: Stack, example_site: SiteServer, llm: LlmServer, tmp_path: Path
+) -> None:
+    """The commands of docs/records.md print what it shows, but for spaces and lines left out."""
+    document = (Path(__file__).parents[2] / "docs" / "records.md").read_text()
+    (schema,) = re.findall(r"```json\n(.+?)```", document, re.DOTALL)
+    (console,) = re.findall(r"```console\n(.+?)```", document, re.DOTALL)
+    file = tmp_path / "lighthouse.json"
+    file.write_text(schema)
+    llm.script = lighthouse
+    shown = console.replace("127.0.0.1:8000", example_site.host_port)
+    steps = re.findall(r"^\$ ke (.+)\n((?:(?!\$ ).*\n)+)", shown, re.MULTILINE)
+    assert len(steps) == 2
+    for command, lines in steps:
+        done = await stack.ke(*command.replace(file.name, str(file)).split())
+        printed = [line.split() for line in done.out.splitlines()]
+        assert done.code == 0, done.err
+        for line in lines.splitlines():
+            assert line == "..." or line.split() in printed, done.out
+    assert llm.calls[-1].mode == "strict"
 
 
 async def test_cancel_in_the_middle_of_a_call_then_clean(stack: Stack, big_site: SiteServer, llm: LlmServer) -> None:
