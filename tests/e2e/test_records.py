@@ -89,9 +89,8 @@ async def test_schema_comes_from_a_file(stack: Stack, example_site: SiteServer, 
 def lighthouse(call: Call) -> Reply:
     """Reads what the documents' example asks for, by patterns."""
     patterns = (r"^# (.+)$", r"On \d+ \w+ (\d{4}) a light was shown", r"The first keeper was ([A-Z]\w+ [A-Z]\w+)")
-    name, year, keeper = (re.search(pattern, call.document, re.MULTILINE) for pattern in patterns)
-    assert name and year and keeper
-    return Reply(json.dumps({"name": name[1], "first_lit": int(year[1]), "first_keeper": keeper[1]}))
+    name, year, keeper = (re.findall(pattern, call.document, re.MULTILINE)[0] for pattern in patterns)
+    return Reply(json.dumps({"name": name, "first_lit": int(year), "first_keeper": keeper}))
 
 
 async def test_example_of_the_document_is_true(
@@ -141,10 +140,31 @@ async def test_cancel_in_the_middle_of_a_call_then_clean(stack: Stack, big_site:
     assert left[0]["n"] == 0
 
 
+async def interruptions(stack: Stack, job: Job) -> int:
+    """How many attempts at slices of the job's records lane came to nothing, by Temporal's history."""
+    history = await stack.ke("temporal", "workflow", "show", "--workflow-id", job["workflow_id"], "--output", "json")
+    events = history.document["events"]
+    scheduled = [event for event in events if "activityTaskScheduledEventAttributes" in event]
+    started = [
+        event["activityTaskStartedEventAttributes"] for event in events if "activityTaskStartedEventAttributes" in event
+    ]
+    slices = {
+        event["eventId"]
+        for event in scheduled
+        if event["activityTaskScheduledEventAttributes"]["activityType"]["name"] == "extract_records"
+    }
+    return sum(one["attempt"] - 1 for one in started if one["scheduledEventId"] in slices)
+
+
 async def test_killed_worker_repeats_no_more_than_was_under_way(
     stack: Stack, big_site: SiteServer, llm: LlmServer
 ) -> None:
-    """After SIGKILL every page has one record, and only the calls that were under way were made twice."""
+    """After SIGKILL every page has one record, and only the calls that were under way were made twice.
+
+    Those are as many as a worker has at once, for each attempt that broke off: the killed one, and on a busy machine
+    also one whose heartbeats came too late.
+    """
+    at_once = 3
     llm.calls.clear()
     llm.script = [replace(GOOD, wait_s=1.0)]
     job = await submitted(stack, big_site, 12)
@@ -153,6 +173,8 @@ async def test_killed_worker_repeats_no_more_than_was_under_way(
     job = await ended(stack, job)
     assert job["result"] is not None
     assert (job["status"], job["result"]["records"]) == ("completed", 12)
-    assert 12 <= asked(llm) <= 12 + 3
+    broken_off = await interruptions(stack, job)
+    assert broken_off >= 1
+    assert 12 <= asked(llm) <= 12 + at_once * broken_off
     rows = await stack.sql("SELECT count(DISTINCT source_id) n FROM records WHERE job_id = $1", uuid.UUID(job["id"]))
     assert rows[0]["n"] == 12
