@@ -93,21 +93,19 @@ def lighthouse(call: Call) -> Reply:
     return Reply(json.dumps({"name": name, "first_lit": int(year), "first_keeper": keeper}))
 
 
-async def test_example_of_the_document_is_true(
-    stack: Stack, example_site: SiteServer, llm: LlmServer, tmp_path: Path
-) -> None:
+async def test_example_of_the_document_is_true(stack: Stack, example_site: SiteServer, llm: LlmServer) -> None:
     """The commands of docs/records.md print what it shows, but for spaces and lines left out."""
-    document = (Path(__file__).parents[2] / "docs" / "records.md").read_text()
-    (schema,) = re.findall(r"```json\n(.+?)```", document, re.DOTALL)
+    folder = Path(__file__).parents[2]
+    document = (folder / "docs" / "records.md").read_text()
+    file = "examples/lighthouse.json"
+    assert re.findall(r"```json\n(.+?)```", document, re.DOTALL) == [(folder / file).read_text()]
     (console,) = re.findall(r"```console\n(.+?)```", document, re.DOTALL)
-    file = tmp_path / "lighthouse.json"
-    file.write_text(schema)
     llm.script = lighthouse
     shown = console.replace("127.0.0.1:8000", example_site.host_port)
     steps = re.findall(r"^\$ ke (.+)\n((?:(?!\$ ).*\n)+)", shown, re.MULTILINE)
     assert len(steps) == 2
     for command, lines in steps:
-        done = await stack.ke(*command.replace(file.name, str(file)).split())
+        done = await stack.ke(*command.replace(file, str(folder / file)).split())
         printed = [line.split() for line in done.out.splitlines()]
         assert done.code == 0, done.err
         for line in lines.splitlines():
@@ -173,6 +171,7 @@ async def test_killed_worker_repeats_no_more_than_was_under_way(
     job = await ended(stack, job)
     assert job["result"] is not None
     assert (job["status"], job["result"]["records"]) == ("completed", 12)
+    assert {len(call.body["messages"]) for call in llm.calls} == {2}  # none was asked to answer better
     broken_off = await interruptions(stack, job)
     assert broken_off >= 1
     assert 12 <= asked(llm) <= 12 + at_once * broken_off
