@@ -6,7 +6,6 @@ import uuid
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Final
 
 import structlog
@@ -14,6 +13,7 @@ from temporalio import activity
 
 from activities.entity_backlog import Backlog, OpenSource
 from activities.heartbeat import Beat, run_with_heartbeat
+from activities.lane_lease import LaneLease
 from ke.contracts import activities as contract
 from ke.contracts.activities import EntitySlice, SliceReport
 from ke.contracts.errors import KeError, WorkLost
@@ -25,7 +25,7 @@ from ke.storage.database import Database
 from ke.storage.dead_letters import DeadLetter
 from ke.storage.entity_lane import ReadyChunk, SearchedSource
 from ke.storage.extracting import open_tasks
-from ke.storage.jobs import hold_fence, hold_lease, lane_progress, take_lease
+from ke.storage.jobs import lane_progress
 from ke.storage.tables import entity_tasks
 
 CLAIM_SOURCES: Final = 64
@@ -84,8 +84,8 @@ class _Slice:
         self._piece = piece
         self._beat = beat
         self._job_id = uuid.UUID(piece.job_id)
-        self._claim = uuid.uuid4()
-        self._project = ""
+        self._lease = LaneLease(database, self._job_id, piece.epoch, Lane.ENTITIES)
+        self._claim = self._lease.claim
         self._totals = Counters()
         self._ends_at = time.monotonic() + piece.max_seconds
         self._backlog = Backlog("")
@@ -121,9 +121,7 @@ class _Slice:
 
     async def _prepare(self) -> None:
         """Takes the lane, and takes back what a dead slice had claimed."""
-        async with self._database.transaction() as connection:
-            await hold_fence(connection, self._job_id, self._piece.epoch)
-            await take_lease(connection, self._job_id, Lane.ENTITIES, self._claim)
+        async with self._lease.taking() as connection:
             self._totals = (await lane_progress(connection, self._job_id, Lane.ENTITIES)).counters
             self._backlog = Backlog(await entity_lane.project_of(connection, self._job_id))
             await entity_lane.release_sources(connection, self._job_id)
@@ -140,9 +138,7 @@ class _Slice:
             return
         if not backlog.unloaded and time.monotonic() < self._claim_at:
             return
-        async with self._database.transaction() as connection:
-            await hold_fence(connection, self._job_id, self._piece.epoch)
-            await hold_lease(connection, self._job_id, Lane.ENTITIES, self._claim)
+        async with self._lease.holding() as connection:
             claimed: Sequence[SearchedSource] = ()
             if not backlog.unloaded:
                 claimed = await entity_lane.claim_sources(connection, self._job_id, self._claim, limit=CLAIM_SOURCES)
@@ -246,15 +242,7 @@ class _Slice:
     async def _bury(self, entry: OpenSource, error: KeError) -> None:
         source = entry.source
         self._backlog.drop(source.id)
-        letter = DeadLetter(
-            subject="source",
-            subject_id=source.id,
-            url=source.url,
-            error_type=error.code,
-            error_message=error.message,
-            attempts=max(1, entry.attempts),
-            failed_at=datetime.now(UTC),
-        )
+        letter = DeadLetter.of("source", source.id, source.url, error, attempts=max(1, entry.attempts))
         async with self._database.transaction() as connection:
             self._totals = await entity_lane.fail_source(
                 connection, self._job_id, self._piece.epoch, self._claim, source, letter

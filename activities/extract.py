@@ -5,7 +5,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from typing import Final, ParamSpec, TypeVar
 
 import structlog
@@ -13,6 +12,7 @@ from temporalio import activity
 
 from activities.entities import EntityActivities
 from activities.heartbeat import Beat, run_with_heartbeat
+from activities.lane_lease import LaneLease
 from ke.contracts import activities as contract
 from ke.contracts.activities import EntitySlice, ExtractSlice, SliceReport
 from ke.contracts.errors import KeError, WorkLost
@@ -24,7 +24,7 @@ from ke.storage import extract_queue, extracting
 from ke.storage.database import Database
 from ke.storage.dead_letters import DeadLetter
 from ke.storage.extracting import ClaimedSource, NewExtraction, StoredPiece
-from ke.storage.jobs import add_progress, hold_fence, hold_lease, lane_progress, take_lease
+from ke.storage.jobs import add_progress, lane_progress
 from ke.storage.vectors.base import Point, VectorStore
 
 GROUP_SOURCES: Final = 16
@@ -114,7 +114,8 @@ class _Slice:
         self._piece = piece
         self._beat = beat
         self._job_id = uuid.UUID(piece.job_id)
-        self._claim = uuid.uuid4()
+        self._lease = LaneLease(database, self._job_id, piece.epoch, Lane.EXTRACT)
+        self._claim = self._lease.claim
         self._embedder = find_embedder(piece.spec.embedder)
         self._alone = asyncio.Lock()
         self._taken = 0
@@ -137,9 +138,7 @@ class _Slice:
     async def _prepare(self) -> None:
         """Queues what the job names, once, and takes back what a dead slice had claimed."""
         await self._vectors.ensure_collection(self._embedder.collection, self._embedder.dimensions)
-        async with self._database.transaction() as connection:
-            await hold_fence(connection, self._job_id, self._piece.epoch)
-            await take_lease(connection, self._job_id, Lane.EXTRACT, self._claim)
+        async with self._lease.taking() as connection:
             progress = await lane_progress(connection, self._job_id, Lane.EXTRACT)
             self._totals = progress.counters
             await extracting.release_tasks(connection, self._job_id)
@@ -150,9 +149,7 @@ class _Slice:
     async def _queue_sources(self, after: int | None) -> None:
         """Queues the sources that the job names, batch by batch; broken off, the next slice goes on."""
         while after is not None and not self._beat.stopping:
-            async with self._database.transaction() as connection:
-                await hold_fence(connection, self._job_id, self._piece.epoch)
-                await hold_lease(connection, self._job_id, Lane.EXTRACT, self._claim)
+            async with self._lease.holding() as connection:
                 after = await extract_queue.select_sources(connection, self._job_id, self._piece.spec, after=after)
                 if after is None:
                     await add_progress(connection, self._job_id, Lane.EXTRACT, Counters(), seeded=True)
@@ -166,18 +163,14 @@ class _Slice:
     async def _claim_group(self) -> list[ClaimedSource]:
         size = self._piece.spec.chunk_size
         room = GROUP_SOURCES if size is None else min(GROUP_SOURCES, size - self._taken)
-        async with self._database.transaction() as connection:
-            await hold_fence(connection, self._job_id, self._piece.epoch)
-            await hold_lease(connection, self._job_id, Lane.EXTRACT, self._claim)
+        async with self._lease.holding() as connection:
             group = await extracting.claim_tasks(connection, self._job_id, self._claim, limit=room)
         self._taken += len(group)
         return group
 
     async def _nothing_more_comes(self) -> bool:
         """Whether the lane is at its end; that is written for the lane that follows it."""
-        async with self._database.transaction() as connection:
-            await hold_fence(connection, self._job_id, self._piece.epoch)
-            await hold_lease(connection, self._job_id, Lane.EXTRACT, self._claim)
+        async with self._lease.holding() as connection:
             if self._piece.collecting and not (await lane_progress(connection, self._job_id, Lane.COLLECT)).done:
                 return False
             # Looked at after the flag: a source that came just before it is still seen.
@@ -295,15 +288,8 @@ class _Slice:
         )
 
     async def _bury(self, source: ClaimedSource, error: KeError) -> None:
-        letter = DeadLetter(
-            subject="source",
-            subject_id=source.id,
-            url=source.url,
-            error_type=error.code,
-            error_message=error.message,
-            attempts=MAX_ATTEMPTS if isinstance(error, WorkLost) else 1,
-            failed_at=datetime.now(UTC),
-        )
+        attempts = MAX_ATTEMPTS if isinstance(error, WorkLost) else 1
+        letter = DeadLetter.of("source", source.id, source.url, error, attempts=attempts)
         async with self._database.transaction() as connection:
             self._totals = await extracting.fail_task(connection, self._job_id, self._piece.epoch, self._claim, letter)
 

@@ -6,13 +6,13 @@ import json
 import time
 import uuid
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 from temporalio import activity
 
 from activities.heartbeat import Beat, run_with_heartbeat
+from activities.lane_lease import LaneLease
 from activities.waiting_note import WaitingNote
 from ke.contracts import activities as contract
 from ke.contracts.activities import SliceReport, StructuredSlice
@@ -26,7 +26,7 @@ from ke.runtime.pool import CpuPool
 from ke.storage import record_rows
 from ke.storage.database import Database
 from ke.storage.dead_letters import DeadLetter
-from ke.storage.jobs import add_progress, get_job, hold_fence, hold_lease, lane_progress, take_lease
+from ke.storage.jobs import add_progress, get_job, lane_progress
 from ke.storage.record_queue import SKIP_BATCH, skip_open_records
 from ke.storage.record_rows import ClaimedRecord, NewRecords
 from ke.storage.requeueing import REQUEUE_BATCH, bury_records
@@ -98,7 +98,8 @@ class _Slice:
         self._piece = piece
         self._beat = beat
         self._job_id = uuid.UUID(piece.job_id)
-        self._claim = uuid.uuid4()
+        self._lease = LaneLease(database, self._job_id, piece.epoch, Lane.RECORDS)
+        self._claim = self._lease.claim
         self._totals = Counters()
         self._under_way: dict[uuid.UUID, _UnderWay] = {}
         self._note = WaitingNote(self._write_note)
@@ -135,9 +136,7 @@ class _Slice:
 
     async def _prepare(self) -> None:
         """Takes the lane over, and learns from the job's row what is asked for."""
-        async with self._database.transaction() as connection:
-            await hold_fence(connection, self._job_id, self._piece.epoch)
-            await take_lease(connection, self._job_id, Lane.RECORDS, self._claim)
+        async with self._lease.taking() as connection:
             progress = await lane_progress(connection, self._job_id, Lane.RECORDS)
             row = await get_job(connection, self._job_id)
         _, spec = specs_of(row.kind, row.params)
@@ -165,9 +164,7 @@ class _Slice:
         room = self._client.endpoint.concurrency - len(self._under_way)
         if room <= 0 or self._is_spent:
             return
-        async with self._database.transaction() as connection:
-            await hold_fence(connection, self._job_id, self._piece.epoch)
-            await hold_lease(connection, self._job_id, Lane.RECORDS, self._claim)
+        async with self._lease.holding() as connection:
             claimed = await record_rows.claim_records(connection, self._job_id, self._claim, limit=room)
         for item in claimed:
             spending = Spending()
@@ -238,15 +235,7 @@ class _Slice:
             log.error("a source went wrong in a way that was not foreseen", exc_info=error)
             error = Unreadable(f"{type(error).__name__}: {error}")
         source = one.item.source
-        letter = DeadLetter(
-            subject="record",
-            subject_id=source.id,
-            url=source.url,
-            error_type=error.code,
-            error_message=error.message,
-            attempts=one.item.attempts + 1,
-            failed_at=datetime.now(UTC),
-        )
+        letter = DeadLetter.of("record", source.id, source.url, error, attempts=one.item.attempts + 1)
         async with self._database.transaction() as connection:
             self._totals = await record_rows.fail_record(
                 connection, self._job_id, self._piece.epoch, self._claim, source, letter, self._cost(one)
@@ -302,9 +291,7 @@ class _Slice:
         reason = f"the budget of {self._budget.limit} tokens covers no further call"
         number = SKIP_BATCH
         while number >= min(SKIP_BATCH, REQUEUE_BATCH) and not self._beat.stopping:
-            async with self._database.transaction() as connection:
-                await hold_fence(connection, self._job_id, self._piece.epoch)
-                await hold_lease(connection, self._job_id, Lane.RECORDS, self._claim)
+            async with self._lease.holding() as connection:
                 number = await bury_records(connection, self._job_id)
                 if not number:
                     number = await skip_open_records(connection, self._job_id, reason)
@@ -314,7 +301,5 @@ class _Slice:
             self._beat.progress()
 
     async def _write_note(self, note: str) -> None:
-        async with self._database.transaction() as connection:
-            await hold_fence(connection, self._job_id, self._piece.epoch)
-            await hold_lease(connection, self._job_id, Lane.RECORDS, self._claim)
+        async with self._lease.holding() as connection:
             await add_progress(connection, self._job_id, Lane.RECORDS, Counters(), note=note)

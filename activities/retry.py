@@ -1,7 +1,7 @@
 """How a retry of dead letters begins and ends; between the two the job's own lanes are at work."""
 
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio import activity
@@ -15,9 +15,6 @@ from ke.storage import requeueing, retries
 from ke.storage.database import Database
 from ke.storage.jobs import JobRow, get_job, hold_fence, hold_lease, take_lease
 from ke.storage.vectors.base import VectorStore
-
-_Requeue = Callable[[AsyncConnection, int], Awaitable[int | None]]
-"""Queues what the letters after a `seq` are of; returns the last `seq`, or None at the end."""
 
 
 class RetryActivities(contract.RetryActivities):
@@ -64,14 +61,6 @@ class RetryActivities(contract.RetryActivities):
     async def _requeue(self, row: JobRow, retry: RetryInput, lanes: Sequence[Lane], beat: Beat) -> None:
         """Queues all that the letters are of, lane by lane, under leases of its own: there is one attempt at a time."""
         lease = uuid.uuid4()
-        steps: dict[Lane, _Requeue] = {
-            Lane.COLLECT: lambda c, after: requeueing.requeue_pages(c, row.id, retry.id, retry.letters, after=after),
-            Lane.EXTRACT: lambda c, after: requeueing.requeue_sources(c, row.id, retry.id, retry.letters, after=after),
-            Lane.ENTITIES: lambda c, after: requeueing.requeue_entities(
-                c, row.id, retry.id, retry.letters, after=after
-            ),
-            Lane.RECORDS: lambda c, after: requeueing.requeue_records(c, row.id, retry.id, retry.letters, after=after),
-        }
         async with self._database.transaction() as connection:
             await hold_fence(connection, row.id, row.write_epoch)
             for lane in lanes:
@@ -82,7 +71,7 @@ class RetryActivities(contract.RetryActivities):
                 async with self._database.transaction() as connection:
                     await hold_fence(connection, row.id, row.write_epoch)
                     await hold_lease(connection, row.id, lane, lease)
-                    after = await steps[lane](connection, after)
+                    after = await _requeue_some(connection, row, retry, lane, after)
                 beat.progress()
 
     @activity.defn(name="close_retry")
@@ -93,3 +82,12 @@ class RetryActivities(contract.RetryActivities):
             return await retries.end_retry(self._database, close, beat.progress)
 
         return await run_with_heartbeat(body)
+
+
+async def _requeue_some(
+    connection: AsyncConnection, row: JobRow, retry: RetryInput, lane: Lane, after: int
+) -> int | None:
+    """Queues what the next letters are of; returns the last letter's `seq`, or None at the end."""
+    if lane is Lane.COLLECT:
+        return await requeueing.requeue_pages(connection, row.id, retry.id, retry.letters, after=after)
+    return await requeueing.requeue_tasks(connection, row.id, retry.id, retry.letters, lane, after=after)

@@ -22,7 +22,7 @@ class EntityCalls(Calls):
 
         Args:
             project: The project.
-            label: Only this label, such as `PERSON`.
+            label: Only this label, such as `PERSON`; `all`: all; None: names, and no values such as `DATE`.
             q: The beginning of a name, in any case.
             limit: Entries, at most 200.
             cursor: `next_cursor` of the answer before.
@@ -54,7 +54,10 @@ class EntityCalls(Calls):
         return page
 
     async def list_neighbours(self, entity_id: str, *, label: str | None = None, limit: int = 50) -> list[Neighbour]:
-        """The entities that are mentioned in the same chunks, those with the most common chunks first."""
+        """The entities that are mentioned in the same chunks, those with the most common chunks first.
+
+        `label` is that of `list_merged_entities`.
+        """
         params = {"label": label, "limit": limit}
         found = await self._call("GET", f"/entities/{segment(entity_id)}/neighbours", params=params)
         neighbours: list[Neighbour] = found["data"]

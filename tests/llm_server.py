@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,6 +54,11 @@ class Call:
 
 
 Script = Callable[[Call], Reply] | Sequence[Reply]
+
+
+def refusing(modes: Collection[str], reply: Reply, status: int, words: str) -> Script:
+    """A server that does not take these modes, and says so in these words."""
+    return lambda call: Reply(status=status, content=words) if call.mode in modes else reply
 
 
 class LlmServer:

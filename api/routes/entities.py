@@ -16,7 +16,10 @@ router = APIRouter(prefix="/entities", tags=["entities"])
 
 EntityId = Annotated[UUID, Path(description="The entity")]
 Project = Annotated[ProjectName, Query(description="The project whose entities are meant")]
-Label = Annotated[EntityLabel | None, Query(description="Only this label: PERSON, ORG, GPE, DATE, ...")]
+Label = Annotated[
+    EntityLabel | None,
+    Query(description="Only this label: PERSON, ORG, DATE, ...; `all`: all; without it: names, no values"),
+]
 Q = Annotated[EntityName | None, Query(description="The beginning of a name, in any case")]
 
 
@@ -31,6 +34,7 @@ async def list_merged_entities(
 ) -> PageOf[MergedEntityItem]:
     """Shows the entities that the project's jobs have found, most mentioned first.
 
+    Without `label` those that are names: no CARDINAL, DATE, MONEY, ORDINAL, PERCENT, QUANTITY or TIME.
     Numbers are those of now: while jobs find more, an entity may move past the place of a cursor.
     """
     part = rank_slice_of(gateway.cursor_key, limit, cursor, "merged-entities", project, label, q)
@@ -56,5 +60,8 @@ async def list_mentioning_sources(
 async def list_neighbours(
     gateway: GatewayDep, entity_id: EntityId, label: Label = None, limit: Limit = 50
 ) -> NeighbourList:
-    """Shows the entities that are mentioned in the same chunks, those with the most common chunks first."""
+    """Shows the entities that are mentioned in the same chunks, those with the most common chunks first.
+
+    Without `label` those that are names, as in the list.
+    """
     return await entities.neighbours(gateway, entity_id, limit=limit, label=label)

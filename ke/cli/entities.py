@@ -18,7 +18,10 @@ MAX_SHOWN: Final = 60
 
 app = typer.Typer(no_args_is_help=True, help="The named entities of a project, merged by name.")
 
-Label = Annotated[str | None, typer.Option(metavar="LABEL", help="Only this label: PERSON, ORG, GPE, DATE, ...")]
+Label = Annotated[
+    str | None,
+    typer.Option(metavar="LABEL", help="Only this label: PERSON, ORG, DATE, ...; all: all. Without: names, no values."),
+]
 
 
 @app.command("list")

@@ -1,10 +1,18 @@
-"""Which mentions of named entities mean the same one: those with one label and one merge key, in one project."""
+"""Which mentions of named entities mean the same one: those with one label and one merge key, in one project.
+
+And which of their labels are of values, not of names.
+"""
 
 import unicodedata
 from typing import Final
 
 MAX_KEY: Final = 200
 """Characters of a merge key: an index entry has room for it in any script."""
+
+VALUE_LABELS: Final = ("CARDINAL", "DATE", "MONEY", "ORDINAL", "PERCENT", "QUANTITY", "TIME")
+"""What the named entities of OntoNotes 5.0, whose labels the finder has, call values; the other eleven are of names."""
+ALL_LABELS: Final = "all"
+"""In place of a label: names and values."""
 
 _ARTICLES: Final = ("the ", "a ", "an ")
 _POSSESSIVES: Final = ("'s", "s'")

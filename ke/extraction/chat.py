@@ -13,6 +13,7 @@ import httpx
 
 from ke.contracts.errors import KeError, ModelUnavailable
 from ke.extraction.calls import Turnstile, retry_after_s
+from ke.extraction.strict_schemas import takes_strict
 
 MAX_ANSWER_BYTES: Final = 1_000_000
 """Of a response's body: a long answer is some 50 kB."""
@@ -30,12 +31,16 @@ _MODES: Final[tuple[Mode, ...]] = ("strict", "schema", "object", "text")
 """What is asked for in `response_format`, from the most to the least; endpoints know the first ones or do not."""
 _ABOUT_FORMAT: Final = re.compile(r"response_format|json_object|schema|grammar|structured|guided", re.IGNORECASE)
 """In the refusal of an endpoint that does not know a mode, or not for this schema. Old llama.cpp says it with 500."""
+_ABOUT_LENGTH: Final = re.compile(r"context|token|length|too (long|large)", re.IGNORECASE)
+"""In the refusal of a question that is too long, which no other mode makes shorter."""
 
 _NOT_LET_IN: Final = frozenset({401, 402, 403, 404, 405, 407})
 _OF_A_MODEL: Final = frozenset({403, 404})
 """Those that can be about one model alone."""
 _BUSY: Final = frozenset({429, 503})
 _FAILED: Final = frozenset({408, 409, 425})
+_BAD_REQUEST: Final = frozenset({400, 422})
+_OF_A_FORMAT: Final = _BAD_REQUEST | {500, 501}
 
 
 class Busy(ModelUnavailable):
@@ -170,6 +175,8 @@ class ChatClient:
     async def ask(self, question: Question) -> Answer:
         """One call; more, where the endpoint has to be asked in a way that it understands first.
 
+        `strict` is asked for where the schema qualifies. Where an answer of 400 or 422 may be about that, less is asked
+        for, down to nothing but text, and what has worked is remembered for all calls with this model and schema.
         Cancelled, it hangs up at once.
 
         Raises:
@@ -183,8 +190,9 @@ class ChatClient:
             AnswerTooLarge: The answer has more than `MAX_ANSWER_BYTES`.
         """
         key = _key_of(question)
+        known = self._modes.get(key)
+        mode = known or _first_mode(question.schema)
         while True:
-            mode = self._modes.get(key, _MODES[0] if question.schema is not None else "object")
             status, headers, body = await self._post(self._request(question, mode))
             if status == httpx.codes.OK:
                 self._remember(key, mode)
@@ -193,8 +201,8 @@ class ChatClient:
             told = self._told(body)
             if _is_about_limit(status, told) and question.model not in self._limit_names:
                 self._limit_names[question.model] = "max_completion_tokens"
-            elif mode != _MODES[-1] and status in {400, 422, 500, 501} and _ABOUT_FORMAT.search(told):
-                self._remember(key, _MODES[_MODES.index(mode) + 1])
+            elif mode != _MODES[-1] and _may_be_about_mode(status, told, has_worked=mode == known):
+                mode = _MODES[_MODES.index(mode) + 1]
             else:
                 raise self._refusal(question, status, headers, told)
 
@@ -307,6 +315,19 @@ def _count(told: object, estimated: int) -> int:
 def _is_about_limit(status: int, told: str) -> bool:
     """Whether a newer model of OpenAI's wants the limit of tokens under its newer name."""
     return status == httpx.codes.BAD_REQUEST and "max_completion_tokens" in told
+
+
+def _may_be_about_mode(status: int, told: str, *, has_worked: bool) -> bool:
+    """Whether a refusal can be about what was asked for in `response_format`, which many do not say."""
+    if _ABOUT_FORMAT.search(told):
+        return status in _OF_A_FORMAT
+    return status in _BAD_REQUEST and not has_worked and not _ABOUT_LENGTH.search(told)
+
+
+def _first_mode(schema: Mapping[str, Any] | None) -> Mode:
+    if schema is None:
+        return "object"
+    return "strict" if takes_strict(schema) else "schema"
 
 
 def _key_of(question: Question) -> str:

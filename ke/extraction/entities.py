@@ -4,6 +4,7 @@ A finder runs in a pool process and is given at most `ENTITY_TOKENS` at once, so
 process loads its model once.
 """
 
+import string
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,6 +22,10 @@ MAX_CHARACTERS: Final = 200_000
 ENTITY_TOKENS: Final = 1_500
 """In one task, or a single chunk if that is longer: 150 ms."""
 
+_AFTER: Final = string.whitespace + "\u00a0*_|~`"
+"""Marks of Markdown, which the model takes for a part of what is between them."""
+_BEFORE: Final = _AFTER + "#>\\"
+"""In front of a mention: a # or > behind it may be its own, as in C#."""
 _BATCH: Final = 32
 _UNUSED: Final = ("tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer")
 """Parts of the model that entities do not need."""
@@ -47,11 +52,22 @@ def _spacy_model() -> "Language":
 
 
 def _spacy(texts: list[str]) -> list[list[Mention]]:
-    found = []
-    for document in _spacy_model().pipe(texts, batch_size=_BATCH):
-        mentions = [Mention(e.text, e.label_, e.start_char, e.end_char) for e in document.ents if e.text.strip()]
-        found.append(mentions)
-    return found
+    documents = _spacy_model().pipe(texts, batch_size=_BATCH)
+    return [[Mention(e.text, e.label_, e.start_char, e.end_char) for e in document.ents] for document in documents]
+
+
+def _bare(mention: Mention) -> Mention:
+    """A mention without white space and Markdown's marks at its edges."""
+    behind = mention.text.rstrip(_AFTER)
+    if behind.endswith("\\"):
+        behind = mention.text[: len(behind) + 1]  # an escaped mark is one of the text
+    bare = behind.lstrip(_BEFORE)
+    start = mention.start + len(behind) - len(bare)
+    return replace(mention, text=bare, start=start, end=start + len(bare))
+
+
+def _says_something(mention: Mention) -> bool:
+    return any(character.isalnum() for character in mention.text)
 
 
 _FINDERS: Final[dict[str, Callable[[list[str]], list[list[Mention]]]]] = {"spacy": _spacy}
@@ -65,6 +81,8 @@ def check_entities(name: str) -> None:
 
 def find_entities(name: str, texts: list[str]) -> list[list[Mention]]:
     """The mentions in each text, in order of place; none for an empty text, and none over the end of a link.
+
+    Each begins and ends with a mark of the text's own, not of Markdown's, and has a letter or a digit.
 
     Args:
         name: The finder.
@@ -82,6 +100,7 @@ def find_entities(name: str, texts: list[str]) -> list[list[Mention]]:
     words = [Words.of(texts[number]) for number in filled]
     read = _FINDERS[name]([each.text for each in words])
     for number, each, mentions in zip(filled, words, read, strict=True):
-        placed = (replace(m, start=start, end=end) for m in mentions for start, end in (each.span(m.start, m.end),))
+        kept = filter(_says_something, map(_bare, mentions))
+        placed = (replace(m, start=start, end=end) for m in kept for start, end in (each.span(m.start, m.end),))
         found[number] = [m for m in placed if texts[number][m.start : m.end] == m.text]
     return found

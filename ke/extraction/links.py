@@ -1,4 +1,7 @@
-"""Links in Markdown, for models that read words: where a link leads says nothing to them, and costs like a sentence."""
+"""Markdown for models that read words: where a link leads says nothing to them, and costs like a sentence.
+
+Marks of headings mislead the one that finds entities: it takes `#` for a currency.
+"""
 
 import re
 from bisect import bisect_left, bisect_right
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _LINK: Final = re.compile(r"\[((?:[^\[\]\\]|\\.)*)\]\(https?://[^()\s]*\)")
+_LINK_OR_HEADING: Final = re.compile(rf"{_LINK.pattern}|^#{{1,6}}(?=[ \t]|$)[ \t]*", re.MULTILINE)
 
 
 def without_targets(text: str) -> str:
@@ -16,7 +20,7 @@ def without_targets(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A text without the targets of its links, and where its words stood."""
+    """A text without the targets of its links and the marks of its headings, and where its words stood."""
 
     text: str
     _here: list[int]
@@ -30,13 +34,14 @@ class Words:
         pieces: list[str] = []
         here, there = [0], [0]
         at = length = 0
-        for link in _LINK.finditer(original):
-            for begin, end in ((at, link.start()), link.span(1)):
+        for mark in _LINK_OR_HEADING.finditer(original):
+            kept = mark.span(1) if mark[1] is not None else (mark.end(), mark.end())
+            for begin, end in ((at, mark.start()), kept):
                 here.append(length)
                 there.append(begin)
                 pieces.append(original[begin:end])
                 length += end - begin
-            at = link.end()
+            at = mark.end()
         here.append(length)
         there.append(at)
         pieces.append(original[at:])

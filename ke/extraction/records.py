@@ -20,6 +20,10 @@ MAX_CHECKS: Final = 3
 """Times an answer may take its pool process down with it."""
 MAX_REPEATED_CHARS: Final = 20_000
 """Of a wrong answer that the model is shown again."""
+MAX_TOLD_CHARS: Final = 300
+"""Of a wrong answer in the error that it ends with."""
+_MAX_WRONG_CHARS: Final = 1_600
+"""Of what is wrong about it: a dead letter keeps 2,000 characters, and the answer is to be among them."""
 
 _TASK: Final = (
     "You extract data from a document. Answer with one JSON value that is valid against the JSON Schema below, and with"
@@ -126,7 +130,7 @@ class RecordReader:
             ]
             answer, checked = await self._ask(messages, spending)
         if checked.errors:
-            raise SchemaMismatch("; ".join(checked.errors))
+            raise SchemaMismatch(f"{'; '.join(checked.errors)[:_MAX_WRONG_CHARS]}. {_told(answer.text)}")
         return checked.records
 
     async def _ask(self, messages: Sequence[Message], spending: Spending) -> tuple[Answer, Checked]:
@@ -187,6 +191,13 @@ def _shown(document: DocumentText, window: str, place: tuple[int, int]) -> str:
     if of > 1:
         head.append(f"Part {number + 1} of {of}: list what is in this part.")
     return "\n".join(head) + f"\n\n<document>\n{window}\n</document>"
+
+
+def _told(text: str) -> str:
+    """The beginning of an answer, on one line; what Postgres would not store of it is a question mark."""
+    line = " ".join(text[: 4 * MAX_TOLD_CHARS].replace("\x00", "?").encode(errors="replace").decode().split())
+    more = " ..." if len(line) > MAX_TOLD_CHARS or len(text) > 4 * MAX_TOLD_CHARS else ""
+    return f"The model answered: {line[:MAX_TOLD_CHARS]}{more}" if line else "The model answered nothing."
 
 
 def _complaint(errors: Sequence[str]) -> str:

@@ -218,12 +218,14 @@ async def search(
 
 async def list_entities(
     name: Annotated[str | None, Field(min_length=1, description="The beginning of a name, in any case")] = None,
-    label: Annotated[str | None, Field(description="Only this kind: PERSON, ORG, GPE, DATE, ...")] = None,
+    label: Annotated[
+        str | None, Field(description="Only this kind: PERSON, ORG, DATE, ...; all: all; without it: names, no values")
+    ] = None,
     project: Annotated[str, Field(description="The project")] = "default",
     limit: Annotated[int, Field(ge=1, le=200, description="Entities, at most")] = 20,
     cursor: Cursor = None,
 ) -> Annotated[CallToolResult, EntitiesAnswer]:
-    """List the people, organisations, places and dates that a project's documents name, most mentioned first."""
+    """List the people, organisations, places and so on that a project's documents name, most mentioned first."""
     return await answer(
         lambda ke: ke.list_merged_entities(project=project, label=label, q=name, limit=limit, cursor=cursor)
     )
@@ -231,7 +233,9 @@ async def list_entities(
 
 async def entity_neighbours(
     entity_id: Annotated[str, Field(description="An id that `list_entities` gave")],
-    label: Annotated[str | None, Field(description="Only neighbours of this kind")] = None,
+    label: Annotated[
+        str | None, Field(description="Only neighbours of this kind; all: all; without it: names, no values")
+    ] = None,
     limit: Annotated[int, Field(ge=1, le=200, description="Neighbours, at most")] = 20,
 ) -> Annotated[CallToolResult, EntitiesAnswer]:
     """List what is named in the same passages as an entity, that with the most common passages first."""

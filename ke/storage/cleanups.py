@@ -85,8 +85,8 @@ async def active_dependents(connection: AsyncConnection, job_id: uuid.UUID) -> l
         .where(extraction_tasks.c.job_id == jobs.c.id, sources.c.job_id == job_id)
     )
     listed = jobs.c.params["source_ids"]
-    listed_or_none = sa.case((sa.func.jsonb_typeof(listed) == "array", listed), else_=sa.text("'[]'::jsonb"))
-    named = sa.func.jsonb_array_elements_text(listed_or_none).table_valued("id").render_derived()
+    listed_or_none = sa.case((sa.func.json_typeof(listed) == "array", listed), else_=sa.text("'[]'::json"))
+    named = sa.func.json_array_elements_text(listed_or_none).table_valued("id").render_derived()
     names_source = (
         sa.select(sa.literal(1))
         .select_from(named.join(sources, sources.c.id == sa.cast(named.c.id, sa.Uuid)))

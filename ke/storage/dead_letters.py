@@ -3,13 +3,14 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ke.contracts.errors import KeError
 from ke.contracts.ids import dead_letter_id
 from ke.contracts.jobs import Counters, Lane
 from ke.contracts.retries import LetterFilter, Subject
@@ -32,6 +33,11 @@ class DeadLetter:
     error_message: str
     attempts: int
     failed_at: datetime
+
+    @classmethod
+    def of(cls, subject: Subject, subject_id: uuid.UUID, url: str, error: KeError, *, attempts: int) -> "DeadLetter":
+        """The letter of an error of now."""
+        return cls(subject, subject_id, url, error.code, error.message, attempts, datetime.now(UTC))
 
 
 async def write_dead_letters(connection: AsyncConnection, job_id: uuid.UUID, letters: Sequence[DeadLetter]) -> None:

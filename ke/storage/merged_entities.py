@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.errors import NotFound
 from ke.contracts.jobs import Artifacts
+from ke.contracts.merging import ALL_LABELS, VALUE_LABELS
 from ke.storage.tables import entities, extractions, jobs, sources
 
 MAX_ALIASES: Final = 10
@@ -28,6 +29,7 @@ class EntityFilter:
 
     project: str
     label: str | None = None
+    """Their label; None: those of names; `ALL_LABELS`: all."""
     prefix: str = ""
     """The beginning of their merge keys."""
 
@@ -87,6 +89,13 @@ async def _visible(connection: AsyncConnection) -> sa.ColumnElement[bool]:
     return ~sa.exists().where(chunk.c.id == entities.c.extraction_id, theirs).correlate(entities)
 
 
+def _is_labelled(label: sa.ColumnElement[str], wanted: str | None) -> sa.ColumnElement[bool]:
+    """The condition that a label is the one that is wanted, one of names where none is, or any where all are."""
+    if wanted == ALL_LABELS:
+        return sa.true()
+    return label.not_in(VALUE_LABELS) if wanted is None else label == wanted
+
+
 async def list_entities(
     connection: AsyncConnection, which: EntityFilter, *, limit: int, after: Ranked | None = None
 ) -> list[MergedEntity]:
@@ -94,15 +103,17 @@ async def list_entities(
     number = sa.func.count()
     statement = (
         sa.select(entities.c.merged_id, number.label("mentions"))
-        .where(entities.c.project == which.project, await _visible(connection))
+        .where(
+            entities.c.project == which.project,
+            _is_labelled(entities.c.label, which.label),
+            await _visible(connection),
+        )
         .group_by(entities.c.merged_id)
         .order_by(number.desc(), entities.c.merged_id)
         .limit(limit)
     )
     if which.prefix:
         statement = statement.where(entities.c.key.startswith(which.prefix, autoescape=True))
-    if which.label is not None:
-        statement = statement.where(entities.c.label == which.label)
     if after is not None:
         later = sa.and_(number == after.mentions, entities.c.merged_id > after.id)
         statement = statement.having(sa.or_(number < after.mentions, later))
@@ -162,13 +173,16 @@ async def list_neighbours(
     statement = (
         sa.select(other.c.merged_id, together.label("together"))
         .select_from(entities.join(other, other.c.extraction_id == entities.c.extraction_id))
-        .where(entities.c.merged_id == key, other.c.merged_id != key, await _visible(connection))
+        .where(
+            entities.c.merged_id == key,
+            other.c.merged_id != key,
+            _is_labelled(other.c.label, label),
+            await _visible(connection),
+        )
         .group_by(other.c.merged_id)
         .order_by(together.desc(), other.c.merged_id)
         .limit(limit)
     )
-    if label is not None:
-        statement = statement.where(other.c.label == label)
     found = {record.merged_id: int(record.together) for record in await connection.execute(statement)}
     described = await _describe(connection, await _rank(connection, list(found)))
     return [Neighbour(described[near], number) for near, number in found.items() if near in described]

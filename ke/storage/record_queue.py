@@ -17,7 +17,7 @@ SKIP_BATCH: Final = 10_000
 def first_record_state(job_id: uuid.UUID) -> sa.ColumnElement[str | None]:
     """The state in which a new task begins: `pending` where the job has a schema, else null."""
     flat, nested = jobs.c.params["schema"], jobs.c.params["extract"]["schema"]
-    has_schema = sa.or_(sa.func.jsonb_typeof(flat) == "object", sa.func.jsonb_typeof(nested) == "object")
+    has_schema = sa.or_(sa.func.json_typeof(flat) == "object", sa.func.json_typeof(nested) == "object")
     state = sa.case((has_schema, sa.literal("pending")), else_=sa.null())
     return sa.select(state).where(jobs.c.id == job_id).scalar_subquery()
 

@@ -26,9 +26,12 @@ async def note_depth(connection: AsyncConnection, job_id: uuid.UUID, max_depth: 
 
     In a transaction of its own: one that holds the lane or the fence is not to wait for the job's row.
     """
-    least = sa.func.coalesce(jobs.c.params["least_depth"], jobs.c.params["limits"]["max_depth"]).cast(sa.Integer)
-    values = {"params": jobs.c.params.concat(sa.func.jsonb_build_object("least_depth", max_depth))}
-    await connection.execute(sa.update(jobs).where(jobs.c.id == job_id, least > max_depth).values(values))
+    least = sa.func.coalesce(jobs.c.params["least_depth"].astext, jobs.c.params["limits"]["max_depth"].astext)
+    deeper = sa.select(jobs.c.params).where(jobs.c.id == job_id, least.cast(sa.Integer) > max_depth).with_for_update()
+    params = (await connection.execute(deeper)).scalar_one_or_none()
+    if params is not None:
+        noted = {**params, "least_depth": max_depth}
+        await connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(params=noted))
 
 
 async def earlier_spec(connection: AsyncConnection, job_id: uuid.UUID) -> CollectSpec | None:

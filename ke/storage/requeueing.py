@@ -7,7 +7,8 @@ Lanes' counters go with the rows: down when something is queued again, up when i
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -64,88 +65,64 @@ async def requeue_pages(
     return last
 
 
-async def requeue_sources(
-    connection: AsyncConnection,
-    job_id: uuid.UUID,
-    retry_id: str,
-    letters: LetterFilter,
-    *,
-    after: int,
-    limit: int = REQUEUE_BATCH,
-) -> int | None:
-    """The same for the extract lane: sources go back to its tasks."""
-    return await _requeue_tasks(connection, job_id, retry_id, letters, Lane.EXTRACT, after, limit)
+@dataclass(frozen=True, slots=True)
+class _Tasks:
+    """The tasks of a lane, and the subject of its letters."""
+
+    table: sa.Table
+    subject: Subject = "source"
+    prefix: str = ""
+    """Of the columns that are the lane's own, where it shares a table."""
+
+    @property
+    def state(self) -> sa.Column[Any]:
+        """The column that says how far they are."""
+        return self.table.c[f"{self.prefix}state"]
+
+    def values(self, state: str, attempts: Any) -> dict[str, Any]:
+        """What moves a task into a state, claimed by nobody."""
+        return {
+            f"{self.prefix}state": state,
+            f"{self.prefix}attempts": attempts,
+            f"{self.prefix}claim": None,
+        }
 
 
-async def requeue_entities(
-    connection: AsyncConnection,
-    job_id: uuid.UUID,
-    retry_id: str,
-    letters: LetterFilter,
-    *,
-    after: int,
-    limit: int = REQUEUE_BATCH,
-) -> int | None:
-    """The same for the entities lane, which a source fails in only after it was extracted."""
-    return await _requeue_tasks(connection, job_id, retry_id, letters, Lane.ENTITIES, after, limit)
+_TASKS: Final = {
+    Lane.EXTRACT: _Tasks(extraction_tasks),
+    Lane.ENTITIES: _Tasks(entity_tasks),
+    Lane.RECORDS: _Tasks(extraction_tasks, subject="record", prefix="record_"),
+}
 
 
-_TASKS: Final = {Lane.EXTRACT: extraction_tasks, Lane.ENTITIES: entity_tasks}
-
-
-async def _requeue_tasks(
+async def requeue_tasks(
     connection: AsyncConnection,
     job_id: uuid.UUID,
     retry_id: str,
     letters: LetterFilter,
     lane: Lane,
-    after: int,
-    limit: int,
-) -> int | None:
-    tasks = _TASKS[lane]
-    picked = _pick(job_id, "source", letters, after, limit)
-    moved = (
-        sa.update(tasks)
-        .where(
-            tasks.c.job_id == job_id,
-            tasks.c.source_id.in_(sa.select(picked.c.subject_id)),
-            tasks.c.state == "failed",
-        )
-        .values(state="pending", attempts=0, claim=None)
-        .returning(tasks.c.source_id)
-        .cte("moved")
-    )
-    last, number = await _take_up(connection, retry_id, picked, moved)
-    if number:
-        await add_progress(connection, job_id, lane, Counters(dead_letters=-number), seeded=True, done=False)
-    return last
-
-
-async def requeue_records(
-    connection: AsyncConnection,
-    job_id: uuid.UUID,
-    retry_id: str,
-    letters: LetterFilter,
     *,
     after: int,
     limit: int = REQUEUE_BATCH,
 ) -> int | None:
-    """The same for the records lane."""
-    picked = _pick(job_id, "record", letters, after, limit)
+    """The same for another lane: sources go back to its tasks."""
+    tasks = _TASKS[lane]
+    picked = _pick(job_id, tasks.subject, letters, after, limit)
+    columns = tasks.table.c
     moved = (
-        sa.update(extraction_tasks)
+        sa.update(tasks.table)
         .where(
-            extraction_tasks.c.job_id == job_id,
-            extraction_tasks.c.source_id.in_(sa.select(picked.c.subject_id)),
-            extraction_tasks.c.record_state == "failed",
+            columns.job_id == job_id,
+            columns.source_id.in_(sa.select(picked.c.subject_id)),
+            tasks.state == "failed",
         )
-        .values(record_state="pending", record_attempts=0, record_claim=None)
-        .returning(extraction_tasks.c.source_id)
+        .values(tasks.values("pending", 0))
+        .returning(columns.source_id)
         .cte("moved")
     )
     last, number = await _take_up(connection, retry_id, picked, moved)
     if number:
-        await add_progress(connection, job_id, Lane.RECORDS, Counters(dead_letters=-number), note="")
+        await add_progress(connection, job_id, lane, Counters(dead_letters=-number), seeded=True, done=False, note="")
     return last
 
 
@@ -273,27 +250,26 @@ async def bury_records(connection: AsyncConnection, job_id: uuid.UUID, limit: in
 
 
 async def _bury_tasks(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane, limit: int) -> int:
-    is_record = lane is Lane.RECORDS
-    tasks = extraction_tasks if is_record else _TASKS[lane]
-    prefix, subject = ("record_", "record") if is_record else ("", "source")
+    tasks = _TASKS[lane]
+    columns = tasks.table.c
     untried = (
-        sa.select(tasks.c.source_id, dead_letters.c.attempts)
-        .join_from(tasks, dead_letters, dead_letters.c.subject_id == tasks.c.source_id)
+        sa.select(columns.source_id, dead_letters.c.attempts)
+        .join_from(tasks.table, dead_letters, dead_letters.c.subject_id == columns.source_id)
         .where(
-            tasks.c.job_id == job_id,
-            tasks.c[f"{prefix}state"].in_(_OPEN_TASKS),
+            columns.job_id == job_id,
+            tasks.state.in_(_OPEN_TASKS),
             dead_letters.c.job_id == job_id,
-            dead_letters.c.subject == subject,
+            dead_letters.c.subject == tasks.subject,
         )
-        .order_by(tasks.c.seq)
+        .order_by(columns.seq)
         .limit(limit)
-        .with_for_update(of=tasks)  # in the order of `ke.storage.task_locks`
+        .with_for_update(of=tasks.table)  # in the order of `ke.storage.task_locks`
         .subquery("untried")
     )
     statement = (
-        sa.update(tasks)
-        .where(tasks.c.job_id == job_id, tasks.c.source_id == untried.c.source_id)
-        .values({f"{prefix}state": "failed", f"{prefix}claim": None, f"{prefix}attempts": untried.c.attempts})
+        sa.update(tasks.table)
+        .where(columns.job_id == job_id, columns.source_id == untried.c.source_id)
+        .values(tasks.values("failed", untried.c.attempts))
     )
     number = (await connection.execute(statement)).rowcount
     if number:

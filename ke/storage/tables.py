@@ -3,7 +3,7 @@
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, TSVECTOR, UUID
 
 from ke.contracts.cleanup import CleanupScope, CleanupStatus
 from ke.contracts.jobs import COUNTER_NAMES, TERMINAL, Artifacts, JobKind, JobStatus, Lane
@@ -63,7 +63,9 @@ jobs = sa.Table(
     sa.Column("artifacts", sa.Text, nullable=False, server_default=Artifacts.PRESENT.value),
     sa.Column("project", sa.Text, nullable=False),
     sa.Column("labels", JSONB, nullable=False, server_default=EMPTY),
-    sa.Column("params", JSONB, nullable=False, server_default=EMPTY),
+    # Not jsonb, which forgets in which order a schema names its properties. A row that the workflow had to write again
+    # has them in alphabetical order, as Temporal's payloads are sorted.
+    sa.Column("params", JSON, nullable=False, server_default=sa.text("'{}'::json")),
     sa.Column("result", JSONB),
     sa.Column("error", JSONB),
     sa.Column("workflow_id", sa.Text, nullable=False),
@@ -321,7 +323,7 @@ records = sa.Table(
     _ref("owner_job_id", "jobs.id"),
     _ref("source_id", "sources.id", cascade=True),
     sa.Column("number", sa.Integer, nullable=False),
-    sa.Column("data", JSONB, nullable=False),  # valid against the job's schema
+    sa.Column("data", JSON, nullable=False),  # valid against the job's schema, and in the order of the answer
     sa.Column("truncated", sa.Boolean, nullable=False),  # whether the model was given less than the whole source
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("tokens_in", sa.BigInteger, nullable=False),  # of all calls for the source, on its first record

@@ -1,6 +1,7 @@
 """Records by a schema on a whole stack: made, cancelled in the middle of a call, survived, and cleaned."""
 
 import json
+import re
 import time
 import uuid
 from dataclasses import replace
@@ -11,7 +12,7 @@ from examples.serve import SiteServer
 from ke.client import Job
 from tests.e2e.sites import PAGES
 from tests.e2e.stack import Stack, eventually
-from tests.llm_server import KEY, LlmServer, Reply
+from tests.llm_server import KEY, Call, LlmServer, Reply
 
 SCHEMA = {
     "type": "object",
@@ -85,6 +86,33 @@ async def test_schema_comes_from_a_file(stack: Stack, example_site: SiteServer, 
     assert "leaves the schema" in refused.out + refused.err
 
 
+def lighthouse(call: Call) -> Reply:
+    """Reads what the documents' example asks for, by patterns."""
+    patterns = (r"^# (.+)$", r"On \d+ \w+ (\d{4}) a light was shown", r"The first keeper was ([A-Z]\w+ [A-Z]\w+)")
+    name, year, keeper = (re.findall(pattern, call.document, re.MULTILINE)[0] for pattern in patterns)
+    return Reply(json.dumps({"name": name, "first_lit": int(year), "first_keeper": keeper}))
+
+
+async def test_example_of_the_document_is_true(stack: Stack, example_site: SiteServer, llm: LlmServer) -> None:
+    """The commands of docs/records.md print what it shows, but for spaces and lines left out."""
+    folder = Path(__file__).parents[2]
+    document = (folder / "docs" / "records.md").read_text()
+    file = "examples/lighthouse.json"
+    assert re.findall(r"```json\n(.+?)```", document, re.DOTALL) == [(folder / file).read_text()]
+    (console,) = re.findall(r"```console\n(.+?)```", document, re.DOTALL)
+    llm.script = lighthouse
+    shown = console.replace("127.0.0.1:8000", example_site.host_port)
+    steps = re.findall(r"^\$ ke (.+)\n((?:(?!\$ ).*\n)+)", shown, re.MULTILINE)
+    assert len(steps) == 2
+    for command, lines in steps:
+        done = await stack.ke(*command.replace(file, str(folder / file)).split())
+        printed = [line.split() for line in done.out.splitlines()]
+        assert done.code == 0, done.err
+        for line in lines.splitlines():
+            assert line == "..." or line.split() in printed, done.out
+    assert llm.calls[-1].mode == "strict"
+
+
 async def test_cancel_in_the_middle_of_a_call_then_clean(stack: Stack, big_site: SiteServer, llm: LlmServer) -> None:
     """The job is cancelled within seconds, the endpoint sees the hang-up, and a cleanup leaves no record."""
     llm.calls.clear()
@@ -110,10 +138,31 @@ async def test_cancel_in_the_middle_of_a_call_then_clean(stack: Stack, big_site:
     assert left[0]["n"] == 0
 
 
+async def interruptions(stack: Stack, job: Job) -> int:
+    """How many attempts at slices of the job's records lane came to nothing, by Temporal's history."""
+    history = await stack.ke("temporal", "workflow", "show", "--workflow-id", job["workflow_id"], "--output", "json")
+    events = history.document["events"]
+    scheduled = [event for event in events if "activityTaskScheduledEventAttributes" in event]
+    started = [
+        event["activityTaskStartedEventAttributes"] for event in events if "activityTaskStartedEventAttributes" in event
+    ]
+    slices = {
+        event["eventId"]
+        for event in scheduled
+        if event["activityTaskScheduledEventAttributes"]["activityType"]["name"] == "extract_records"
+    }
+    return sum(one["attempt"] - 1 for one in started if one["scheduledEventId"] in slices)
+
+
 async def test_killed_worker_repeats_no_more_than_was_under_way(
     stack: Stack, big_site: SiteServer, llm: LlmServer
 ) -> None:
-    """After SIGKILL every page has one record, and only the calls that were under way were made twice."""
+    """After SIGKILL every page has one record, and only the calls that were under way were made twice.
+
+    Those are as many as a worker has at once, for each attempt that broke off: the killed one, and on a busy machine
+    also one whose heartbeats came too late.
+    """
+    at_once = 3
     llm.calls.clear()
     llm.script = [replace(GOOD, wait_s=1.0)]
     job = await submitted(stack, big_site, 12)
@@ -122,6 +171,9 @@ async def test_killed_worker_repeats_no_more_than_was_under_way(
     job = await ended(stack, job)
     assert job["result"] is not None
     assert (job["status"], job["result"]["records"]) == ("completed", 12)
-    assert 12 <= asked(llm) <= 12 + 3
+    assert {len(call.body["messages"]) for call in llm.calls} == {2}  # none was asked to answer better
+    broken_off = await interruptions(stack, job)
+    assert broken_off >= 1
+    assert 12 <= asked(llm) <= 12 + at_once * broken_off
     rows = await stack.sql("SELECT count(DISTINCT source_id) n FROM records WHERE job_id = $1", uuid.UUID(job["id"]))
     assert rows[0]["n"] == 12

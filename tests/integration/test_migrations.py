@@ -1,5 +1,6 @@
 """The schema that the migrations build is the one the code names."""
 
+import json
 import uuid
 
 import asyncpg
@@ -188,3 +189,33 @@ async def test_mentions_of_before_are_merged() -> None:
         finally:
             await connection.close()
     assert [tuple(row) for row in found] == [("lights", "bell rock", merged_entity_id("lights", "GPE", "bell rock"))]
+
+
+async def test_parameters_and_records_of_before_are_kept() -> None:
+    """What was stored as jsonb reads as before, also for a job that is under way; the way back is open."""
+    params = {"urls": ["u"], "extract": {"schema": {"type": "object", "properties": {"b": {}, "a": {}}}}}
+    data = {"name": "Bell Rock\n\u2028", "height": 35.5, "none": None, "long": 12345678901234567890}
+    async with temporary_postgres() as url:
+        await _move(url, "upgrade", "0007")
+        connection = await asyncpg.connect(url)
+        try:
+            job = await _old_job(connection, [f"https://a.example/{number}" for number in range(5)])
+            await connection.execute("UPDATE jobs SET params = $1 WHERE id = $2", json.dumps(params), job)
+            await connection.execute(
+                "INSERT INTO records (id, job_id, owner_job_id, source_id, number, data, truncated, model, tokens_in,"
+                " tokens_out, epoch) SELECT $1, $2, $2, id, 0, $3, false, 'm', 1, 1, 1 FROM sources LIMIT 1",
+                uuid.uuid4(),
+                job,
+                json.dumps(data),
+            )
+            for step in ("head", "0007", "head"):
+                await _move(url, "downgrade" if step == "0007" else "upgrade", step)
+                assert json.loads(await connection.fetchval("SELECT params FROM jobs")) == params
+                assert json.loads(await connection.fetchval("SELECT data FROM records")) == data
+            ordered = json.dumps({"b": 1, "a": 2})
+            await connection.execute("UPDATE jobs SET params = $1", ordered)
+            assert await connection.fetchval("SELECT params::text FROM jobs") == ordered
+            await connection.execute("UPDATE jobs SET params = DEFAULT")
+            assert await connection.fetchval("SELECT params::text FROM jobs") == "{}"
+        finally:
+            await connection.close()

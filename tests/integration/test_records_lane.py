@@ -132,7 +132,7 @@ async def test_each_source_becomes_a_record(database: Database, pool: CpuPool, l
     assert report.counters == Counters(records=6, tokens_in=600, tokens_out=60, cost_micros=6 * 300)
     assert await job.data() == [{"name": "Bell Rock", "year": 1810}] * 6
     assert llm.most_at_once == 3
-    assert {call.mode for call in llm.calls} == {"strict"}
+    assert {call.mode for call in llm.calls} == {"json_schema"}  # `year` is optional, which strict mode does not know
     assert all("Only lighthouses." in call.body["messages"][0]["content"] for call in llm.calls)
     assert {call.document for call in llm.calls} == {
         f"URL: https://site.example/{n}\n\n<document>\nText {n}\n</document>" for n in range(6)
@@ -140,6 +140,19 @@ async def test_each_source_becomes_a_record(database: Database, pool: CpuPool, l
     outcome = await end_job(database, CloseJob(job.piece.job_id))
     assert outcome.status is JobStatus.COMPLETED
     assert (outcome.counters.records, outcome.counters.tokens_in, outcome.counters.cost_micros) == (6, 600, 1800)
+
+
+async def test_properties_keep_the_order_of_the_schema(database: Database, pool: CpuPool, llm: LlmServer) -> None:
+    """The model is shown them as the user wrote them, in the question and in its format; records read as answered."""
+    names = ["reason", "name", "year", "b", "a"]
+    schema = {"type": "object", "properties": {name: {"type": ["string", "integer"]} for name in names}}
+    llm.script = [Reply(json.dumps(dict.fromkeys(names, 1)))]
+    job = await a_job(database, pool, ["Text"], schema=schema)
+    await job.run(llm)
+    (call,) = llm.calls
+    assert list(call.body["response_format"]["json_schema"]["schema"]["properties"]) == names
+    assert json.dumps(schema) in call.body["messages"][0]["content"]
+    assert [list(data) for data in await job.data()] == [names]
 
 
 async def test_answers_are_found_among_other_words(database: Database, pool: CpuPool, llm: LlmServer) -> None:
@@ -204,8 +217,32 @@ async def test_two_wrong_answers_are_a_dead_letter(
     assert report.counters == Counters(records=1, dead_letters=1, tokens_in=300, tokens_out=30)
     (letter,) = await job.rows(dead_letters)
     assert (letter.subject, letter.error_type, letter.subject_id) == ("record", "schema-mismatch", job.sources[1])
+    told = f"The model answered: {content}" if content else "The model answered nothing."
+    assert letter.error_message.endswith(told)
     outcome = await end_job(database, CloseJob(job.piece.job_id))
     assert outcome.status is JobStatus.COMPLETED_WITH_ERRORS
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("No.\n\n  Really\x00 not.", "No. Really? not."),
+        ('{"name": "' + "\ud800" + '"}', '{"name": "?"}'),
+        ("long " * 2000, "long " * 60 + " ..."),
+        (json.dumps(dict.fromkeys(("a" * 400, *map(str, range(900))), 1)), '{"' + "a" * 298 + " ..."),
+    ],
+)
+async def test_letter_of_a_wrong_answer_shows_its_beginning(
+    database: Database, pool: CpuPool, llm: LlmServer, content: str, told: str
+) -> None:
+    """On one line, storable and bounded, however much there is to say about what is wrong."""
+    schema = {**SCHEMA, "properties": {str(number): {"enum": ["x" * 400]} for number in range(9)}, "required": ["x"]}
+    llm.script = [Reply(content)]
+    job = await a_job(database, pool, ["Text"], schema=schema)
+    await job.run(llm)
+    (letter,) = await job.rows(dead_letters)
+    assert letter.error_type == "schema-mismatch"
+    assert letter.error_message.endswith(f"The model answered: {told}")
 
 
 @pytest.mark.parametrize(
@@ -334,6 +371,21 @@ async def test_endpoint_is_asked_as_it_understands(
     assert (report.counters.records, report.counters.dead_letters) == (2, 0)
     assert [call.mode for call in llm.calls].count(knows) == 2
     assert llm.calls[-1].mode == llm.calls[-2].mode == knows
+
+
+async def test_strict_that_is_refused_costs_one_call(database: Database, pool: CpuPool, llm: LlmServer) -> None:
+    """An endpoint without strict mode is asked for it once, not for each source; answers are checked all the same."""
+    schema = {**SCHEMA, "required": ["name", "year"]}
+    wrong = Reply('{"name": "Bell Rock"}')
+
+    def answer(call: Call) -> Reply:
+        return wrong if "bad" in call.document else GOOD
+
+    llm.script = lambda call: Reply(status=400, content="Bad Request") if call.mode == "strict" else answer(call)
+    job = await a_job(database, pool, ["one", "two", "bad", "three"], schema=schema)
+    report = await job.run(llm, concurrency=1)
+    assert (report.counters.records, report.counters.dead_letters) == (3, 1)
+    assert [call.mode for call in llm.calls] == ["strict"] + ["json_schema"] * 5
 
 
 # Stopping

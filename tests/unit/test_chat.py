@@ -14,9 +14,11 @@ import pytest
 from ke.extraction.budget import BudgetSpent, TokenBudget
 from ke.extraction.calls import MAX_PAUSE_S, Turnstile, retry_after_s
 from ke.extraction.chat import Busy, ChatClient, Message, ModelFailed, ModelRejected, NotLetIn, Question
-from tests.llm_server import KEY, MODEL, Call, LlmServer, Reply, open_llm
+from tests.llm_server import KEY, MODEL, Call, LlmServer, Reply, open_llm, refusing
 
 QUESTION = Question(MODEL, (Message("system", "Read."), Message("user", "Text")), {"type": "object"})
+CLOSED = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
+STRICT = replace(QUESTION, schema=CLOSED)
 
 
 @pytest.fixture
@@ -105,6 +107,45 @@ async def test_each_refusal_has_its_error(llm: LlmServer, reply: Reply, kind: ty
     """What all calls wait for, what is tried again and what is final are told apart."""
     llm.script = [reply]
     assert isinstance(await error_of(llm), kind)
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("words", ["Bad Request", "Invalid schema for response_format 'record'"])
+@pytest.mark.parametrize(
+    ("refused", "asked"),
+    [
+        ({"strict"}, ["strict", "json_schema"]),
+        ({"strict", "json_schema"}, ["strict", "json_schema", "json_object"]),
+        ({"strict", "json_schema", "json_object"}, ["strict", "json_schema", "json_object", "text"]),
+    ],
+)
+async def test_strict_that_is_refused_is_asked_for_once(
+    llm: LlmServer, status: int, words: str, refused: set[str], asked: list[str]
+) -> None:
+    """Less is asked for step by step, whatever the refusal says, and later calls begin with what worked."""
+    llm.script = refusing(refused, Reply('{"a": 1}'), status, words)
+    async with ChatClient(llm.endpoint()) as client:
+        for _ in range(3):
+            assert (await client.ask(STRICT)).text == '{"a": 1}'
+    assert [call.mode for call in llm.calls] == asked + [asked[-1]] * 2
+
+
+async def test_refusal_after_a_success_is_not_about_the_mode(llm: LlmServer) -> None:
+    """What has worked for a schema is not given up for a refusal that says nothing of it."""
+    llm.script = [Reply('{"a": 1}'), Reply(status=400, content="Bad Request")]
+    async with ChatClient(llm.endpoint()) as client:
+        await client.ask(STRICT)
+        with pytest.raises(ModelRejected):
+            await client.ask(STRICT)
+    assert [call.mode for call in llm.calls] == ["strict"] * 2
+
+
+async def test_strict_is_asked_for_only_where_the_schema_qualifies(llm: LlmServer) -> None:
+    """An endpoint that refuses `strict` for other schemas, as OpenAI's does, is never asked so."""
+    llm.script = refusing({"strict"}, Reply('{"a": 1}'), 400, "Invalid schema for response_format")
+    async with ChatClient(llm.endpoint()) as client:
+        await client.ask(QUESTION)
+    assert [call.mode for call in llm.calls] == ["json_schema"]
 
 
 def test_retry_after_is_read_in_both_forms() -> None:

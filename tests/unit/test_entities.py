@@ -3,7 +3,8 @@
 import pytest
 
 from ke.contracts.errors import InvalidInput
-from ke.extraction.entities import MAX_CHARACTERS, check_entities, find_entities
+from ke.extraction import entities
+from ke.extraction.entities import MAX_CHARACTERS, Mention, check_entities, find_entities
 
 TEXT = "Ada Lovelace met Charles Babbage in London in 1833."
 
@@ -57,3 +58,63 @@ def test_where_links_lead_is_no_entity() -> None:
     assert {("London", "GPE"), ("1833", "DATE"), ("Charles Babbage", "PERSON")} <= {(m.text, m.label) for m in mentions}
     assert all(linked[m.start : m.end] == m.text for m in mentions)
     assert not [m for m in mentions if "http" in m.text]
+
+
+PAGE = """# Ada Lovelace
+
+## War
+
+## Helicopters
+
+### Babbage & Co. #
+
+| Name | Height |
+| --- | --- |
+| *Charles Babbage* | 4 |
+| # | % |
+
+She met **Charles Babbage** in *London*. # 3
+
+#
+
+## [Ada Lovelace](http://h/a) of London
+"""
+
+
+def test_marks_of_markdown_are_no_entities() -> None:
+    """Headings, tables and emphasis leave no mark on a mention, none is only marks, and each is still a slice."""
+    (mentions,) = find_entities("spacy", [PAGE])
+    assert {"Ada Lovelace", "Charles Babbage", "London"} <= {mention.text for mention in mentions}
+    for mention in mentions:
+        assert PAGE[mention.start : mention.end] == mention.text
+        assert mention.text == mention.text.strip("*_|~`#> \n")
+        assert any(character.isalnum() for character in mention.text)
+    assert not {"War", "Helicopters"} & {mention.text for mention in mentions if mention.label == "MONEY"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "kept"),
+    [
+        ("See ## War now", "## War", "War"),
+        ("Write C# now", "C#", "C#"),
+        ("| c. 1210 |", "| c. 1210 |", "c. 1210"),
+        ("The *Weekly*\n\nsaid", "*Weekly*\n\n", "Weekly"),
+        (r"See A\* there", r"A\*", r"A\*"),
+        ("> The Times, -5 %", "> The Times", "The Times"),
+        ("so -5 is", "-5", "-5"),
+        ("only | # | here", "| # |", None),
+        ("only … here", "…", None),
+        ("only * here", "*", None),
+        ("nur 東京 hier", "東京", "東京"),
+    ],
+)
+def test_edges_of_a_mention_are_its_own(
+    text: str, found: str, kept: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a finder takes with it, a mention ends where its words do; what has no letter or digit is dropped."""
+    start = text.index(found)
+    mention = Mention(found, "ORG", start, start + len(found))
+    monkeypatch.setitem(entities._FINDERS, "one", lambda _: [[mention]])
+    (mentions,) = find_entities("one", [text])
+    assert [m.text for m in mentions] == ([] if kept is None else [kept])
+    assert all(text[m.start : m.end] == m.text for m in mentions)

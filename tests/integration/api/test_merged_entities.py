@@ -66,7 +66,7 @@ async def test_mentions_of_one_name_are_one_entity(api: ApiStack) -> None:
         "mentions": 4,
         "sources": 2,
     }
-    assert {(e["label"], e["name"], e["mentions"]) for e in (await listed(api, project))[1:]} == {
+    assert {(e["label"], e["name"], e["mentions"]) for e in (await listed(api, project, label="all"))[1:]} == {
         ("PERSON", "Robert Stevenson", 2),
         ("PERSON", "Stevenson", 1),
         ("ORG", "Bell Rock", 1),
@@ -90,15 +90,28 @@ async def test_entities_are_filtered_and_paged(api: ApiStack) -> None:
     seen: list[str] = []
     cursor: dict[str, str] = {}
     while True:
-        page = (await api.http.get("/entities", params={"project": project, "limit": 2, **cursor})).json()
+        page = (await api.http.get("/entities", params={"project": project, "limit": 3, **cursor})).json()
         seen += [entity["id"] for entity in page["data"]]
         if page["next_cursor"] is None:
             break
         cursor = {"cursor": page["next_cursor"]}
-    assert len(seen) == len(set(seen)) == 5
+    assert len(seen) == len(set(seen)) == 4
     for filters in ({"label": "GPE"}, {"q": "b"}, {"project": "other"}):
         answer = await api.http.get("/entities", params={"project": project, **filters, **cursor})
         assert (answer.status_code, answer.json()["type"]) == (422, "urn:ke:problem:bad-cursor")
+
+
+async def test_list_is_of_names_unless_a_label_is_asked_for(api: ApiStack) -> None:
+    """Numbers, dates and sums do not stand before the names; a label, or `all`, shows them."""
+    project, job = await a_project(api)
+    values = [("first", "ORDINAL"), ("1", "CARDINAL"), ("4 feet", "QUANTITY"), ("5 %", "PERCENT"), ("$ 7", "MONEY")]
+    await mention(api, job, project, [[], [*values, ("two hours", "TIME")] * 3, [("1810", "DATE")] * 5])
+    assert sorted(e["label"] for e in await listed(api, project)) == ["GPE", "ORG", "PERSON", "PERSON"]
+    assert [e["name"] for e in await listed(api, project, label="DATE")] == ["1810"]
+    everything = await listed(api, project, label="all")
+    assert (len(everything), everything[0]["name"]) == (11, "1810")
+    assert await listed(api, project, q="181") == []
+    assert [e["name"] for e in await listed(api, project, q="181", label="all")] == ["1810"]
 
 
 async def test_neighbours_are_what_is_mentioned_in_the_same_chunks(api: ApiStack) -> None:
@@ -107,6 +120,8 @@ async def test_neighbours_are_what_is_mentioned_in_the_same_chunks(api: ApiStack
     key = merged_entity_id(project, "GPE", "bell rock")
     near = (await api.http.get(f"/entities/{key}/neighbours")).json()["data"]
     assert (near[0]["name"], near[0]["together"]) == ("Robert Stevenson", 2)
+    assert [(e["name"], e["together"], e["mentions"]) for e in near[1:]] == [("Stevenson", 1, 1)]
+    near = (await api.http.get(f"/entities/{key}/neighbours", params={"label": "all"})).json()["data"]
     assert {(e["name"], e["together"], e["mentions"]) for e in near[1:]} == {("1810", 1, 1), ("Stevenson", 1, 1)}
     params = {"label": "DATE", "limit": 1}
     dates = (await api.http.get(f"/entities/{key}/neighbours", params=params)).json()["data"]
@@ -120,10 +135,10 @@ async def test_nothing_of_a_job_in_cleanup_is_shown(api: ApiStack) -> None:
     project, owner = await a_project(api)
     reader = await seed_extract(api.stores.database, api.stores.vectors, owner, entities_each=0)
     await mention(api, reader, project, [[("Arbroath", "GPE")]])
-    assert len(await listed(api, project)) == 6
+    assert len(await listed(api, project)) == 5
     await set_artifacts(api, reader, "cleaning")
     assert {e["name"] for e in await listed(api, project)}.isdisjoint({"Arbroath"})
-    assert len(await listed(api, project)) == 5
+    assert len(await listed(api, project)) == 4
     await set_artifacts(api, reader, "present")
     await set_artifacts(api, owner, "cleanup_failed")
     assert await listed(api, project) == []
@@ -132,7 +147,7 @@ async def test_nothing_of_a_job_in_cleanup_is_shown(api: ApiStack) -> None:
         answer = await api.http.get(f"/entities/{key}{path}")
         assert (answer.status_code, answer.json()["type"]) == (404, "urn:ke:problem:not-found"), path
     await set_artifacts(api, owner, "present")
-    assert len(await listed(api, project)) == 6
+    assert len(await listed(api, project)) == 5
 
 
 async def set_artifacts(api: ApiStack, job: Seeded, artifacts: str) -> None:
@@ -156,7 +171,7 @@ async def test_client_reads_entities(api: ApiStack) -> None:
     """The client lists, reads and follows entities, and passes a 404 on."""
     project, _ = await a_project(api)
     found = [entity async for entity in api.ke.iterate_merged_entities(project=project)]
-    assert (len(found), found[0]["mentions"]) == (5, 4)
+    assert (len(found), found[0]["mentions"]) == (4, 4)
     assert await api.ke.get_merged_entity(found[0]["id"]) == found[0]
     assert [near["together"] for near in await api.ke.list_neighbours(found[0]["id"], limit=1)] == [2]
     assert len((await api.ke.list_mentioning_sources(found[0]["id"]))["data"]) == 2

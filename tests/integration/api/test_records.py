@@ -21,7 +21,11 @@ from tests.llm_server import KEY, MODEL
 from tests.seeding import seed_crawl, seed_extract
 from tests.stores import Stores
 
-SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+SCHEMA = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {"year": {"type": "integer"}, "name": {"type": "string"}, "at": {"type": "string"}},
+}
 
 
 def scrape(**extract: Any) -> dict[str, Any]:
@@ -98,6 +102,7 @@ async def test_job_reads_with_its_schema_and_its_default_model(modelled: ApiStac
     assert first.status_code == 202, first.text
     told = first.json()["params"]["extract"]
     assert (told["schema"], told["model"], told["max_tokens"]) == (SCHEMA, None, 9)
+    assert json.dumps(told["schema"]) == json.dumps(SCHEMA)  # the order of its properties too
     assert KEY not in first.text
     again = await modelled.http.post("/jobs", json=scrape(schema=SCHEMA, max_tokens=9), headers=headers)
     assert again.json()["id"] == first.json()["id"]
