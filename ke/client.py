@@ -20,7 +20,18 @@ from typing import Any, Final
 from ke.client_entities import EntityCalls
 from ke.client_http import ApiError, ClientError, GatewayUnreachable, RequestRefused, each, segment
 from ke.client_letters import DeadLetterCalls
-from ke.client_types import Job, Page, Receipt, Reconciliation, Record, SearchHit, SearchResult, Source, SourceItem
+from ke.client_types import (
+    Job,
+    Page,
+    Project,
+    Receipt,
+    Reconciliation,
+    Record,
+    SearchHit,
+    SearchResult,
+    Source,
+    SourceItem,
+)
 
 __all__ = ["ApiError", "ClientError", "GatewayUnreachable", "KnowledgeExtractionClient", "RequestRefused"]
 
@@ -175,6 +186,11 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
             "cursor": cursor,
         }
         page: Page[Job] = await self._call("GET", "/jobs", params=params)
+        return page
+
+    async def list_projects(self, *, limit: int = 50, cursor: str | None = None) -> Page[Project]:
+        """The projects of which something is left, in the order of their first jobs."""
+        page: Page[Project] = await self._list("/projects", limit, cursor)
         return page
 
     async def list_sources(

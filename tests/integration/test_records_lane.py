@@ -25,7 +25,7 @@ from ke.runtime.pool import CpuPool
 from ke.storage import extract_queue, record_rows
 from ke.storage.closing import end_job
 from ke.storage.database import Database
-from ke.storage.jobs import add_progress, lane_progress, open_job
+from ke.storage.jobs import add_progress, get_job, lane_progress, open_job
 from ke.storage.tables import dead_letters, extraction_tasks, records, sources
 from tests.llm_server import Call, LlmServer, Reply, open_llm
 
@@ -438,6 +438,10 @@ async def test_budget_is_never_passed_and_the_rest_is_skipped(
     assert reasons == {"the budget of 6000 tokens covers no further call"}
     outcome = await end_job(database, CloseJob(job.piece.job_id))
     assert (outcome.status, outcome.counters.records_skipped) == (JobStatus.COMPLETED, counters.records_skipped)
+    async with database.transaction() as connection:
+        row = await get_job(connection, uuid.UUID(job.piece.job_id))
+    assert row.result is not None
+    assert row.result["limits_reached"] == ["max_tokens"]
 
 
 async def test_usage_that_is_not_told_is_estimated(database: Database, pool: CpuPool, llm: LlmServer) -> None:
