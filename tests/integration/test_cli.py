@@ -355,6 +355,7 @@ def test_search_sends_every_filter_that_is_given(ke: RunKe, api: ApiTwin) -> Non
         "embedder": "minilm",
         "rerank": "minilm",
     }
+    api.hits = [{"text": "a lamp", "score": 0.5, "url": "https://e.com/", "id": "1"}]
     given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
     assert ke("search", "lamps", *given, "--job", job, "--every-chunk", "--json").returncode == 0
     expected = {"query": "lamps", "limit": 5, "job_ids": [job], "distinct_sources": False, **options}
