@@ -68,7 +68,7 @@ async def say_where(ke: KnowledgeExtractionClient, project: str, *, must_exist: 
     others = [name for name in names if name != project]
     is_known = project in names or page["next_cursor"] is not None
     if must_exist and not is_known:
-        there_are = f"; there are: {_named(others)}" if others else ", and no other"
+        there_are = f"; there are: {_named(others)}" if others else ": there is none yet"
         detail = f"there is no project {project}{there_are}"
         problem = {"type": "urn:ke:problem:not-found", "title": "There is no such thing", "detail": detail}
         raise CommandFailed(detail, ExitCode.NOT_FOUND, problem)

@@ -149,7 +149,7 @@ def test_a_project_that_does_not_exist_is_told(
     assert error_of(capsys).endswith("p6, p7 and 2 more")
     api.projects = []
     assert run([*command, "x"]) == 4
-    assert error_of(capsys) == "there is no project x, and no other"
+    assert error_of(capsys) == "there is no project x: there is none yet"
 
 
 def test_entities_say_in_which_project_they_were_looked_for(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
