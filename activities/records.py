@@ -27,7 +27,7 @@ from ke.storage import record_rows
 from ke.storage.database import Database
 from ke.storage.dead_letters import DeadLetter
 from ke.storage.jobs import add_progress, get_job, lane_progress
-from ke.storage.record_queue import SKIP_BATCH, skip_open_records
+from ke.storage.record_queue import SKIP_BATCH, budget_spent, skip_open_records
 from ke.storage.record_rows import ClaimedRecord, NewRecords
 from ke.storage.requeueing import REQUEUE_BATCH, bury_records
 
@@ -288,7 +288,7 @@ class _Slice:
 
     async def _skip_rest(self) -> None:
         """Leaves out what the budget does not cover; what a retry has taken up is a dead letter again."""
-        reason = f"the budget of {self._budget.limit} tokens covers no further call"
+        reason = budget_spent(self._budget.limit)
         number = SKIP_BATCH
         while number >= min(SKIP_BATCH, REQUEUE_BATCH) and not self._beat.stopping:
             async with self._lease.holding() as connection:

@@ -10,7 +10,16 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from ke.contracts.errors import InvalidInput
-from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobKind, Reading
+from ke.contracts.jobs import (
+    PROJECT_NAME,
+    CollectSpec,
+    CrawlLimits,
+    CrawlScope,
+    ExtractSpec,
+    FetchRate,
+    JobKind,
+    Reading,
+)
 from ke.contracts.retries import LetterFilter, Subject
 from ke.extraction.embed import DEFAULT_EMBEDDER, find_embedder
 from ke.extraction.entities import check_entities
@@ -46,11 +55,10 @@ def _parameter(name: str) -> str:
 
 
 _ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_FORMAT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def _project(text: str) -> str:
-    if not _FORMAT.fullmatch(text):
+    if not PROJECT_NAME.fullmatch(text):
         raise PydanticCustomError(
             "project_name", "A project's name begins with a letter or digit and has letters, digits, . _ - only"
         )

@@ -74,6 +74,12 @@ class ResultView(CountersView):
     skipped_source_ids: list[str] | None = Field(
         None, description="The first 100; the rest by /jobs/{id}/sources?state=skipped"
     )
+    limits_reached: list[str] | None = Field(
+        None,
+        description="The limits that left something undone: `max_pages`, `max_bytes`, `max_seconds`; `max_tokens`, "
+        "where the budget covered no further source",
+        examples=[["max_pages"]],
+    )
     cancellation: CancellationView | None = None
 
 
@@ -168,7 +174,7 @@ class StoreCountsView(BaseModel):
 class ReceiptView(BaseModel):
     """What a cleanup has really deleted, and what is left."""
 
-    id: str
+    id: str = Field(description="Its receipt is at /cleanups/{id}, but of a dry run (`planned`): that leaves none")
     scope: CleanupScope = Field(CleanupScope.JOB, description="What was deleted: all of a job, one source, a project")
     job_id: UUID | None = Field(description="The job; of a source the one that owns it; null of a project")
     source_id: UUID | None = Field(None, description="The source, of the cleanup of one")
@@ -291,6 +297,18 @@ class SearchResult(BaseModel):
     complete: bool = Field(
         description="False: there are fewer hits than were asked for, and there may be more that were not looked at"
     )
+    embedders: list[str] | None = Field(
+        None,
+        description="Where nothing was found by meaning: the other embedders by which what is searched was embedded. "
+        "Ask with one of these as `embedder`",
+    )
+
+
+class ProjectView(BaseModel):
+    """A project: whatever name jobs were submitted under."""
+
+    name: str
+    jobs: int = Field(description="Those whose record is not deleted")
 
 
 class Health(BaseModel):

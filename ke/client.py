@@ -24,6 +24,7 @@ from ke.client_types import (
     Job,
     Page,
     PageItem,
+    Project,
     Receipt,
     Reconciliation,
     Record,
@@ -194,6 +195,11 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
             "cursor": cursor,
         }
         page: Page[Job] = await self._call("GET", "/jobs", params=params)
+        return page
+
+    async def list_projects(self, *, limit: int = 50, cursor: str | None = None) -> Page[Project]:
+        """The projects of which something is left, in the order of their first jobs."""
+        page: Page[Project] = await self._list("/projects", limit, cursor)
         return page
 
     async def list_sources(

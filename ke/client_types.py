@@ -55,6 +55,8 @@ class CancellationView(TypedDict):
 class ResultView(CountersView):
     """What a job did, once it has ended."""
 
+    limits_reached: NotRequired[list[str] | None]
+    """The limits that left something undone, as `max_pages`, or `max_tokens`."""
     cancellation: NotRequired[CancellationView | None]
 
 
@@ -90,6 +92,13 @@ class Job(TypedDict):
     started_at: str | None
     cancel_requested_at: str | None
     completed_at: str | None
+
+
+class Project(TypedDict):
+    """A name under which jobs were submitted."""
+
+    name: str
+    jobs: int
 
 
 class StoreCountsView(TypedDict):
@@ -273,6 +282,8 @@ class SearchResult(TypedDict):
 
     data: list[SearchHit]
     complete: bool
+    embedders: NotRequired[list[str] | None]
+    """Where nothing was found by meaning: the other embedders by which what is searched was embedded."""
 
 
 class Purged(TypedDict):

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ke.contracts.errors import InvalidInput, Unavailable
+from ke.contracts.jobs import PROJECT_NAME
 
 DEFAULT_DATA_DIR: Final = ".ke"
 ENDPOINTS_FILE: Final = "endpoints.json"
@@ -84,6 +85,20 @@ def retry_id_of(text: str) -> str:
     if found is None:
         raise InvalidInput(f"{text!r} is not a retry's id: retry-<job>-<number>.")
     return found[0]
+
+
+def project_of(text: str) -> str:
+    """The name of a project in `text`.
+
+    Raises:
+        InvalidInput: No project can be called so; so nothing but a name ever becomes part of a URL.
+    """
+    found = text.strip()
+    if not PROJECT_NAME.fullmatch(found):
+        raise InvalidInput(
+            f"{text!r} is no project's name: that is 1 to 64 letters, digits, . _ -, a letter or digit first"
+        )
+    return found
 
 
 def find_gateway(api_url: str | None = None) -> str:

@@ -9,14 +9,14 @@ from typing import Final, Protocol, TypeVar
 from api.items import DeadLetterItem, EntityItem, ExtractionItem, PageItem, RecordItem, SourceItem, SourceView
 from api.pagination import Slice
 from api.resources import Gateway
-from api.views import JobView, PageOf, PurgedView
+from api.views import JobView, PageOf, ProjectView, PurgedView
 from ke.contracts.errors import DatabaseUnavailable, NotFound
 from ke.contracts.jobs import JobKind, JobStatus
 from ke.contracts.retries import LetterFilter
 from ke.runtime.engine import GLANCE_S
 from ke.runtime.settling import settle
 from ke.storage import dead_letters, listing
-from ke.storage.jobs import JobRow, get_job, list_jobs, progress_of
+from ke.storage.jobs import JobRow, get_job, list_jobs, list_projects, progress_of
 
 LOOKED_UP_AT_ONCE: Final = 25
 """Open jobs of a page that are held against Temporal: as many as it answers for in a moment."""
@@ -91,6 +91,14 @@ async def _glance(gateway: Gateway, row: JobRow) -> JobRow:
     except (NotFound, DatabaseUnavailable):
         return row
     return row
+
+
+async def projects(gateway: Gateway, part: Slice) -> PageOf[ProjectView]:
+    """The projects of which something is left."""
+    async with gateway.database.transaction() as connection:
+        rows = await list_projects(connection, limit=part.fetch, after_seq=part.after)
+    data = [ProjectView(name=row.name, jobs=row.jobs) for row in _shown(part, rows)]
+    return PageOf(data=data, next_cursor=part.next_cursor(rows, _seq))
 
 
 async def sources(gateway: Gateway, job_id: uuid.UUID, part: Slice, *, state: str | None) -> PageOf[SourceItem]:

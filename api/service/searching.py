@@ -7,15 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from api.errors import ValidationFailed
+from api.problems import pointer_of
 from api.resources import Gateway
 from api.schemas import SearchBody
 from api.service.candidates import Half, Scope, add_cosines, by_meaning, by_words, find_scope, read_words
 from api.service.reranking import RERANKED, rerank
 from api.service.snippets import cut_snippet, find_marks, new_marks
 from api.views import SearchHit, SearchResult, SnippetView
-from ke.contracts.errors import InvalidInput
-from ke.extraction.embed import embed, find_embedder
-from ke.storage.search import FoundChunk, visible_chunks
+from ke.contracts.errors import InvalidInput, NotFound
+from ke.extraction.embed import embed, embedder_names, find_embedder
+from ke.storage.jobs import missing_jobs
+from ke.storage.search import FoundChunk, embedders_of, prefer_indexes, visible_chunks
 from ke.storage.text_search import TextQuery, mark_words
 
 DEPTH: Final = 100
@@ -77,8 +79,10 @@ async def search(gateway: Gateway, body: SearchBody) -> SearchResult:
 
     Raises:
         ValidationFailed: The query has no meaning to the embedder.
+        NotFound: There never was a job that is named.
         Unavailable: Postgres, or the vector store where it is asked, does not answer.
     """
+    await _check_jobs(gateway, body.job_ids or ())
     question = await _ask(gateway, body)
     depth = max(DEPTH, question.wanted * OVERFETCH)
     while True:
@@ -90,7 +94,33 @@ async def search(gateway: Gateway, body: SearchBody) -> SearchResult:
     if body.rerank is not None:
         picked = question.pick(await _look_again(gateway, question, body.rerank, ranked))
     hits = await _tell(gateway, question, picked)
-    return SearchResult(data=hits, complete=len(hits) >= body.limit or not more)
+    embedders = None
+    if body.mode != "text" and all(one.cosine is None for one in ranked):
+        embedders = await _other_embedders(gateway, question)
+    return SearchResult(data=hits, complete=len(hits) >= body.limit or not more, embedders=embedders)
+
+
+async def _check_jobs(gateway: Gateway, job_ids: Sequence[uuid.UUID]) -> None:
+    if not job_ids:
+        return
+    async with gateway.database.transaction() as connection:
+        missing = await missing_jobs(connection, job_ids)
+    if missing:
+        errors = [
+            {"pointer": pointer_of(("job_ids", number)), "detail": "There is no such job."}
+            for number, job_id in enumerate(job_ids)
+            if job_id in missing
+        ]
+        first = next(job_id for job_id in job_ids if job_id in missing)
+        raise NotFound(f"There is no job {first}.", errors=errors)
+
+
+async def _other_embedders(gateway: Gateway, question: Question) -> list[str]:
+    """By what the chunks were embedded that are searched, where the embedder that is asked embedded none of them."""
+    others = [name for name in embedder_names() if name != question.body.embedder]
+    async with gateway.database.transaction() as connection:
+        await prefer_indexes(connection)
+        return await embedders_of(connection, others, question.scope.matching)
 
 
 async def _ask(gateway: Gateway, body: SearchBody) -> Question:

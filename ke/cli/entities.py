@@ -1,7 +1,9 @@
 """`ke entities`: who and what the sources of a project are about, and what is mentioned together."""
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Final
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -9,12 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from ke.cli import output
-from ke.cli.options import ApiUrl, Cursor, EntityId, Json, Limit
+from ke.cli.options import ApiUrl, Cursor, EntityId, Json, Limit, parse_project
+from ke.cli.projects import say_where
 from ke.cli.session import call
 from ke.cli.text import clean, count, shorten
 
+if TYPE_CHECKING:
+    from ke.client import KnowledgeExtractionClient
+
 MAX_SHOWN: Final = 60
 """Characters of a name, or of its spellings, in a table."""
+NOTHING: Final = "Nothing found."
+DEFAULT_PROJECT: Final = "default"
 
 app = typer.Typer(no_args_is_help=True, help="The named entities of a project, merged by name.")
 
@@ -27,7 +35,10 @@ Label = Annotated[
 @app.command("list")
 def list_entities(
     *,
-    project: Annotated[str, typer.Option(metavar="NAME", help="The project.")] = "default",
+    project: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", parser=parse_project, help="The project that is looked in: `default`."),
+    ] = None,
     label: Label = None,
     q: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="Only names that begin so.")] = None,
     limit: Limit = 50,
@@ -36,10 +47,18 @@ def list_entities(
     api_url: ApiUrl = None,
 ) -> None:
     """List the entities of a project, most mentioned first."""
-    page = call(
-        api_url, lambda ke: ke.list_merged_entities(project=project, label=label, q=q, limit=limit, cursor=cursor)
-    )
-    output.emit(page, _entities, as_json=as_json)
+    looked_in = project or DEFAULT_PROJECT
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        page = await ke.list_merged_entities(project=looked_in, label=label, q=q, limit=limit, cursor=cursor)
+        if not page["data"] and cursor is None:
+            await say_where(ke, looked_in, must_exist=project is not None)
+        return page
+
+    page = call(api_url, work)
+    output.emit(page, lambda out, found: _entities(out, found, nothing=_nothing_in(looked_in)), as_json=as_json)
+    if project is None and page["data"]:
+        output.note(f"These are of the project {looked_in}; of another one: --project NAME")
 
 
 @app.command("get")
@@ -67,7 +86,11 @@ def list_neighbours(
     output.emit({"data": found}, _neighbours, as_json=as_json)
 
 
-def _entities(out: Console, page: dict[str, Any]) -> None:
+def _nothing_in(project: str) -> str:
+    return f"Nothing found in the project {project}."
+
+
+def _entities(out: Console, page: Mapping[str, Any], *, nothing: str = NOTHING) -> None:
     rows = (
         (
             entity["id"],
@@ -79,7 +102,7 @@ def _entities(out: Console, page: dict[str, Any]) -> None:
         )
         for entity in page["data"]
     )
-    _print(out, ("ID", "MENTIONS", "SOURCES", "LABEL", "NAME", "ALSO"), rows)
+    _print(out, ("ID", "MENTIONS", "SOURCES", "LABEL", "NAME", "ALSO"), rows, nothing)
     output.next_page(page)
 
 
@@ -106,8 +129,8 @@ def _neighbours(out: Console, found: dict[str, Any]) -> None:
     _print(out, ("ID", "TOGETHER", "MENTIONS", "LABEL", "NAME"), rows)
 
 
-def _print(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """One line for each row, numbers to the right."""
+def _print(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], nothing: str = NOTHING) -> None:
+    """One line for each row, numbers to the right; `nothing` where there is none."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in columns:
         right = name in {"MENTIONS", "SOURCES", "TOGETHER"}
@@ -117,4 +140,4 @@ def _print(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) 
     if table.row_count:
         out.print(table)
     else:
-        out.print("Nothing found.")
+        out.print(nothing)

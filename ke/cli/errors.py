@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from ke.cli.text import clean
+from ke.cli.wording import as_commands, option_of
 from ke.contracts.errors import InvalidInput, KeError
 
 
@@ -42,6 +43,10 @@ EXIT_CODES_HELP: Final = (
 )
 
 
+USAGE: Final = "urn:ke:problem:usage"
+"""The type of what this side refuses."""
+
+
 class CommandFailed(Exception):
     """A command could not do what it was asked, and the user is told why."""
 
@@ -51,6 +56,11 @@ class CommandFailed(Exception):
         self.detail = detail
         self.code = code
         self.problem = dict(problem) if problem else {"type": "about:blank", "title": code.name, "detail": detail}
+
+
+def wrong_usage(detail: str) -> CommandFailed:
+    """A command that is refused as it is written, before anything is sent."""
+    return CommandFailed(detail, ExitCode.USAGE, {"type": USAGE, "title": "Wrong usage", "detail": detail})
 
 
 def code_for_status(status: int) -> ExitCode:
@@ -77,16 +87,17 @@ def problem_of(code: str, error: Exception) -> dict[str, str]:
 
 
 def detail_of(problem: Mapping[str, Any]) -> str:
-    """One line for people: the API's own detail, and every further field that is wrong."""
+    """One line for people: the API's own detail, and every further field that is wrong, in the command line's words."""
     line = str(problem.get("detail") or problem.get("title") or "the gateway refused, without saying why")
-    if problem.get("choices"):
-        line += " In the command line: --cleanup or --keep-artifacts."
-    further = [_field_error(error) for error in (problem.get("errors") or [])[1:] if isinstance(error, Mapping)]
-    return f"{line}; {'; '.join(further)}" if further else line
+    errors = [error for error in problem.get("errors") or [] if isinstance(error, Mapping)]
+    if errors and (place := _place(errors[0])) and line.startswith(f"{place}: "):
+        line = option_of(place) + line.removeprefix(place)
+    further = [f"{option_of(_place(error))}: {error.get('detail')}".removeprefix(": ") for error in errors[1:]]
+    return as_commands("; ".join([line.removeprefix("the body: "), *further]))
 
 
-def _field_error(error: Mapping[str, Any]) -> str:
-    return f"{error.get('pointer') or error.get('parameter') or ''}: {error.get('detail')}".removeprefix(": ")
+def _place(error: Mapping[str, Any]) -> str:
+    return str(error.get("pointer") or error.get("parameter") or "")
 
 
 def report(error: CommandFailed, *, as_json: bool) -> None:

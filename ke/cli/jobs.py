@@ -10,7 +10,8 @@ import typer
 
 from ke.cli import output
 from ke.cli.errors import CommandFailed, ExitCode
-from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, Timeout, Wait, receipt_id
+from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, Timeout, Wait, parse_project, receipt_id
+from ke.cli.projects import say_where
 from ke.cli.receipts import clean_up, show
 from ke.cli.session import call
 from ke.cli.watch import follow, follow_cleanup, follow_retry, has_ended, view_for
@@ -28,7 +29,9 @@ def list_jobs(
     *,
     kind: Annotated[JobKind | None, typer.Option(help="Only jobs of this kind.")] = None,
     status: Annotated[list[JobStatus] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
-    project: Annotated[str | None, typer.Option(metavar="NAME", help="Only jobs of this project.")] = None,
+    project: Annotated[
+        str | None, typer.Option(metavar="NAME", parser=parse_project, help="Only jobs of this project.")
+    ] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
     as_json: Json = False,
@@ -37,10 +40,14 @@ def list_jobs(
     """List jobs, newest first."""
     states = [state.value for state in status] if status else None
     wanted = kind.value if kind else None
-    page = call(
-        api_url, lambda ke: ke.list_jobs(kind=wanted, status=states, project=project, limit=limit, cursor=cursor)
-    )
-    output.emit(page, output.job_list, as_json=as_json)
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        page = await ke.list_jobs(kind=wanted, status=states, project=project, limit=limit, cursor=cursor)
+        if project is not None and not page["data"]:
+            await say_where(ke, project, must_exist=True)
+        return page
+
+    output.emit(call(api_url, work), output.job_list, as_json=as_json)
 
 
 @app.command()
@@ -203,7 +210,7 @@ def cleanup(
     as_json: Json = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Delete all that an ended job made: vectors, sources, extractions, entities and dead letters."""
+    """Delete all that an ended job made: vectors, sources, extractions, entities, records, dead letters and pages."""
     clean_up(
         lambda ke: ke.cleanup_job(job, dry_run=dry_run, delete_record=delete_record),
         wait=wait,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import typer
 
-from ke.cli import dead_letters, doctor, entities, jobs, record_options, records, search, submit, system
-from ke.cli.errors import EXIT_CODES_HELP, CommandFailed, ExitCode, report
+from ke.cli import dead_letters, doctor, entities, jobs, projects, record_options, records, search, submit, system
+from ke.cli.errors import EXIT_CODES_HELP, CommandFailed, ExitCode, report, wrong_usage
 
 app = typer.Typer(
     name="ke",
@@ -30,7 +30,7 @@ app.add_typer(jobs.app, name="jobs", rich_help_panel=JOBS)
 app.add_typer(records.sources, name="sources", rich_help_panel=JOBS)
 app.add_typer(entities.app, name="entities", rich_help_panel=JOBS)
 app.add_typer(record_options.records, name="records", rich_help_panel=JOBS)
-app.add_typer(records.projects, name="projects", rich_help_panel=JOBS)
+app.add_typer(projects.app, name="projects", rich_help_panel=JOBS)
 app.add_typer(records.receipts, name="receipts", rich_help_panel=JOBS)
 app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel=JOBS)
 app.add_typer(records.retries, name="retries", rich_help_panel=JOBS)
@@ -65,8 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         if not error.format_message():  # `ke` alone: its help was printed
             return int(ExitCode.USAGE)
-        problem = {"type": "urn:ke:problem:usage", "title": "Wrong usage", "detail": error.format_message()}
-        report(CommandFailed(error.format_message(), ExitCode.USAGE, problem), as_json=as_json)
+        report(wrong_usage(error.format_message()), as_json=as_json)
         return int(ExitCode.USAGE)
     return result if isinstance(result, int) else int(ExitCode.OK)
 

@@ -1,11 +1,12 @@
 """Options and arguments that several commands share."""
 
+import math
 from typing import Annotated
 
 import typer
 
 from ke.contracts.errors import InvalidInput
-from ke.gateway import entity_id_of, job_id_of, retry_id_of, source_id_of
+from ke.gateway import entity_id_of, job_id_of, project_of, retry_id_of, source_id_of
 
 
 def parse_job_id(value: str) -> str:
@@ -77,6 +78,33 @@ def parse_receipt_id(value: str) -> str:
         raise typer.BadParameter(f"{value!r} is no receipt's id ({kinds}), and no job's.") from None
 
 
+def parse_project(value: str) -> str:
+    """The name of a project.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    try:
+        return project_of(value)
+    except InvalidInput as error:
+        raise typer.BadParameter(error.message) from None
+
+
+def parse_seconds(value: str) -> float:
+    """A number of seconds, not less than 0.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise typer.BadParameter(f"{value!r} is not a number of seconds")
+    return seconds
+
+
 def parse_label(value: str) -> str:
     """Check that `value` is `key=value`.
 
@@ -124,6 +152,8 @@ Wait = Annotated[bool, typer.Option("--wait", help="Return when it is done.")]
 Timeout = Annotated[
     float | None,
     typer.Option(
-        min=0.0, metavar="SECONDS", help="Stop waiting after so long (exit code 1); what was asked for goes on."
+        parser=parse_seconds,
+        metavar="SECONDS",
+        help="Stop waiting after so long (exit code 1); what was asked for goes on.",
     ),
 ]

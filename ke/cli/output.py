@@ -15,7 +15,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ke.cli.text import age, clean, count, duration, local_time, printable, shorten, size
+from ke.cli.text import age, clean, count, duration, local_time, money, printable, shorten, size
+from ke.cli.wording import option_of
 
 Document = Mapping[str, Any]
 STATUS_STYLE: Final[Mapping[str, str]] = {
@@ -31,10 +32,11 @@ STATUS_STYLE: Final[Mapping[str, str]] = {
     "cleanup_failed": "red",
 }
 SNIPPET_CHARS: Final = 320
+_DRY_RUN: Final = "dry run: nothing was deleted"
 _BLANKS: Final = re.compile(r"\s+")
 PIPE_WIDTH: Final = 1000
 """Columns of a table that goes to a file or a pipe: nothing is cut."""
-STORES: Final = ("vectors", "sources", "extractions", "entities", "records", "dead_letters")
+STORES: Final = ("vectors", "sources", "extractions", "entities", "records", "dead_letters", "pages")
 COUNTERS: Final = (
     ("pages fetched", "pages_fetched"),
     ("pages failed", "pages_failed"),
@@ -112,6 +114,15 @@ def counters_of(job: Document) -> Document:
     return found if isinstance(found, Mapping) else {}
 
 
+def limits_of(job: Document) -> str:
+    """The limits that left something of a job undone, as options: `--max-pages 500`; "" when there are none."""
+    params = job.get("params") or {}
+    extract = params.get("extract") or params
+    values = {**(params.get("limits") or {}), "max_tokens": extract.get("max_tokens")}
+    names = (job.get("result") or {}).get("limits_reached") or []
+    return ", ".join(f"{option_of(name)} {values.get(name) or ''}".strip() for name in names)
+
+
 def job_list(out: Console, page: Document) -> None:
     """One line a job."""
     jobs = page.get("data") or []
@@ -161,6 +172,7 @@ def job_detail(out: Console, job: Document) -> None:
             ("retry at work", job.get("retry_id")),
             ("waiting for", job.get("waiting_for") or None),
             ("error", f"{error.get('type')}: {error.get('message')}" if error else None),
+            ("stopped by", limits_of(job) or None),
             ("created", local_time(job.get("created_at"))),
             ("started", local_time(job.get("started_at")) if job.get("started_at") else None),
             ("completed", local_time(job.get("completed_at")) if job.get("completed_at") else None),
@@ -171,6 +183,8 @@ def job_detail(out: Console, job: Document) -> None:
     numbers = [(name, count(done.get(key))) for name, key in COUNTERS if done.get(key)]
     if done.get("bytes"):
         numbers.append(("downloaded", size(done["bytes"])))
+    if done.get("cost_micros"):
+        numbers.append(("cost", money(done["cost_micros"])))
     if numbers:
         out.print()
         _facts(out, numbers)
@@ -209,12 +223,12 @@ def cleanup_receipt(out: Console, receipt: Document) -> None:
     _facts(
         out,
         (
-            ("receipt", receipt.get("id")),
+            ("receipt", None if receipt.get("status") == "planned" else receipt.get("id")),
             ("project", receipt.get("project")),
             ("jobs", receipt.get("jobs")),
             ("source", receipt.get("source_id")),
             ("job", receipt.get("job_id")),
-            ("status", _status(receipt.get("status") or "dry run: nothing was deleted")),
+            ("status", _status(_DRY_RUN if receipt.get("status") == "planned" else receipt.get("status"))),
             ("error", receipt.get("error")),
         ),
     )
@@ -234,6 +248,9 @@ def search_hits(out: Console, answer: Document) -> None:
     hits = answer.get("data") or []
     if not hits:
         out.print("Nothing found.")
+    if answer.get("embedders"):
+        names = " or ".join(answer["embedders"])
+        out.print(f"Nothing here was embedded by the embedder asked: try --embedder {names}.", style="yellow")
     for number, hit in enumerate(hits, start=1):
         score = hit.get("score")
         heading = Text(f"{number:>2}. ", style="dim")
@@ -257,6 +274,19 @@ def _snippet(hit: Document) -> Text:
         shown.append(_BLANKS.sub(" ", printable(text[place:first]))).append(printable(text[first:last]), style="bold")
         place = last
     return shown.append(_BLANKS.sub(" ", printable(text[place:])))
+
+
+def project_list(out: Console, page: Document) -> None:
+    """One line a project."""
+    projects = page.get("data") or []
+    if not projects:
+        out.print("No projects.")
+        return
+    table = _table(("NAME", "JOBS"), numbers=("JOBS",))
+    for project in projects:
+        table.add_row(_cell(project.get("name")), count(project.get("jobs")))
+    out.print(table)
+    next_page(page)
 
 
 def source_list(out: Console, page: Document) -> None:

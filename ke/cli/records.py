@@ -1,4 +1,4 @@
-"""`ke receipts`, `ke retries`, `ke sources`, `ke projects`: what jobs leave behind."""
+"""`ke receipts`, `ke retries`, `ke sources`: what jobs leave behind."""
 
 from typing import Annotated
 
@@ -6,13 +6,24 @@ import typer
 
 from ke.cli import output
 from ke.cli.jobs import show_cleanup
-from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, ReceiptId, RetryId, SourceId, Timeout, Wait
+from ke.cli.options import (
+    ApiUrl,
+    Cursor,
+    DryRun,
+    JobId,
+    Json,
+    Limit,
+    ReceiptId,
+    RetryId,
+    SourceId,
+    Timeout,
+    Wait,
+)
 from ke.cli.receipts import clean_up
 from ke.cli.session import call
 
 receipts = typer.Typer(no_args_is_help=True, help="The receipts of cleanups; they outlive what they are of.")
 retries = typer.Typer(no_args_is_help=True, help="Retries of dead letters; `ke dead-letters retry` starts one.")
-projects = typer.Typer(no_args_is_help=True, help="What the jobs of a project made, together.")
 sources = typer.Typer(no_args_is_help=True, help="The documents that jobs have stored.")
 
 
@@ -61,30 +72,9 @@ def forget_source(
     as_json: Json = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Delete one source with all that was made of it: vectors, extractions, entities, its place in the frontier."""
+    """Delete one source with all that was made of it: vectors, extractions, entities, records, dead letters, pages."""
     clean_up(
         lambda ke: ke.forget_source(source, dry_run=dry_run),
-        wait=wait,
-        timeout_s=timeout,
-        as_json=as_json,
-        api_url=api_url,
-    )
-
-
-@projects.command("cleanup")
-def clean_up_project(
-    project: Annotated[str, typer.Argument(metavar="NAME", help="The project's name.")],
-    *,
-    dry_run: DryRun = False,
-    delete_record: Annotated[bool, typer.Option("--delete-record", help="Delete the jobs' records too.")] = False,
-    wait: Wait = False,
-    timeout: Timeout = None,
-    as_json: Json = False,
-    api_url: ApiUrl = None,
-) -> None:
-    """Delete all that the ended jobs of a project made; refused while it has active jobs."""
-    clean_up(
-        lambda ke: ke.cleanup_project(project, dry_run=dry_run, delete_record=delete_record),
         wait=wait,
         timeout_s=timeout,
         as_json=as_json,

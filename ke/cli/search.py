@@ -1,13 +1,21 @@
 """`ke search`: ask what the jobs have stored."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ke.cli import output
-from ke.cli.options import ApiUrl, Json, parse_job_id
+from ke.cli.errors import wrong_usage
+from ke.cli.options import ApiUrl, Json, parse_job_id, parse_project
+from ke.cli.projects import say_where
 from ke.cli.session import call
+
+if TYPE_CHECKING:
+    from ke.client import KnowledgeExtractionClient
 
 
 class Mode(StrEnum):
@@ -29,7 +37,9 @@ def search(
         list[str] | None,
         typer.Option(metavar="JOB", parser=parse_job_id, help="Only what this job extracted; may be repeated."),
     ] = None,
-    project: Annotated[str | None, typer.Option(metavar="NAME", help="Only this project.")] = None,
+    project: Annotated[
+        str | None, typer.Option(metavar="NAME", parser=parse_project, help="Only this project.")
+    ] = None,
     url_prefix: Annotated[str | None, typer.Option(metavar="URL", help="Only sources whose URL begins so.")] = None,
     language: Annotated[
         str | None, typer.Option(metavar="CODE", help="Only sources in this language, as `en`; en-gb is en too.")
@@ -58,9 +68,11 @@ def search(
     api_url: ApiUrl = None,
 ) -> None:
     """Find the passages that answer a question, by meaning and by words."""
-    found = call(
-        api_url,
-        lambda ke: ke.search_answer(
+    if entity_label is not None and entity is None:
+        raise wrong_usage("--entity-label goes with --entity only")
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        answer = await ke.search_answer(
             query,
             mode=mode.value if mode else None,
             job_ids=job or None,
@@ -75,6 +87,9 @@ def search(
             distinct_sources=False if every_chunk else None,
             embedder=embedder,
             rerank=rerank,
-        ),
-    )
-    output.emit(found, output.search_hits, as_json=as_json)
+        )
+        if project is not None and not answer["data"]:
+            await say_where(ke, project, must_exist=True)
+        return answer
+
+    output.emit(call(api_url, work), output.search_hits, as_json=as_json)

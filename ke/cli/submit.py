@@ -9,10 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ke.cli import output
+from ke.cli.errors import wrong_usage
 from ke.cli.jobs import watch_to_end
-from ke.cli.options import ApiUrl, Json, Timeout, labels_of, parse_job_id, parse_label, parse_source_id
-from ke.cli.record_options import Instructions, MaxTokens, Model, Schema, record_options
+from ke.cli.options import (
+    ApiUrl,
+    Json,
+    Timeout,
+    labels_of,
+    parse_job_id,
+    parse_label,
+    parse_project,
+    parse_seconds,
+    parse_source_id,
+)
+from ke.cli.record_options import Instructions, MaxTokens, Model, Schema, check_records, record_options
 from ke.cli.session import call
+from ke.cli.wording import option_of
 
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
@@ -29,6 +41,9 @@ ChunkSize = Annotated[
     int | None, typer.Option(metavar="N", help="Sources in a batch of the extraction; all in one pass when not given.")
 ]
 ChunkTokens = Annotated[int | None, typer.Option(metavar="N", help="Tokens in a chunk, at most (256 by default).")]
+Embedder = Annotated[
+    str | None, typer.Option(metavar="NAME", help="What makes the vectors: wordllama (the default), or minilm.")
+]
 NoEntities = Annotated[bool, typer.Option("--no-entities", help="Do not look for named entities.")]
 RecrawlOf = Annotated[
     str | None,
@@ -49,7 +64,7 @@ ForgetReplaced = Annotated[
 Rendered = Annotated[
     bool, typer.Option("--browser", help="Let the worker's Chromium run the pages' scripts before they are read.")
 ]
-Project = Annotated[str, typer.Option(metavar="NAME", help="What the job belongs to.")]
+Project = Annotated[str, typer.Option(metavar="NAME", parser=parse_project, help="What the job belongs to.")]
 Labels = Annotated[
     list[str] | None,
     typer.Option("--label", metavar="KEY=VALUE", parser=parse_label, help="A label of yours; may be repeated."),
@@ -77,6 +92,8 @@ def crawl(
     *,
     max_pages: Annotated[int | None, typer.Option(metavar="N", help="Pages, at most (500 by default).")] = None,
     max_depth: Annotated[int | None, typer.Option(metavar="N", help="Links from a seed, at most (5).")] = None,
+    max_bytes: Annotated[int | None, typer.Option(metavar="N", help="Bytes of all pages, at most.")] = None,
+    max_seconds: Annotated[int | None, typer.Option(metavar="N", help="Seconds of fetching, at most.")] = None,
     include: Annotated[
         list[str] | None, typer.Option(metavar="REGEX", help="Follow only URLs that match one of these.")
     ] = None,
@@ -85,11 +102,16 @@ def crawl(
         list[str] | None,
         typer.Option(metavar="NAME", help="Leave this query parameter out of every URL; * for any characters (utm_*)."),
     ] = None,
+    any_host: Annotated[
+        bool, typer.Option("--any-host", help="Follow links to other hosts than those of the seeds too.")
+    ] = False,
+    no_sitemaps: Annotated[bool, typer.Option("--no-sitemaps", help="Do not read the sites' sitemaps.")] = False,
     no_robots: Annotated[
         bool, typer.Option("--no-robots", help="Ignore robots.txt: only for sites that are yours.")
     ] = False,
     delay: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Between two requests to one host (0 by default).")
+        float | None,
+        typer.Option(metavar="SECONDS", parser=parse_seconds, help="Between two requests to one host (0 by default)."),
     ] = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", help="Requests to one host at once (8).")] = None,
     recrawl_of: RecrawlOf = None,
@@ -99,6 +121,7 @@ def crawl(
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
+    embedder: Embedder = None,
     no_entities: NoEntities = False,
     schema: Schema = None,
     instructions: Instructions = "",
@@ -114,16 +137,19 @@ def crawl(
     api_url: ApiUrl = None,
 ) -> None:
     """Fetch a site from these seeds and its sitemaps, within limits, and extract what it says."""
-    limits = _given(max_pages=max_pages, max_depth=max_depth)
+    limits = _given(max_pages=max_pages, max_depth=max_depth, max_bytes=max_bytes, max_seconds=max_seconds)
     scope = _given(
         include=include or None,
         exclude=exclude or None,
         drop_params=drop_param or None,
+        same_host=False if any_host else None,
+        sitemaps=False if no_sitemaps else None,
         robots=False if no_robots else None,
     )
     rate = _given(concurrency=concurrency, delay_s=delay)
     asked = record_options(schema, instructions, model, max_tokens)
-    spec = _extract_spec(chunk_size, chunk_tokens, asked, no_entities=no_entities) if extract else None
+    spec = _extract_spec(chunk_size, chunk_tokens, embedder, asked, no_entities=no_entities)
+    wanted = _spec_of_pages(spec, extract=extract)
 
     def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
         return ke.submit_crawl(
@@ -132,7 +158,7 @@ def crawl(
             scope=scope or None,
             rate=rate or None,
             reading=reading,
-            extract=spec,
+            extract=wanted,
             recrawl_of=recrawl_of,
             forget_replaced=forget_replaced,
             browser=browser,
@@ -154,6 +180,7 @@ def scrape(
     extract: Extract = True,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
+    embedder: Embedder = None,
     no_entities: NoEntities = False,
     schema: Schema = None,
     instructions: Instructions = "",
@@ -170,12 +197,13 @@ def scrape(
 ) -> None:
     """Fetch exactly these pages, and extract what they say."""
     asked = record_options(schema, instructions, model, max_tokens)
-    spec = _extract_spec(chunk_size, chunk_tokens, asked, no_entities=no_entities) if extract else None
+    spec = _extract_spec(chunk_size, chunk_tokens, embedder, asked, no_entities=no_entities)
+    wanted = _spec_of_pages(spec, extract=extract)
 
     def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
         return ke.submit_scrape(
             urls,
-            extract=spec,
+            extract=wanted,
             recrawl_of=recrawl_of,
             forget_replaced=forget_replaced,
             reading=reading,
@@ -200,6 +228,7 @@ def extract(
     ] = None,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
+    embedder: Embedder = None,
     no_entities: NoEntities = False,
     schema: Schema = None,
     instructions: Instructions = "",
@@ -216,9 +245,10 @@ def extract(
 ) -> None:
     """Turn stored sources into chunks, vectors and entities."""
     if (job is None) == (not source):
-        raise typer.BadParameter("say either --job or --source, and not both")
+        raise wrong_usage("say either --job or --source, and not both")
     asked = record_options(schema, instructions, model, max_tokens)
-    spec = _extract_spec(chunk_size, chunk_tokens, asked, no_entities=no_entities)
+    spec = _extract_spec(chunk_size, chunk_tokens, embedder, asked, no_entities=no_entities)
+    check_records(spec)
 
     def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
         return ke.submit_extract(
@@ -234,11 +264,26 @@ def extract(
 
 
 def _extract_spec(
-    chunk_size: int | None, chunk_tokens: int | None, asked: dict[str, Any], *, no_entities: bool
+    chunk_size: int | None, chunk_tokens: int | None, embedder: str | None, asked: dict[str, Any], *, no_entities: bool
 ) -> dict[str, Any]:
     """The `extract` member of a job: only what was asked for, so that the gateway's defaults hold for the rest."""
-    spec = _given(chunk_size=chunk_size, chunk_tokens=chunk_tokens) | asked
+    spec = _given(chunk_size=chunk_size, chunk_tokens=chunk_tokens, embedder=embedder) | asked
     return spec | {"entities": None} if no_entities else spec
+
+
+def _spec_of_pages(spec: dict[str, Any], *, extract: bool) -> dict[str, Any] | None:
+    """The same where there may be no extraction at all: None.
+
+    Raises:
+        CommandFailed: None is wanted, and yet something is said about it; or about records, without a schema.
+    """
+    if extract:
+        check_records(spec)
+        return spec
+    if spec:
+        option = option_of(next(iter(spec)))
+        raise wrong_usage(f"--no-extract and {option} do not go together: without extraction {option} has no effect")
+    return None
 
 
 def _given(**members: Any) -> dict[str, Any]:

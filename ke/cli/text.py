@@ -46,6 +46,14 @@ def size(value_bytes: Any) -> str:
     return f"{value / _KIB:.1f} TiB"
 
 
+def money(micros: Any) -> str:
+    """Millionths of whatever currency the operator's prices are in, as that: `0.0123`, `2.50`."""
+    if not isinstance(micros, int):
+        return "-"
+    whole, part = divmod(micros, 1_000_000)
+    return f"{whole:,}.{f'{part:06}'.rstrip('0'):0<2}"
+
+
 def duration(seconds: Any) -> str:
     """Seconds as people say them: `0.42 s`, `12.3 s`, `4 min 05 s`, `2 h 10 min`, `3 d 4 h`."""
     if not isinstance(seconds, int | float):

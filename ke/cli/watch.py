@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ke.cli.errors import CommandFailed, ExitCode
-from ke.cli.output import STATUS_STYLE, console, counters_of, letters
-from ke.cli.text import clean, count, duration, size
+from ke.cli.output import STATUS_STYLE, console, counters_of, letters, limits_of
+from ke.cli.text import clean, count, duration, money, size
 from ke.contracts.jobs import TERMINAL
 from ke.contracts.retries import RetryStatus
 
@@ -110,9 +110,13 @@ def summary(job: Job) -> str:
         parts.append(letters(done["dead_letters"]))
     if done.get("bytes"):
         parts.append(size(done["bytes"]))
+    if done.get("cost_micros"):
+        parts.append(f"cost {money(done['cost_micros'])}")
+    if limits := limits_of(job):
+        parts.append(f"stopped by {limits}")
     waiting = job.get("waiting_for")
     if waiting and str(job.get("status")) not in TERMINAL:
-        parts.append(f"waiting for {clean(waiting)}")
+        parts.append(f"waiting: {clean(waiting)}")
     return f"{job.get('status')}: {', '.join(parts)}" if parts else str(job.get("status"))
 
 

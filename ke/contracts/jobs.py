@@ -1,9 +1,13 @@
 """What a job is: its kinds, states and transitions, what it is given and what it reports."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final, Self
+
+PROJECT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a project can be called."""
 
 
 class JobKind(StrEnum):

@@ -157,6 +157,7 @@ class ChatClient:
         self._modes: OrderedDict[str, Mode] = OrderedDict()
         self._limit_names: dict[str, str] = {}
         version = "" if httpx.URL(endpoint.url).path.strip("/") else "/v1"
+        self._host = httpx.URL(endpoint.url).netloc.decode("ascii", "replace")  # without a user and password
         self._url = f"{endpoint.url.rstrip('/')}{version}/chat/completions"
         # No proxy or .netrc of the environment, and no redirect: the operator named one place, and the key goes there.
         self._http = httpx.AsyncClient(
@@ -237,7 +238,7 @@ class ChatClient:
             ):
                 return response.status_code, response.headers, await _read(response)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            self.turnstile.pause("the endpoint of the language model cannot be reached")
+            self.turnstile.pause(f"the endpoint of the language model at {self._host} cannot be reached")
             raise ModelUnavailable("The endpoint of the language model cannot be reached.") from error
         except (TimeoutError, httpx.TimeoutException) as error:
             raise ModelSilent(f"The model did not answer within {self.endpoint.timeout_s:g} s.") from error
@@ -248,7 +249,7 @@ class ChatClient:
         """The error that a status means; calls pause where it concerns them all."""
         if status in _BUSY:
             self.turnstile.pause(
-                f"rate limit: the endpoint of the language model asked for a pause (HTTP {status})",
+                f"rate limit: the endpoint of the language model asked for a pause (HTTP {status} from {self._host})",
                 retry_after_s(headers.get("retry-after")),
             )
             return Busy(f"HTTP {status}")
@@ -257,8 +258,8 @@ class ChatClient:
             return ModelRejected(f"HTTP {status} for the model {question.model}.")
         if status in _NOT_LET_IN or 300 <= status < 400:  # noqa: PLR2004  (the redirects)
             # Without its words: some endpoints repeat a part of the key in them.
-            reason = f"the endpoint of the language model refuses our calls (HTTP {status}): look at KE_LLM_URL, "
-            self.turnstile.pause(reason + "KE_LLM_API_KEY and the model's name")
+            reason = f"the endpoint of the language model refuses our calls (HTTP {status}): look at KE_LLM_URL "
+            self.turnstile.pause(f"{reason}({self._host}), KE_LLM_API_KEY and the model's name")
             return NotLetIn(f"The endpoint of the language model refuses our calls (HTTP {status}).")
         if status in _FAILED or status >= 500:  # noqa: PLR2004  (the server's own errors)
             return ModelFailed(f"HTTP {status}: {told}")

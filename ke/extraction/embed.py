@@ -66,6 +66,11 @@ _EMBEDDERS: Final = {
 }
 
 
+def embedder_names() -> list[str]:
+    """The names of all embedders, of those too that are not installed."""
+    return sorted(_EMBEDDERS)
+
+
 def find_embedder(name: str) -> Embedder:
     """The embedder of this name.
 
@@ -76,7 +81,7 @@ def find_embedder(name: str) -> Embedder:
     try:
         found = _EMBEDDERS[name]
     except KeyError:
-        known = ", ".join(sorted(_EMBEDDERS))
+        known = ", ".join(embedder_names())
         raise InvalidInput(f"there is no embedder {name[:100]!r}; known: {known}") from None
     if missing := found.missing():
         raise InvalidInput(

@@ -27,9 +27,12 @@ from ke.storage.database import Database
 from ke.storage.extract_queue import skip_open_tasks
 from ke.storage.frontier import SKIP_BATCH, skip_open_pages
 from ke.storage.jobs import JobRow, get_job, move_job
+from ke.storage.limits import limits_reached
 from ke.storage.record_queue import OPEN, skip_open_records
 from ke.storage.tables import entity_tasks, extraction_tasks, pages
 
+LIMITS_REACHED: Final = "limits_reached"
+"""The member of a result that names the limits which left something undone."""
 MAX_LISTED_SKIPPED: Final = 100
 """Skipped sources that a result names; the rest are in the list of the job's sources."""
 
@@ -191,24 +194,26 @@ async def _result(
     receipt: CancellationReceipt | None,
     now: datetime,
 ) -> dict[str, Any]:
-    result = await counted_result(connection, row.id, counters)
+    result = await counted_result(connection, row, counters)
     result["elapsed_s"] = round((now - (row.started_at or now)).total_seconds(), 3)
     if receipt is not None:
         result["cancellation"] = asdict(receipt)
     return result
 
 
-async def counted_result(connection: AsyncConnection, job_id: uuid.UUID, counters: Counters) -> dict[str, Any]:
-    """The part of a result that is counted: the counters, and the first of the skipped sources."""
+async def counted_result(connection: AsyncConnection, row: JobRow, counters: Counters) -> dict[str, Any]:
+    """The part of a result that is counted: the counters, the first of the skipped sources, and what cut it short."""
     result: dict[str, Any] = asdict(counters)
     if counters.sources_skipped:
         skipped = await connection.execute(
             sa.select(extraction_tasks.c.source_id)
-            .where(extraction_tasks.c.job_id == job_id, extraction_tasks.c.state == "skipped")
+            .where(extraction_tasks.c.job_id == row.id, extraction_tasks.c.state == "skipped")
             .order_by(extraction_tasks.c.source_id)
             .limit(MAX_LISTED_SKIPPED)
         )
         result["skipped_source_ids"] = [str(source) for source in skipped.scalars()]
+    if limits := await limits_reached(connection, row, counters):
+        result[LIMITS_REACHED] = limits
     return result
 
 

@@ -147,6 +147,38 @@ async def list_jobs(
     return [_row(record) for record in await connection.execute(statement)]
 
 
+@dataclass(frozen=True, slots=True)
+class ProjectRow:
+    """A project, as its jobs tell it."""
+
+    seq: int
+    """Of its first job."""
+    name: str
+    jobs: int
+    """Those whose record is not deleted."""
+
+
+async def list_projects(connection: AsyncConnection, *, limit: int, after_seq: int | None = None) -> list[ProjectRow]:
+    """The projects of which something is left, a job or what one made, in the order of their first jobs."""
+    first = sa.func.min(jobs.c.seq)
+    statement = (
+        sa.select(first, jobs.c.project, sa.func.count().filter(jobs.c.deleted_at.is_(None)))
+        .where(sa.or_(jobs.c.deleted_at.is_(None), jobs.c.artifacts != Artifacts.CLEANED.value))
+        .group_by(jobs.c.project)
+        .order_by(first)
+        .limit(limit)
+    )
+    if after_seq is not None:
+        statement = statement.having(first > after_seq)
+    return [ProjectRow(*record) for record in await connection.execute(statement)]
+
+
+async def missing_jobs(connection: AsyncConnection, job_ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of the ids of which there never was a job; a deleted one has left its row."""
+    found = await connection.execute(sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids)))
+    return set(job_ids) - set(found.scalars())
+
+
 async def set_run_id(
     connection: AsyncConnection, job_id: uuid.UUID, run_id: str, *, namespace_id: str | None = None
 ) -> JobRow | None:

@@ -14,6 +14,11 @@ SKIP_BATCH: Final = 10_000
 """Sources that one transaction skips, at most."""
 
 
+def budget_spent(tokens: int | None) -> str:
+    """Why the sources are skipped that a budget of so many tokens does not cover."""
+    return f"the budget of {tokens} tokens covers no further call"
+
+
 def first_record_state(job_id: uuid.UUID) -> sa.ColumnElement[str | None]:
     """The state in which a new task begins: `pending` where the job has a schema, else null."""
     flat, nested = jobs.c.params["schema"], jobs.c.params["extract"]["schema"]

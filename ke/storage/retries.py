@@ -14,7 +14,7 @@ from ke.contracts.errors import Conflict, Fenced, NotFound
 from ke.contracts.jobs import TERMINAL, Artifacts, CollectSpec, Counters, CrawlLimits, JobError, Lane
 from ke.contracts.params import specs_of
 from ke.contracts.retries import CloseRetry, LetterFilter, OpenedRetry, RetryInput, RetryOutcome, RetryStatus
-from ke.storage.closing import counted_result, outcome_of
+from ke.storage.closing import LIMITS_REACHED, counted_result, outcome_of
 from ke.storage.counting import count_job
 from ke.storage.database import Database
 from ke.storage.dead_letters import fits
@@ -303,8 +303,9 @@ async def _close(
             while await bury(connection, row.id, limit):
                 progress()
         counters, _ = await count_job(connection, row.id, progress)
-        counted = await counted_result(connection, row.id, counters)
-        kept = {name: value for name, value in (row.result or {}).items() if name != "skipped_source_ids"}
+        counted = await counted_result(connection, row, counters)
+        lists = {"skipped_source_ids", LIMITS_REACHED}
+        kept = {name: value for name, value in (row.result or {}).items() if name not in lists}
         await connection.execute(
             sa.update(jobs).where(jobs.c.id == row.id).values(result=kept | counted, retry_id=None)
         )

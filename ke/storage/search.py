@@ -206,5 +206,17 @@ async def project_jobs(connection: AsyncConnection, project: str) -> list[uuid.U
     return None if len(found) > MAX_PROJECT_JOBS else found
 
 
+async def embedders_of(
+    connection: AsyncConnection, names: Sequence[str], matching: ChunkFilter = ChunkFilter()
+) -> list[str]:
+    """Those of the embedders by which a chunk was embedded that may be shown and fits the filter."""
+    found = []
+    for name in names:
+        one = showable([extractions.c.id], matching).where(extractions.c.embedder == name).limit(1)
+        if (await connection.execute(one)).first() is not None:
+            found.append(name)
+    return found
+
+
 def _uuids(ids: Sequence[uuid.UUID]) -> sa.ColumnElement[Any]:
     return sa.bindparam(None, list(ids), type_=sa.ARRAY(sa.UUID(as_uuid=True)), unique=True)

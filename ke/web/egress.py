@@ -108,9 +108,13 @@ class EgressPolicy:
         host = key.rpartition(":")[0].removeprefix("[").removesuffix("]")
         name = host.rstrip(".")
         if name == "localhost" or name.endswith(".localhost"):
-            raise FetchRefused(f"{key} is this machine, and the operator has not allowed it")
+            raise FetchRefused(
+                f"{key} is this machine, and the operator has not allowed it: KE_FETCH_ALLOW={key} would"
+            )
         if _is_address(host) and not is_public(host):
-            raise FetchRefused(f"{key} is not a public address, and the operator has not allowed it")
+            raise FetchRefused(
+                f"{key} is not a public address, and the operator has not allowed it: KE_FETCH_ALLOW={key} would"
+            )
         return canonical
 
     def admit(self, host: str, port: int, addresses: list[str]) -> list[str]:

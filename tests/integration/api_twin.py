@@ -76,6 +76,9 @@ class ApiTwin:
     hits: list[dict[str, Any]] = field(default_factory=list)
     entity: dict[str, Any] = field(default_factory=lambda: {"id": str(uuid.uuid4()), **ENTITY})
     complete: bool = True
+    embedders: list[str] | None = None
+    projects: list[str] = field(default_factory=lambda: ["default", "docs"])
+    has_entities: bool = True
     sources: list[dict[str, Any]] = field(default_factory=list)
     letters: list[dict[str, Any]] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -136,6 +139,7 @@ class ApiTwin:
                 web.post("/jobs/{id}/dead-letters/retry", self._retry),
                 web.get("/retries/{id}", self._read_retry),
                 web.delete("/sources/{id}", self._forget),
+                web.get("/projects", self._projects),
                 web.post("/projects/{name}/cleanup", self._clean_project),
                 web.get("/cleanups/{id}", self._receipt),
                 web.post("/search", self._search),
@@ -342,9 +346,14 @@ class ApiTwin:
         return web.json_response(self.retry)
 
     async def _search(self, _: web.Request) -> web.Response:
-        return web.json_response({"data": self.hits, "complete": self.complete})
+        return web.json_response({"data": self.hits, "complete": self.complete, "embedders": self.embedders})
+
+    async def _projects(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"name": name, "jobs": 1} for name in self.projects], "next_cursor": None})
 
     async def _entities(self, _: web.Request) -> web.Response:
+        if not self.has_entities:
+            return web.json_response({"data": [], "next_cursor": None})
         return web.json_response({"data": [self.entity], "next_cursor": "more"})
 
     async def _entity(self, _: web.Request) -> web.Response:

@@ -73,8 +73,9 @@ def test_crawl_sends_only_what_was_asked_for(ke: RunKe, api: ApiTwin) -> None:
 def test_crawl_passes_every_option_on(ke: RunKe, api: ApiTwin) -> None:
     """Limits, scope, rate, reading, extraction, project, labels and key reach the gateway where it expects them."""
     options = "--max-pages 9 --max-depth 2 --include a --include b --exclude c --no-robots --delay 0.5 --concurrency 3"
-    options += " --reading fast"
-    more = "--chunk-size 7 --chunk-tokens 99 --no-entities --project docs --label team=x --label k=v=w --key k1"
+    options += " --reading fast --max-bytes 10 --max-seconds 20 --any-host --no-sitemaps"
+    more = "--chunk-size 7 --chunk-tokens 99 --embedder minilm --no-entities --project docs"
+    more += " --label team=x --label k=v=w --key k1"
     earlier = str(uuid.uuid4())
     anew = f"--recrawl-of job-{earlier} --browser --drop-param utm_* --drop-param gclid"
     ke("crawl", "https://example.com/", *options.split(), *more.split(), *anew.split())
@@ -82,13 +83,20 @@ def test_crawl_passes_every_option_on(ke: RunKe, api: ApiTwin) -> None:
     assert call.body == {
         "kind": "crawl",
         "seeds": ["https://example.com/"],
-        "limits": {"max_pages": 9, "max_depth": 2},
-        "scope": {"include": ["a", "b"], "exclude": ["c"], "drop_params": ["utm_*", "gclid"], "robots": False},
+        "limits": {"max_pages": 9, "max_depth": 2, "max_bytes": 10, "max_seconds": 20},
+        "scope": {
+            "include": ["a", "b"],
+            "exclude": ["c"],
+            "drop_params": ["utm_*", "gclid"],
+            "same_host": False,
+            "sitemaps": False,
+            "robots": False,
+        },
         "recrawl_of": earlier,
         "browser": True,
         "rate": {"concurrency": 3, "delay_s": 0.5},
         "reading": "fast",
-        "extract": {"chunk_size": 7, "chunk_tokens": 99, "entities": None},
+        "extract": {"chunk_size": 7, "chunk_tokens": 99, "embedder": "minilm", "entities": None},
         "project": "docs",
         "labels": {"team": "x", "k": "v=w"},
     }
@@ -308,7 +316,7 @@ def test_delete_asks_what_becomes_of_the_artifacts(ke: RunKe, api: ApiTwin) -> N
     job = api.add_job("completed")
     refused = ke("jobs", "delete", job)
     assert refused.returncode == 3
-    assert "?cleanup=true" in refused.stderr
+    assert "delete with --cleanup, or keep them with --keep-artifacts" in refused.stderr
     assert document(ke("jobs", "delete", job, "--keep-artifacts", "--json")) == {"id": job, "deleted": True}
     assert ke("jobs", "get", job).returncode == 4
 
@@ -347,6 +355,7 @@ def test_search_sends_every_filter_that_is_given(ke: RunKe, api: ApiTwin) -> Non
         "embedder": "minilm",
         "rerank": "minilm",
     }
+    api.hits = [{"text": "a lamp", "score": 0.5, "url": "https://e.com/", "id": "1"}]
     given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
     assert ke("search", "lamps", *given, "--job", job, "--every-chunk", "--json").returncode == 0
     expected = {"query": "lamps", "limit": 5, "job_ids": [job], "distinct_sources": False, **options}
@@ -449,7 +458,7 @@ def test_refused_input_is_exit_code_2_and_says_which_field(ke: RunKe) -> None:
     """422 passes through with the place that is wrong."""
     done = ke("crawl", "ftp://example.com/")
     assert done.returncode == 2
-    assert done.stderr == "error: /seeds/0: Only http and https URLs are fetched.\n"
+    assert done.stderr == "error: URL 1: Only http and https URLs are fetched.\n"
 
 
 def test_a_dependency_that_is_down_is_exit_code_5(ke: RunKe, api: ApiTwin) -> None:

@@ -11,9 +11,11 @@ from aiohttp import web
 from temporalio.testing import ActivityEnvironment
 
 from ke.contracts.errors import WorkLost
-from ke.contracts.jobs import FetchRate, Reading
+from ke.contracts.jobs import CollectSpec, FetchRate, Reading
 from ke.runtime.pool import CpuPool
+from ke.storage.closing import LIMITS_REACHED
 from ke.storage.database import Database
+from ke.storage.jobs import get_job
 from tests.integration.lanes import Lanes, running_site
 
 ROOT = Path(__file__).parents[2]
@@ -193,3 +195,24 @@ async def test_a_job_chooses_how_its_pages_are_read(lanes: Lanes, reading: Readi
             "SELECT metadata->>'reader' FROM sources WHERE job_id = $1", (uuid.UUID(piece.job_id),)
         )
         assert [row[0] for row in rows] == [reader]
+
+
+async def _reached(lanes: Lanes, spec: CollectSpec) -> list[str] | None:
+    job_id, _ = await lanes.whole(spec)
+    async with lanes.database.transaction() as connection:
+        row = await get_job(connection, uuid.UUID(job_id))
+    assert row.result is not None
+    found: list[str] | None = row.result.get(LIMITS_REACHED)
+    return found
+
+
+async def test_result_names_the_limits_that_left_something(lanes: Lanes) -> None:
+    """Only where pages were left, and only the limits that are reached: one that fits exactly has cut nothing short."""
+    lanes.html("/", "/1", "/2", "/3")
+    for number in (1, 2, 3):
+        lanes.html(f"/{number}", head=f"<meta name='description' content='{'x' * 20_000}{number}'>")
+    assert await _reached(lanes, lanes.crawl(max_pages=2)) == ["max_pages"]
+    assert await _reached(lanes, lanes.crawl(max_pages=4)) is None
+    one_by_one = replace(lanes.crawl(max_bytes=30_000), rate=FetchRate(concurrency=1))
+    assert await _reached(lanes, one_by_one) == ["max_bytes"]
+    assert await _reached(lanes, replace(lanes.crawl(), urls=(f"{lanes.url}/", f"{lanes.url}/1"), follow=False)) is None

@@ -25,7 +25,7 @@ from ke.runtime.pool import CpuPool
 from ke.storage import extract_queue, record_rows
 from ke.storage.closing import end_job
 from ke.storage.database import Database
-from ke.storage.jobs import add_progress, lane_progress, open_job
+from ke.storage.jobs import add_progress, get_job, lane_progress, open_job
 from ke.storage.tables import dead_letters, extraction_tasks, records, sources
 from tests.llm_server import Call, LlmServer, Reply, open_llm
 
@@ -308,7 +308,8 @@ async def test_pause_is_kept_by_all_calls(database: Database, pool: CpuPool, llm
         report = await running
     assert (report.counters.records, report.counters.dead_letters, report.note) == (4, 0, "")
     assert llm.calls[2].at - llm.calls[0].at >= 1.9
-    assert any(note.startswith("rate limit: the endpoint of the language model asked for a pause") for note in notes)
+    told = f"rate limit: the endpoint of the language model asked for a pause (HTTP 429 from {llm.url.split('/')[2]})"
+    assert any(note.startswith(told) for note in notes)
     assert (await job.progress()).note == ""
 
 
@@ -323,6 +324,7 @@ async def test_operators_fault_costs_no_source(database: Database, pool: CpuPool
         await asyncio.sleep(2)
         progress = await job.progress()
         assert progress.note.startswith(f"the endpoint of the language model refuses our calls (HTTP {status})")
+        assert f"look at KE_LLM_URL ({llm.url.split('/')[2]})" in progress.note
         assert llm_key not in progress.note
         llm.script = [GOOD]
         report = await running
@@ -338,7 +340,8 @@ async def test_endpoint_that_is_away_is_waited_for(database: Database, pool: Cpu
     async with job.at(gone) as run:
         report = await run(max_seconds=1.5)
         assert (report.done, report.counters) == (False, Counters())
-        assert "cannot be reached" in report.note
+        host = gone.url.split("/")[2]
+        assert report.note.startswith(f"the endpoint of the language model at {host} cannot be reached")
         assert await job.states() == ["pending"]
         async with open_llm(int(gone.url.split(":")[2].split("/")[0])) as back:
             back.script = [GOOD]
@@ -490,6 +493,10 @@ async def test_budget_is_never_passed_and_the_rest_is_skipped(
     assert reasons == {"the budget of 6000 tokens covers no further call"}
     outcome = await end_job(database, CloseJob(job.piece.job_id))
     assert (outcome.status, outcome.counters.records_skipped) == (JobStatus.COMPLETED, counters.records_skipped)
+    async with database.transaction() as connection:
+        row = await get_job(connection, uuid.UUID(job.piece.job_id))
+    assert row.result is not None
+    assert row.result["limits_reached"] == ["max_tokens"]
 
 
 async def test_usage_that_is_not_told_is_estimated(database: Database, pool: CpuPool, llm: LlmServer) -> None:

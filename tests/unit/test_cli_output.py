@@ -1,17 +1,23 @@
 """How values read on a terminal, and which exit code an error gives."""
 
 import io
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import typer
+from pydantic import BaseModel
 from rich.console import Console
 
+from api.schemas import CrawlBody, ExtractBody, ExtractOptions, ScrapeBody, SearchBody
 from ke.cli import output
 from ke.cli.errors import ExitCode, code_for_status, detail_of
+from ke.cli.main import app
 from ke.cli.options import labels_of, parse_job_id, receipt_id
-from ke.cli.text import age, clean, count, duration, local_time, moment, printable, shorten, size
+from ke.cli.text import age, clean, count, duration, local_time, moment, money, printable, shorten, size
 from ke.cli.watch import summary
+from ke.cli.wording import option_of
 from ke.contracts.cleanup import STORES
 from ke.contracts.jobs import JobStatus
 from ke.contracts.naming import cleanup_id
@@ -98,6 +104,63 @@ def test_a_problems_detail_passes_untouched_and_further_fields_follow() -> None:
     assert detail_of({}) == "the gateway refused, without saying why"
 
 
+@pytest.mark.parametrize(
+    ("problem", "line"),
+    [
+        ({"pointer": "/limits/max_pages", "detail": "No."}, "--max-pages: No."),
+        ({"pointer": "/extract/chunk_tokens", "detail": "No."}, "--chunk-tokens: No."),
+        ({"pointer": "/rate/delay_s", "detail": "No."}, "--delay: No."),
+        ({"pointer": "/scope/include/3", "detail": "No."}, "--include: No."),
+        ({"pointer": "/seeds/2", "detail": "No."}, "URL 3: No."),
+        ({"pointer": "/labels/team", "detail": "No."}, "--label team: No."),
+        ({"parameter": "q", "detail": "No."}, "--name: No."),
+        ({"pointer": "/frobnicate", "detail": "No."}, "/frobnicate: No."),
+        ({"pointer": "", "detail": "date_from is after date_to."}, "--date-from is after --date-to."),
+    ],
+)
+def test_fields_are_told_by_their_options(problem: dict[str, str], line: str) -> None:
+    """Who typed options is not told of JSON pointers; what no option stands for keeps its name, as does the API's."""
+    place = problem.get("pointer") or problem.get("parameter") or "the body"
+    assert detail_of({"detail": f"{place}: {problem['detail']}", "errors": [problem]}) == line
+
+
+def test_every_field_of_a_job_and_of_a_search_has_its_option() -> None:
+    """A new field of the API is told by an option too, and each option that is told exists in a command."""
+    commands = [typer.main.get_command(app).commands[name] for name in ("crawl", "scrape", "extract", "search")]
+    known = {option for command in commands for parameter in command.params for option in _names(parameter)}
+    fields = (
+        set(names_of(CrawlBody)) | set(names_of(ScrapeBody)) | set(names_of(ExtractBody)) | set(names_of(SearchBody))
+    )
+    silent = {"kind", "browser", "mode", "distinct_sources", "extract"}  # flags and choices, which cannot be wrong
+    assert {option_of(f"/{name}") for name in fields - silent} <= known
+
+
+def _names(parameter: Any) -> list[str]:
+    names = [*parameter.opts, *parameter.secondary_opts]
+    return ["URL" if name == "urls" else name.upper() if name == "query" else name for name in names]
+
+
+def names_of(body: type[BaseModel]) -> Iterator[str]:
+    for name, field in body.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        part = ExtractOptions if name == "extract" else type(default)
+        if issubclass(part, BaseModel):
+            yield from names_of(part)
+        else:
+            yield field.alias or name
+
+
+def test_routes_are_told_by_their_commands() -> None:
+    """What the API tells to ask for next is told as a command."""
+    job = "0b7e2f0e-6a0f-4c1e-9a55-0d7f3f3f1c11"
+    assert detail_of({"detail": f"To delete what it made: POST /jobs/{job}/cleanup."}) == (
+        f"To delete what it made: ke jobs cleanup {job}."
+    )
+    assert detail_of({"detail": f"GET /cleanups/cleanup-{job} tells how far."}) == (
+        f"ke receipts get cleanup-{job} tells how far."
+    )
+
+
 def test_job_ids_are_read_from_workflow_and_receipt_names() -> None:
     """Whatever name of a job was at hand can be pasted."""
     job = "0b7e2f0e-6a0f-4c1e-9a55-0d7f3f3f1c11"
@@ -119,8 +182,37 @@ def test_a_summary_names_only_what_there_is() -> None:
     """Zeros are left out, and so is the waiting of a job that has ended."""
     progress = {"pages_fetched": 3, "pages_failed": 0, "bytes": 2048}
     assert summary({"status": "running", "progress": progress}) == "running: 3 pages, 2.0 KiB"
-    assert summary({"status": "queued", "waiting_for": "no worker"}) == "queued: waiting for no worker"
+    assert summary({"status": "queued", "waiting_for": "no worker"}) == "queued: waiting: no worker"
     assert summary({"status": "failed", "waiting_for": "no worker", "progress": {}}) == "failed"
+
+
+def test_a_job_that_was_cut_short_says_by_what_and_what_it_cost() -> None:
+    """Limits and budgets that left something undone are told as options, and money without a currency."""
+    params = {"limits": {"max_pages": 5}, "extract": {"max_tokens": 900}}
+    result = {"pages_fetched": 5, "cost_micros": 12_300, "limits_reached": ["max_pages", "max_tokens"]}
+    job = {"status": "completed", "params": params, "result": result}
+    assert summary(job) == "completed: 5 pages, cost 0.0123, stopped by --max-pages 5, --max-tokens 900"
+    shown = [line.split(maxsplit=2) for line in rendered(output.job_detail, job).splitlines()]
+    assert ["stopped", "by", "--max-pages 5, --max-tokens 900"] in shown
+    assert ["cost", "0.0123"] in shown
+    of_extract = {"status": "completed", "params": {"max_tokens": 7}, "result": {"limits_reached": ["max_tokens"]}}
+    assert summary(of_extract) == "completed: stopped by --max-tokens 7"
+
+
+@pytest.mark.parametrize(
+    ("micros", "text"), [(0, "0.00"), (1, "0.000001"), (2_500_000, "2.50"), (1_234_567_890, "1,234.56789"), (None, "-")]
+)
+def test_money_has_at_least_two_places(micros: int | None, text: str) -> None:
+    """Millionths become a number without a currency, which the operator's prices have."""
+    assert money(micros) == text
+
+
+def test_a_dry_run_names_no_receipt() -> None:
+    """There is none by that id, so nobody is told of it; a cleanup's receipt is named."""
+    plan = {"id": "cleanup-x", "status": "planned", "planned": {"vectors": 1}}
+    assert "cleanup-x" not in rendered(output.cleanup_receipt, plan)
+    assert "dry run: nothing was deleted" in rendered(output.cleanup_receipt, plan)
+    assert "cleanup-x" in rendered(output.cleanup_receipt, {**plan, "status": "cleaned"})
 
 
 def test_every_state_of_a_job_has_a_colour() -> None:

@@ -54,6 +54,27 @@ async def test_project_is_cleaned_and_its_receipt_sums_its_jobs(api: ApiStack) -
     assert (again["status"], again["jobs"], again["deleted"]) == ("cleaned", 0, ZEROS)
 
 
+async def test_projects_are_listed_while_anything_is_left_of_them(api: ApiStack) -> None:
+    """With how many jobs they have, page by page; one is gone as soon as its jobs are cleaned up and deleted."""
+    first, second = _name(), _name()
+    await _crawl(api, first)
+    await _crawl(api, second)
+    await _crawl(api, first)
+
+    async def listed(limit: int) -> list[tuple[str, int]]:
+        found, cursor = [], None
+        while True:
+            page = await api.ke.list_projects(limit=limit, cursor=cursor)
+            found += [(entry["name"], entry["jobs"]) for entry in page["data"] if entry["name"] in {first, second}]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return found
+
+    assert await listed(1) == await listed(200) == [(first, 2), (second, 1)]
+    assert (await _clean(api, first, delete_record=True))["status"] == "cleaned"
+    assert await listed(200) == [(second, 1)]
+
+
 async def test_project_with_active_jobs_is_refused_naming_them(api: ApiStack) -> None:
     """Nothing is started while a job of the project is active; the refusal names it."""
     project = _name()

@@ -53,7 +53,7 @@ async def _index(api: ApiStack, pages: Sequence[Page], *, project: str = "defaul
     async with api.stores.database.transaction() as connection:
         for key, text in zip(job.extractions, texts, strict=True):
             await connection.execute(
-                sa.text("UPDATE extractions SET text = :t, collection = :c WHERE id = :id"),
+                sa.text("UPDATE extractions SET text = :t, embedder = 'wordllama', collection = :c WHERE id = :id"),
                 {"t": text, "c": collection, "id": key},
             )
         for number, (source, page) in enumerate(zip(job.sources, pages, strict=True)):
@@ -222,6 +222,34 @@ async def test_snippets_mark_the_words_of_the_query(api: ApiStack, mode: str) ->
     assert hit["text"][snippet["start"] :].startswith(snippet["text"])
     assert len(snippet["text"]) <= 320
     assert [snippet["text"][first:last] for first, last in snippet["marks"]] == ["Lamps", "lamp", "towers", "lit"]
+
+
+@pytest.mark.parametrize("mode", ["dense", "hybrid"])
+async def test_an_embedder_that_embedded_nothing_names_those_that_did(api: ApiStack, mode: str) -> None:
+    """What is searched was embedded by another one: that is told, also beside what the words find; else it is null."""
+    project = f"p-{uuid.uuid4()}"
+    job = await _index(api, [Page([LAMPS])], project=project)
+    for members in ({"job_ids": [str(job.id)]}, {"project": project}):
+        asked = {"mode": mode, "embedder": "minilm", **members}
+        found = await _search(api, "lamp of the tower", **asked)
+        assert (len(found["data"]), found["embedders"]) == (1 if mode == "hybrid" else 0, ["wordllama"])
+        assert (await _search(api, "lamp", mode=mode, **members))["embedders"] is None
+        assert (await _search(api, "lamp", url_prefix="https://nowhere.example/", **asked))["embedders"] == []
+    await api.stores.vectors.ensure_collection(collection_name("minilm"), 384)
+    assert (await _search(api, "lamp", **asked))["embedders"] == ["wordllama"]
+    assert (await _search(api, "lamp", mode="text", embedder="minilm", project=project))["embedders"] is None
+
+
+async def test_a_job_that_never_was_is_not_searched(api: ApiStack) -> None:
+    """It is 404, with a pointer to its id; a job whose record is deleted finds nothing, or what was kept."""
+    job, unknown = await _index(api, [Page([LAMPS])]), str(uuid.uuid4())
+    answer = await api.http.post("/search", json={"query": "lamp", "job_ids": [str(job.id), unknown]})
+    problem = answer.json()
+    assert (answer.status_code, problem["type"]) == (404, "urn:ke:problem:not-found")
+    assert problem["detail"] == f"There is no job {unknown}."
+    assert [error["pointer"] for error in problem["errors"]] == ["/job_ids/1"]
+    assert (await api.http.delete(f"/jobs/{job.id}", params={"cleanup": "false"})).status_code == 204
+    assert len(await _urls(api, "lamp", job_ids=[str(job.id)])) == 1
 
 
 async def test_reranked_hits_are_ordered_by_the_reranker(api: ApiStack) -> None:
