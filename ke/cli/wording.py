@@ -40,6 +40,7 @@ _OPTIONS: Final = {
     "reading": "--reading",
     "reason": "--reason",
     "recrawl_of": "--recrawl-of",
+    "forget_replaced": "--forget-replaced",
     "rerank": "--rerank",
     "robots": "--no-robots",
     "same_host": "--any-host",

@@ -19,6 +19,7 @@ class Pids:
     postgres: int | None = None
     vectors: int | None = None
     gateway: int | None = None
+    workflows: int | None = None
     workers: tuple[int, ...] = ()
 
 

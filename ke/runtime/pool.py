@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Final, ParamSpec, TypeVar
 
 from ke.contracts.errors import WorkLost
+from ke.niceness import give_way
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -131,7 +132,7 @@ def _enter(niceness: int) -> None:
     os.environ.update(_ONE_THREAD)  # before a library that reads it is loaded, and before there is a second thread
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, which drains
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.nice(niceness)
+    give_way(niceness)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
 
 

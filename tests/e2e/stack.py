@@ -125,8 +125,10 @@ class Stack:
         return [top, *top.children(recursive=True)]
 
     def kill_worker(self) -> int:
-        """SIGKILL to one worker; returns its process id."""
-        pid = int(self.endpoints["pids"]["workers"][0])
+        """SIGKILL to one worker and to that of the workflows; returns the process id of the first."""
+        pids = self.endpoints["pids"]
+        os.kill(pids["workflows"], signal.SIGKILL)
+        pid = int(pids["workers"][0])
         os.kill(pid, signal.SIGKILL)
         return pid
 

@@ -89,9 +89,8 @@ class BigCleanup:
         await client.cleanup_job(str(job))
         if shape != "undisturbed":
             await self._midway(job)
-            victim = "workers" if shape.startswith("worker") else "vectors"
-            pid = self._stack.endpoints["pids"][victim]
-            os.kill(pid[0] if isinstance(pid, list) else pid, signal.SIGKILL)
+            victim = "workflows" if shape.startswith("worker") else "vectors"
+            os.kill(self._stack.endpoints["pids"][victim], signal.SIGKILL)
         return await eventually(
             lambda: client.get_cleanup(f"cleanup-{job}"),
             lambda receipt: receipt["completed_at"] is not None,

@@ -112,7 +112,7 @@ async def play_directed(stack: FaultStack, report: Report, name: str) -> None:
 def stack_for(broken: str = "") -> FaultStack:
     """The stack of a run, or that of the scenario that catches a broken build."""
     if broken:
-        return FaultStack(worker=command_of(broken), split=True, workers=3 if broken == "claim" else 2)
+        return FaultStack(worker=command_of(broken), split=True, workers=2 if broken == "claim" else 1)
     return FaultStack(disk_mb=DISK_MB)
 
 

@@ -345,8 +345,11 @@ def frozen(processes: Sequence[psutil.Process]):
 
 async def victims(stack: FaultStack, scene: Scene, role: str) -> list[psutil.Process]:
     """Who is hit: of the workers the one that has the job's slice, or all of them for `workers`."""
-    found = stack.processes()["worker" if role == "workers" else role]
-    if role != "worker" or len(found) < 2:
+    processes = stack.processes()
+    if role not in {"worker", "workers"}:
+        return processes[role]
+    found = [*processes["worker"], *processes["workflows"]]
+    if role == "workers":
         return found
     busy = await scene.busy_workers()
     return [process for process in found if process.pid in busy][:1] or found[:1]

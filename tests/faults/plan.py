@@ -114,7 +114,7 @@ def _deck(source: random.Random, rounds: int) -> list[Fault]:
     def seconds(least: float, most: float) -> float:
         return round(source.uniform(least, most), 1)
 
-    kills = ("worker", "worker", "worker", "workers", "gateway", "vectors", "postgres", "temporal", "stack")
+    kills = ("worker", "worker", "workflows", "workers", "gateway", "vectors", "postgres", "temporal", "stack")
     short = ("worker", "worker", "gateway", "vectors", "postgres", "temporal")
     deck: list[Fault] = [
         *(Kill(role) for role in kills),

@@ -122,14 +122,21 @@ class Recovery:
         return [row["id"] for row in rows]
 
     async def _kill(self) -> float:
-        """Kills the worker; returns when another one is ready."""
-        pid = self._stack.endpoints["pids"]["workers"][0]
-        os.kill(pid, signal.SIGKILL)
-        await eventually(self._workers, lambda pids: pids not in ([], [pid]), timeout_s=END_S, every_s=LOOK_S)
+        """Kills the worker, that of the workflows too; returns when others are ready."""
+        killed = await self._workers()
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        await eventually(
+            self._workers,
+            lambda pids: len(pids) == len(killed) and not {*pids} & {*killed},
+            timeout_s=END_S,
+            every_s=LOOK_S,
+        )
         return time.monotonic()
 
     async def _workers(self) -> list[int]:
-        return list(self._stack.endpoints["pids"]["workers"])
+        pids = self._stack.endpoints["pids"]
+        return [pid for pid in (pids["workflows"], *pids["workers"]) if pid is not None]
 
     async def _moved(
         self, connection: asyncpg.Connection, ids: set[uuid.UUID], killed: float

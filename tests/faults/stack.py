@@ -22,6 +22,7 @@ import psutil
 from temporalio.client import Client
 
 from ke.client import ApiError, GatewayUnreachable, KnowledgeExtractionClient
+from ke.contracts.naming import TaskQueue
 from ke.storage.vectors.edge import EdgeVectors
 from tests.faults.proxy import TcpProxy, VectorsProxy
 from tests.faults.site import FaultSite
@@ -32,8 +33,8 @@ STOP_TIMEOUT_S: Final = 90.0
 FIRST_PAUSE_S: Final = 0.3
 LONGEST_PAUSE_S: Final = 5.0
 SIDES: Final = ("gateway", "worker", "slices")
-"""Who has proxies of its own; `slices` are the workers but the first, where these are split."""
-ROLES: Final = ("worker", "gateway", "vectors", "postgres", "temporal")
+"""Who has proxies of its own; `slices` are the workers but that of the workflows, where they are split."""
+ROLES: Final = ("workflows", "worker", "gateway", "vectors", "postgres", "temporal")
 _COMMANDS: Final = {
     "gateway": "uvicorn",
     "vectors": "ke.runtime.embedded.vector_process",
@@ -62,8 +63,8 @@ class FaultStack:
     """One stack on a folder of its own, and a site that it may crawl; use it as an async context manager.
 
     Attributes:
-        workers: How many worker processes.
-        split: The first one has the workflows and cleanups, the others the slices; else all have all.
+        workers: How many worker processes, beside that of the workflows.
+        split: They reach what they depend on by other ways than the worker of the workflows.
         worker: The command of a worker, after the interpreter; empty: the real one.
         disk_mb: Size of a tmpfs for Postgres's data; 0: an ordinary folder. Needs root.
         env: More settings.
@@ -335,12 +336,15 @@ class FaultStack:
 def _role(process: psutil.Process) -> str:
     try:
         command = " ".join(process.cmdline())
+        queues = process.environ().get("KE_TASK_QUEUES", "").split(",")
     except psutil.Error:
         return ""
     for role, word in _COMMANDS.items():
         if word in command:
             return role
-    return "worker" if " -m worker" in command or "tests.faults.broken" in command else ""
+    if " -m worker" in command or "tests.faults.broken" in command:
+        return "workflows" if TaskQueue.JOBS in queues else "worker"
+    return ""
 
 
 def _works_for(process: psutil.Process, data_dir: Path) -> bool:

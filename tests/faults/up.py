@@ -21,8 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ke.cli.up import serve
-from ke.contracts.naming import TaskQueue
-from ke.runtime.embedded.consumers import Services, gateway_and_workers
+from ke.runtime.embedded.consumers import WORKFLOWS, Services, gateway_and_workers
 from ke.runtime.embedded.files import write_atomically
 from ke.runtime.embedded.processes import ChildSpec
 from ke.runtime.settings import Settings
@@ -38,12 +37,12 @@ def through_proxies(settings: Settings, services: Services) -> list[ChildSpec]:
         "vectors": env["KE_VECTORS_SOCKET"],
     }
     write_atomically(Path(given["upstreams"]), json.dumps(upstreams))
-    return [_led(spec, given, services) for spec in gateway_and_workers(settings, services)]
+    return [_led(spec, given) for spec in gateway_and_workers(settings, services)]
 
 
-def _led(spec: ChildSpec, given: Mapping[str, Any], services: Services) -> ChildSpec:
+def _led(spec: ChildSpec, given: Mapping[str, Any]) -> ChildSpec:
     role = "gateway" if spec.name == "gateway" else "worker"
-    alone = given.get("split") and spec.name not in {"gateway", "worker-1"}
+    alone = given.get("split") and spec.name not in {"gateway", WORKFLOWS}
     route = given["routes"]["slices" if alone else role]
     env = dict(spec.env)
     if "postgres" in route:
@@ -56,20 +55,7 @@ def _led(spec: ChildSpec, given: Mapping[str, Any], services: Services) -> Child
     if "vectors" in route:
         env["KE_VECTORS_SOCKET"] = route["vectors"]
     command = (sys.executable, *given["worker"]) if role == "worker" and given.get("worker") else spec.command
-    led = replace(spec, env=env, command=command)
-    return _of_one_trade(led, services) if role == "worker" and given.get("split") else led
-
-
-def _of_one_trade(spec: ChildSpec, services: Services) -> ChildSpec:
-    """The first worker has the workflows and the cleanups, the others the slices: one can freeze without the other."""
-    first = spec.name == "worker-1"
-    slices = (TaskQueue.COLLECT, TaskQueue.EXTRACT, TaskQueue.ENTITIES, TaskQueue.RECORDS)
-    queues = (TaskQueue.JOBS, TaskQueue.CLEANUP) if first else slices
-
-    async def ready(pid: int) -> bool:
-        return await services.temporal.has_poller(pid, queues[0], workflows=first)
-
-    return replace(spec, env={**spec.env, "KE_TASK_QUEUES": ",".join(queues)}, ready=ready)
+    return replace(spec, env=env, command=command)
 
 
 def _end_with_parent() -> None:

@@ -49,7 +49,7 @@ async def test_sigterm_ends_every_process_and_removes_endpoints(data_dir):
         await connection.close()
         async with httpx.AsyncClient(follow_redirects=True) as client:
             assert (await client.get(endpoints["temporal_ui"])).status_code == 200
-        assert {"ke", "temporal", "postgres", "vectors", "gateway", "workers"} == set(endpoints["pids"])
+        assert {"ke", "temporal", "postgres", "vectors", "gateway", "workflows", "workers"} == set(endpoints["pids"])
         assert endpoints["pids"]["ke"] == stack.process.pid
         family = stack.children()
         assert {endpoints["pids"][name] for name in ("temporal", "postgres", "vectors")} <= {p.pid for p in family}

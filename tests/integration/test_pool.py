@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from unittest.mock import ANY
 
 import psutil
 import pytest
@@ -110,6 +111,15 @@ async def test_processes_are_set_up(pool: CpuPool) -> None:
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     os.kill(pid, signal.SIGINT)
     assert await pool.run(divmod, 2, 2) == (1, 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no autogroups here: niceness is for all")
+async def test_processes_are_nicer_than_those_of_other_sessions(pool: CpuPool) -> None:
+    """Niceness counts within a session alone: a pool process has one of its own, which is nice as a whole."""
+    _, pid, nice, _ = await pool.run(native_settings)
+    assert os.getsid(pid) == pid
+    autogroup = Path(f"/proc/{pid}/autogroup").read_text()  # noqa: ASYNC240  the kernel's, not a disk's
+    assert autogroup.split() == [ANY, "nice", str(nice - os.nice(0))]
 
 
 async def test_killed_process_loses_its_calls_only(pool: CpuPool) -> None:

@@ -1,7 +1,7 @@
 """The processes that use the stack's services: the gateway and the workers."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from signal import SIGKILL, SIGTERM
 from typing import Final
@@ -22,6 +22,10 @@ GATEWAY_STOP_S: Final = 15.0
 READY_TIMEOUT_S: Final = 180.0
 """Loading the language models takes a slow disk this long."""
 REQUEST_TIMEOUT_S: Final = 2.0
+WORKFLOWS: Final = "workflows"
+"""The name of the worker that has the workflows."""
+_DECIDING: Final = frozenset({TaskQueue.JOBS, TaskQueue.CLEANUP})
+"""Queues of workflows, and of the activities that write down what they decide or delete: short calls, little CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +43,19 @@ ConsumerSpecs = Callable[[Settings, Services], list[ChildSpec]]
 
 
 def gateway_and_workers(settings: Settings, services: Services) -> list[ChildSpec]:
-    """One gateway, and as many workers as the settings say."""
-    return [_gateway(services), *(_worker(number, settings, services) for number in range(1, settings.workers + 1))]
+    """One gateway; one worker for workflows, and as many for what they have done as the settings say.
+
+    Workflows have a process of their own because a cancel is a dozen turns of one: beside pages and texts, which keep
+    an interpreter busy, each turn waits.
+    """
+    decide = [queue for queue in settings.task_queues if queue in _DECIDING]
+    work = [queue for queue in settings.task_queues if queue not in _DECIDING]
+    workers = []
+    if settings.workers and decide:
+        workers.append(_worker(WORKFLOWS, decide, settings, services))
+    if work:
+        workers += [_worker(f"worker-{n}", work, settings, services) for n in range(1, settings.workers + 1)]
+    return [_gateway(services), *workers]
 
 
 def _gateway(services: Services) -> ChildSpec:
@@ -64,22 +79,19 @@ def _gateway(services: Services) -> ChildSpec:
     )
 
 
-def _worker(number: int, settings: Settings, services: Services) -> ChildSpec:
-    workflows = TaskQueue.JOBS in settings.task_queues
-    queue = TaskQueue.JOBS if workflows else settings.task_queues[0]
-
+def _worker(name: str, queues: Sequence[TaskQueue], settings: Settings, services: Services) -> ChildSpec:
     async def ready(pid: int) -> bool:
-        return await services.temporal.has_poller(pid, queue, workflows=workflows)
+        return await services.temporal.has_poller(pid, queues[0], workflows=queues[0] in _DECIDING)
 
     return ChildSpec(
-        name=f"worker-{number}",
+        name=name,
         command=(sys.executable, "-P", "-m", "worker"),
         ready=ready,
         ready_timeout_s=READY_TIMEOUT_S,
         stops=((SIGTERM, min(settings.graceful_shutdown_s + DRAIN_MARGIN_S, DRAIN_MAX_S)),),
         death_signal=SIGKILL,
         consumer=True,
-        env=services.env,
+        env={**services.env, "KE_TASK_QUEUES": ",".join(queues)},
     )
 
 

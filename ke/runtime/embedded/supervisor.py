@@ -9,7 +9,7 @@ from signal import SIGHUP, SIGINT, SIGTERM
 from typing import Any, Final
 
 from ke.contracts.errors import TemporalUnavailable, Unavailable
-from ke.runtime.embedded.consumers import ConsumerSpecs, Services, gateway_and_workers
+from ke.runtime.embedded.consumers import WORKFLOWS, ConsumerSpecs, Services, gateway_and_workers
 from ke.runtime.embedded.files import prepare_data_dir, sole_owner
 from ke.runtime.embedded.ports import LOOPBACK, claim_port
 from ke.runtime.embedded.postgres import EmbeddedPostgres
@@ -246,6 +246,7 @@ class Supervisor:
                 postgres=_pid(self._postgres.child),
                 vectors=_pid(self._vectors.child),
                 gateway=pids.get("gateway"),
+                workflows=pids.get(WORKFLOWS),
                 workers=workers,
             ),
         )

@@ -20,6 +20,7 @@ from typing import Final
 
 import qdrant_edge as qdrant
 
+from ke.niceness import give_way
 from ke.storage.vectors import edge_frames
 from ke.storage.vectors.edge_files import FULL_SCAN_KB, create_shard, sync_tree
 from ke.storage.vectors.edge_frames import Kind
@@ -71,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--full-scan-kb", type=int, default=FULL_SCAN_KB)
     given = parser.parse_args(arguments)
     os.umask(0o077)
-    os.nice(_LESS_URGENT)
+    give_way(_LESS_URGENT)
     # The parent decides when it ends, by the pipe; a Ctrl-C goes to it too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with given.lock.open("r+b") as lock:
