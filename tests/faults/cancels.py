@@ -246,9 +246,7 @@ async def report(done: list[Cancelled], temporal: Client) -> list[str]:
     say(f"activities timed out: {sum(one.timed_out for one in cancelled)}")
     for one in sorted(cancelled, key=lambda one: -one.outside_s)[:SHOWN]:
         plan = one.plan
-        say(
-            f"  {one.outside_s:.3f} s: {plan.kind}, {plan.moment} ({plan.after_s:.1f} s), by {plan.way}, at {one.sent_at:.1f}"
-        )
+        say(f"  {one.outside_s:.3f} s: {plan.kind}, {plan.moment} ({plan.after_s:.1f} s), by {plan.way}")
         say("\n".join(await timeline(temporal, one)))
     for name, values in (
         ("receipt", [one.receipt_s for one in cancelled]),
