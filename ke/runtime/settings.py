@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     temporal_port: Annotated[int, Field(ge=0, le=65535)] = 7233
     """Port of Temporal's frontend; 0: any free one."""
     workers: Annotated[int, Field(ge=0, le=64)] = 1
-    """Worker processes that `ke up` starts."""
+    """Worker processes that `ke up` starts, beside the one for workflows; 0: none at all."""
     temporal_cli: Path | None = None
     """The `temporal` binary to use, before any other."""
 

@@ -11,7 +11,7 @@ import yaml
 from ke.runtime.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-OWN_SERVICES = ("init", "gateway", "worker")
+OWN_SERVICES = ("init", "gateway", "workflows", "worker")
 SETTING = re.compile(r"\bKE_[A-Z_]+\b")
 
 
