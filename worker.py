@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
@@ -35,6 +36,7 @@ from activities.settle import SettleActivities
 from activities.warmup import load_finder, load_models, warm
 from ke.contracts.errors import InvalidInput, KeError, TemporalUnavailable
 from ke.contracts.naming import TaskQueue
+from ke.extraction.chat import ChatClient
 from ke.runtime import logs
 from ke.runtime.endpoints import resolve
 from ke.runtime.engine import Engine
@@ -46,6 +48,8 @@ from ke.runtime.settings import Settings, describe_invalid_settings
 from ke.runtime.settling import WorkerBackends
 from ke.runtime.temporal_client import connect
 from ke.storage.database import WORKER_IDLE_TIMEOUT_S, Database
+from ke.storage.vectors.base import VectorStore
+from ke.web.fetch import Fetcher
 from ke.web.rendering import Browser
 from workflows.cleanup import CleanupWorkflow
 from workflows.forgetting import ForgettingWorkflow
@@ -68,6 +72,19 @@ START_TIMEOUT_S = 60.0
 log = structlog.get_logger("worker")
 
 
+@dataclass(frozen=True, slots=True)
+class _Resources:
+    """What activities work with."""
+
+    database: Database
+    vectors: VectorStore
+    fetcher: Fetcher
+    browser: Browser
+    chat: ChatClient | None
+    pool: CpuPool
+    entity_pool: CpuPool
+
+
 @asynccontextmanager
 async def running_workers(settings: Settings, client: Client) -> AsyncIterator[asyncio.Future[Any]]:
     """Workers for the queues of the settings, with all they need; drained and closed when the block ends.
@@ -75,97 +92,104 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
     Yields:
         What is done, with its error, as soon as one of them can go on no longer.
     """
-    connections = resolve(settings)
     async with AsyncExitStack() as stack:
-        database = Database(
-            connections.database_url, application_name="ke-worker", idle_timeout_s=WORKER_IDLE_TIMEOUT_S
-        )
-        stack.push_async_callback(database.close)
-        vectors = open_vectors(connections, settings)
-        stack.push_async_callback(vectors.close)
-        fetcher = await stack.enter_async_context(open_fetcher(settings))
-        browser = await stack.enter_async_context(Browser(settings.chromium, settings.user_agent))
-        chat = open_chat(settings)
-        if chat is not None:
-            await stack.enter_async_context(chat)
-        processes = settings.cpu_processes or os.cpu_count() or 1
-        pool = CpuPool(processes)
-        stack.push_async_callback(pool.close)
-        entity_pool = CpuPool(settings.entity_processes or processes, niceness=ENTITIES_NICENESS)
-        stack.push_async_callback(entity_pool.close)
-
-        record, retry = RecordActivities(database), RetryActivities(database, vectors)
-        collect = CollectActivities(database, fetcher, pool, browser, settings.collect_shards)
-        entities = EntityActivities(database, entity_pool)
-        extract = ExtractActivities(database, vectors, pool, entities)
-        structured = StructuredActivities(database, pool, chat)
-        cleanup = CleanupActivities(database, vectors)
-        project = ProjectCleanupActivities(database, vectors)
-        forgetting = ForgettingActivities(database)
-        reconcile = ReconcileActivities(database, vectors)
-        restore = RestoreActivities(database, vectors, pool)
-        settle = SettleActivities(WorkerBackends(database, Engine.of(client), vectors))
-        registrations: dict[TaskQueue, dict[str, Any]] = {
-            TaskQueue.JOBS: {
-                "workflows": [JobWorkflow, RetryWorkflow],
-                "activities": [
-                    record.open_job,
-                    record.set_job_status,
-                    record.close_job,
-                    retry.open_retry,
-                    retry.close_retry,
-                ],
-                "max_concurrent_activities": 32,
-            },
-            TaskQueue.COLLECT: {
-                "activities": [collect.collect_pages, collect.collect_shard],
-                "max_concurrent_activities": 16,
-            },
-            TaskQueue.EXTRACT: {
-                "activities": [extract.extract_sources, restore.restore_points],
-                "max_concurrent_activities": 4,
-            },
-            TaskQueue.ENTITIES: {"activities": [entities.find_entities], "max_concurrent_activities": 4},
-            TaskQueue.RECORDS: {"activities": [structured.extract_records], "max_concurrent_activities": 8},
-            TaskQueue.CLEANUP: {
-                "workflows": [
-                    *(CleanupWorkflow, ProjectCleanupWorkflow, ForgettingWorkflow),
-                    *(ReconcileWorkflow, ScheduledReconcileWorkflow),
-                ],
-                "activities": [
-                    cleanup.begin_cleanup,
-                    cleanup.delete_vectors,
-                    cleanup.delete_sources,
-                    cleanup.purge_dead_letters,
-                    cleanup.verify_cleanup,
-                    cleanup.erase_history,
-                    cleanup.fail_cleanup,
-                    project.begin_project_cleanup,
-                    project.list_project_jobs,
-                    project.close_project_cleanup,
-                    forgetting.list_replaced_sources,
-                    reconcile.open_reconciliation,
-                    reconcile.compare_points,
-                    reconcile.compare_rows,
-                    reconcile.delete_pending_rows,
-                    reconcile.close_reconciliation,
-                    settle.settle_jobs,
-                    settle.settle_cleanups,
-                    settle.settle_retries,
-                ],
-                "max_concurrent_activities": 8,
-            },
-        }
+        resources = await _open_resources(settings, stack)
+        registrations = _registrations(resources, settings, client)
         workers = [_worker(client, queue, settings, registrations[queue]) for queue in settings.task_queues]
         broken = await stack.enter_async_context(_serving(workers))
         if CPU_QUEUES.intersection(settings.task_queues):
-            await stack.enter_async_context(_background(warm(pool, load_models)))
+            await stack.enter_async_context(_background(warm(resources.pool, load_models)))
         if TaskQueue.ENTITIES in settings.task_queues:
-            await stack.enter_async_context(_background(warm(entity_pool, load_finder)))
+            await stack.enter_async_context(_background(warm(resources.entity_pool, load_finder)))
         freeze_heap()
         log.info("worker ready", queues=[str(queue) for queue in settings.task_queues], pid=os.getpid())
         yield broken
         log.info("worker drains")
+
+
+async def _open_resources(settings: Settings, stack: AsyncExitStack) -> _Resources:
+    """Opens what the stack is to close."""
+    connections = resolve(settings)
+    database = Database(connections.database_url, application_name="ke-worker", idle_timeout_s=WORKER_IDLE_TIMEOUT_S)
+    stack.push_async_callback(database.close)
+    vectors = open_vectors(connections, settings)
+    stack.push_async_callback(vectors.close)
+    fetcher = await stack.enter_async_context(open_fetcher(settings))
+    browser = await stack.enter_async_context(Browser(settings.chromium, settings.user_agent))
+    chat = open_chat(settings)
+    if chat is not None:
+        await stack.enter_async_context(chat)
+    processes = settings.cpu_processes or os.cpu_count() or 1
+    pool = CpuPool(processes)
+    stack.push_async_callback(pool.close)
+    entity_pool = CpuPool(settings.entity_processes or processes, niceness=ENTITIES_NICENESS)
+    stack.push_async_callback(entity_pool.close)
+    return _Resources(database, vectors, fetcher, browser, chat, pool, entity_pool)
+
+
+def _registrations(resources: _Resources, settings: Settings, client: Client) -> dict[TaskQueue, dict[str, Any]]:
+    """What each queue's worker serves, and how much of it at once."""
+    database, vectors, pool = resources.database, resources.vectors, resources.pool
+    record, retry = RecordActivities(database), RetryActivities(database, vectors)
+    collect = CollectActivities(database, resources.fetcher, pool, resources.browser, settings.collect_shards)
+    entities = EntityActivities(database, resources.entity_pool)
+    extract = ExtractActivities(database, vectors, pool, entities)
+    structured = StructuredActivities(database, pool, resources.chat)
+    restore = RestoreActivities(database, vectors, pool)
+    cleanup, project = CleanupActivities(database, vectors), ProjectCleanupActivities(database, vectors)
+    forgetting, reconcile = ForgettingActivities(database), ReconcileActivities(database, vectors)
+    settle = SettleActivities(WorkerBackends(database, Engine.of(client), vectors))
+    return {
+        TaskQueue.JOBS: {
+            "workflows": [JobWorkflow, RetryWorkflow],
+            "activities": [
+                record.open_job,
+                record.set_job_status,
+                record.close_job,
+                retry.open_retry,
+                retry.close_retry,
+            ],
+            "max_concurrent_activities": 32,
+        },
+        TaskQueue.COLLECT: {
+            "activities": [collect.collect_pages, collect.collect_shard],
+            "max_concurrent_activities": 16,
+        },
+        TaskQueue.EXTRACT: {
+            "activities": [extract.extract_sources, restore.restore_points],
+            "max_concurrent_activities": 4,
+        },
+        TaskQueue.ENTITIES: {"activities": [entities.find_entities], "max_concurrent_activities": 4},
+        TaskQueue.RECORDS: {"activities": [structured.extract_records], "max_concurrent_activities": 8},
+        TaskQueue.CLEANUP: {
+            "workflows": [
+                *(CleanupWorkflow, ProjectCleanupWorkflow, ForgettingWorkflow),
+                *(ReconcileWorkflow, ScheduledReconcileWorkflow),
+            ],
+            "activities": [
+                cleanup.begin_cleanup,
+                cleanup.delete_vectors,
+                cleanup.delete_sources,
+                cleanup.purge_dead_letters,
+                cleanup.verify_cleanup,
+                cleanup.erase_history,
+                cleanup.fail_cleanup,
+                project.begin_project_cleanup,
+                project.list_project_jobs,
+                project.close_project_cleanup,
+                forgetting.list_replaced_sources,
+                reconcile.open_reconciliation,
+                reconcile.compare_points,
+                reconcile.compare_rows,
+                reconcile.delete_pending_rows,
+                reconcile.close_reconciliation,
+                settle.settle_jobs,
+                settle.settle_cleanups,
+                settle.settle_retries,
+            ],
+            "max_concurrent_activities": 8,
+        },
+    }
 
 
 @asynccontextmanager
