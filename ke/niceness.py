@@ -16,9 +16,11 @@ def give_way(niceness: int) -> None:
     has the same share: beside Postgres and Temporal, which have theirs, a nice process would be no nicer than they are.
     """
     os.nice(niceness)
-    with contextlib.suppress(OSError):  # not Linux, one without autogroups, or a session of its own already
+    with contextlib.suppress(OSError):  # it leads a session, or a group of another's
         os.setsid()
-    with contextlib.suppress(OSError):
+    if os.getsid(0) != os.getpid():
+        return
+    with contextlib.suppress(OSError):  # not Linux, or one without autogroups
         for _ in range(_TRIES):
             try:
                 Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")

@@ -1,6 +1,7 @@
 """The journal of the embedded vector store: what was answered outlives the shard's files as of the last flush."""
 
 import errno
+import os
 import shutil
 import uuid
 from collections.abc import Callable
@@ -178,6 +179,18 @@ def test_where_the_journal_fails_the_files_are_flushed(store: Store, monkeypatch
     store.there = {}
     store.cut()
     assert store.engine.count_all(NAME) == 21
+    store.engine.close()
+
+
+def test_emptying_is_synced_before_the_answer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal that a power cut could bring back would bring back what was deleted since."""
+    store.write(10)
+    synced: list[int] = []
+    monkeypatch.setattr(edge_journal, "_sync", lambda handle: synced.append(os.fstat(handle).st_size))
+    monkeypatch.setattr(edge_engine, "JOURNAL_BYTES", 1)
+    store.delete(10)
+    assert synced == [0]
+    store.check()
     store.engine.close()
 
 

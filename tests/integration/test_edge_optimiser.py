@@ -406,6 +406,29 @@ def test_a_write_is_looked_at_when_it_is_flushed(engine: EdgeEngine) -> None:
     engine.close()
 
 
+def test_a_collection_that_cannot_be_flushed_keeps_no_other_waiting(
+    engine: EdgeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are tried again when it has been quiet as long again; one after it is due meanwhile."""
+    other = "test-17"
+    engine.ensure_collection(other, DIMENSIONS)
+    for name in (COLLECTION, other):
+        owners = [Owner(uuid.uuid4(), JOB, JOB, uuid.uuid4())]
+        engine.upsert(name, owners, as_matrix([[1.0] * DIMENSIONS]), EPOCHS)
+    flush = engine.flush
+
+    def failing(name: str) -> None:
+        if name == COLLECTION:
+            raise OSError("no space left on device")
+        flush(name)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(engine, "flush", failing)
+        assert due(engine, Tuning(growing_rows=1, quiet_s=0.0)) == other
+        assert engine.collection(COLLECTION).dirty
+    engine.close()
+
+
 def test_deletion_makes_a_collection_due(engine: EdgeEngine) -> None:
     """It is due when enough rows, and a large enough part of all, are of deleted points."""
     tuning = Tuning(removed_rows=100, removed_share=0.5, quiet_s=0.0)

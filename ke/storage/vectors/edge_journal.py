@@ -1,8 +1,9 @@
 """A collection's journal: what was written to it since its shard's files were last brought up to date.
 
 The engine has no cheap way to make one batch durable: its `flush` syncs some forty files and mappings whatever the size
-of the batch, and its own log is never read again. So a write is durable when it is in this file, by one sync, and the
-shard is flushed now and then; what a crash leaves in the journal is written to the shard again when it is opened.
+of the batch, and of its own log it reads but the last operation again. So a write is durable when it is in this file,
+by one sync, and the shard is flushed now and then; what a crash leaves in the journal is written to the shard again when
+it is opened.
 """
 
 import io
@@ -62,11 +63,15 @@ class Journal:
         self._pending.clear()
 
     def clear(self) -> None:
-        """Forgets everything, as the shard's files have it now.
+        """Forgets everything, durably, as the shard's files have it now.
 
-        A crash may bring it back: the same writes in the same order leave the shard as it is.
+        They may have later writes than it, so that it must not come back: a deleted point would come back with it.
+
+        Raises:
+            OSError: It may be there or not.
         """
         os.ftruncate(self._handle, 0)
+        _sync(self._handle)
         self._bytes = 0
         self._pending.clear()
 

@@ -1,5 +1,6 @@
 """The steps by which an optimised copy takes a collection's place; each is one short call in the engine's thread."""
 
+import logging
 import shutil
 import time
 import uuid
@@ -14,6 +15,8 @@ from ke.storage.vectors.checks import following
 from ke.storage.vectors.edge_copying import Copying
 from ke.storage.vectors.edge_engine import EdgeEngine
 from ke.storage.vectors.edge_files import FULL_SCAN_KB, Collection, load_shard, name_shard, rows
+
+log = logging.getLogger("ke.vectors")
 
 _ROOM: Final = 3
 """Times the size of its vectors that a copy takes on disk while it is built, about."""
@@ -63,8 +66,8 @@ def due(engine: EdgeEngine, tuning: Tuning) -> str | None:
         if not collection.changed:
             continue
         quiet = time.monotonic() - collection.written_s >= tuning.quiet_s
-        if quiet:
-            engine.flush(name)
+        if quiet and not _flushed(engine, name):
+            continue
         # As of the last flush; what the journal has is looked at when it is flushed.
         count = rows(collection.shard_folder)
         total = count.growing + count.settled
@@ -77,6 +80,18 @@ def due(engine: EdgeEngine, tuning: Tuning) -> str | None:
         if quiet or count.growing >= max(tuning.urgent_rows, count.settled):
             return name
     return None
+
+
+def _flushed(engine: EdgeEngine, name: str) -> bool:
+    """Whether a flush has succeeded; one that fails must not keep the other collections waiting."""
+    try:
+        engine.flush(name)
+    except Exception:  # the engine raises nothing narrower
+        log.exception("collection %s cannot be flushed; its journal has what its files lack", name)
+        # As long as after a write until it is tried again.
+        engine.collection(name).written_s = time.monotonic()
+        return False
+    return True
 
 
 def begin(collection: Collection) -> Copy:
