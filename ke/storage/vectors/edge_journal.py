@@ -2,8 +2,8 @@
 
 The engine has no cheap way to make one batch durable: its `flush` syncs some forty files and mappings whatever the size
 of the batch, and of its own log it reads but the last operation again. So a write is durable when it is in this file,
-by one sync, and the shard is flushed now and then; what a crash leaves in the journal is written to the shard again when
-it is opened.
+by one sync, and the shard is flushed now and then; what a crash leaves in the journal is written to the shard again
+when it is opened.
 """
 
 import io
