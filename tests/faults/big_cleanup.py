@@ -76,7 +76,7 @@ class BigCleanup:
         say(f"  indexed {busy_at - began:.1f} s later")
 
     def _builders(self) -> list[psutil.Process]:
-        return [p for p in self._processes().get("vectors, children", []) if BUILDER in p.cmdline()]
+        return [p for p in self._processes().get("vectors, children", []) if _is_builder(p)]
 
     async def _dry_run(self, client: KnowledgeExtractionClient, job: uuid.UUID) -> None:
         began = time.monotonic()
@@ -131,6 +131,13 @@ class BigCleanup:
         postgres = psutil.Process(self._stack.endpoints["pids"]["postgres"])
         shared = [process.memory_info().shared for process in (postgres, *postgres.children(recursive=True))]
         return max(shared) / MB
+
+
+def _is_builder(process: psutil.Process) -> bool:
+    try:
+        return BUILDER in process.cmdline()
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
