@@ -32,7 +32,17 @@ from tests.cleaning import (
     run_step,
     source_receipt,
 )
-from tests.seeding import COLLECTION, Seeded, _source, a_point, seed_crawl, seed_extract, seed_job, store_counts
+from tests.seeding import (
+    COLLECTION,
+    CONTENT_HASH,
+    Seeded,
+    _source,
+    a_point,
+    seed_crawl,
+    seed_extract,
+    seed_job,
+    store_counts,
+)
 from tests.stores import Stores, open_stores
 
 OF_ONE = StoreCounts(vectors=3, sources=1, extractions=3, entities=3, pages=1, records=2)
@@ -91,6 +101,36 @@ async def test_what_names_the_source_in_the_frontier_goes_too(stores: Stores) ->
     left = await counts(stores, owner)
     assert (left.pages, left.dead_letters) == (2, 1)
     assert (await counts(stores, stranger)).pages == 5
+
+
+async def test_page_that_another_job_found_gone_stays(stores: Stores) -> None:
+    """It is that job's finding and among its numbers; only the document is not named any more, in no count."""
+    owner, other = await a_crawl(stores), await a_crawl(stores)
+    source = owner.sources[0]
+    states = ("gone", "unchanged")
+    async with stores.database.transaction() as connection:
+        for number, state in enumerate(states):
+            its = sa.update(pages).where(pages.c.id == page_id(other.id, f"https://site.example/{number}"))
+            await connection.execute(its.values(state=state, source_id=source, previous_source_id=source))
+    receipt = await forget(stores, owner, source)
+    assert (receipt.status, receipt.planned, receipt.remaining) == ("cleaned", receipt.deleted, StoreCounts())
+    assert receipt.deleted == replace(OF_ONE, pages=2)
+    async with stores.database.transaction() as connection:
+        left = sa.select(pages.c.source_id, pages.c.previous_source_id).where(
+            pages.c.job_id == other.id, pages.c.state.in_(states)
+        )
+        assert [tuple(row) for row in await connection.execute(left)] == [(None, source)]
+
+
+async def test_page_with_a_document_of_its_own_stays(stores: Stores) -> None:
+    """Also when it has the content of the one that goes, or was led to its address: it is that other one's page."""
+    owner = await a_crawl(stores)
+    source, other = owner.sources[:2]
+    async with stores.database.transaction() as connection:
+        its = sa.update(pages).where(pages.c.id == page_id(owner.id, "https://site.example/1"))
+        same = {"final_url": "https://site.example/0", "content_hash": CONTENT_HASH}
+        await connection.execute(its.values(source_id=other, **same))
+    assert (await forget(stores, owner, source)).deleted == OF_ONE
 
 
 def _letter(source: uuid.UUID) -> DeadLetter:

@@ -312,7 +312,7 @@ async def test_forgotten_source_leaves_no_page_of_a_recrawl(lanes: Lanes) -> Non
     source = (await lanes.stored(first))["/tagged"].id
     target = CleanupTarget(uuid.UUID(first), source)
     async with lanes.database.transaction() as connection:
-        found = await connection.execute(sa.select(pages.c.job_id).where(target.pages))
+        found = await connection.execute(sa.select(pages.c.job_id).where(await target.pages(connection)))
         assert sorted(map(str, found.scalars())) == sorted([first, second])
         assert (await row_counts(connection, target)).pages == 2
 
