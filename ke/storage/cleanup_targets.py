@@ -116,7 +116,7 @@ class CleanupTarget:
         """
         if self.source_id is None:
             return pages.c.job_id == self.job_id
-        is_its_own = (pages.c.source_id == self.source_id) & ~(self.gone_pages)
+        is_its_own = (pages.c.source_id == self.source_id) & ~self._found_gone
         its = sa.select(sources.c.url, sources.c.content_hash).where(sources.c.id == self.source_id)
         found = (await connection.execute(its)).first()
         if found is None:
@@ -135,8 +135,11 @@ class CleanupTarget:
         """The entries of other jobs that have found a source's page gone: they stay, and lose their document."""
         if self.source_id is None:
             return sa.false()
-        is_gone = (pages.c.state == "gone") & (pages.c.job_id != self.job_id)
-        return (pages.c.source_id == self.source_id) & is_gone
+        return (pages.c.source_id == self.source_id) & self._found_gone
+
+    @property
+    def _found_gone(self) -> sa.ColumnElement[bool]:
+        return (pages.c.state == "gone") & (pages.c.job_id != self.job_id)
 
     # Points
 
