@@ -15,6 +15,7 @@ from ke.contracts.ids import page_id
 from ke.contracts.jobs import ENDED_WELL, Artifacts
 from ke.storage.arrays import among
 from ke.storage.frontier import HAD_CONTENT
+from ke.storage.frontier import PIECE as URLS
 from ke.storage.tables import extraction_tasks, extractions, jobs, pages, records, sources
 
 PIECE: Final = 200
@@ -122,7 +123,7 @@ async def _replacing(
             known = wanted[page.source_id]
             known[page.url] = max(page.fetched_at, known.get(page.url, _LONG_AGO))
     urls = {url for source, of_source in wanted.items() if source not in kept for url in of_source}
-    now = await _pages_at(connection, line, urls)
+    now = await _pages_at(connection, line, list(urls))
     made = await _made_of(connection, list(wanted))
     first: dict[uuid.UUID, uuid.UUID | None] = dict.fromkeys(wanted)
     for source in made.keys() - kept:
@@ -147,11 +148,11 @@ async def _holding(connection: AsyncConnection, source_ids: Sequence[uuid.UUID])
     return list(await connection.execute(statement))
 
 
-async def _pages_at(connection: AsyncConnection, line: _Line, urls: set[str]) -> dict[str, list[sa.Row[Any]]]:
+async def _pages_at(connection: AsyncConnection, line: _Line, urls: Sequence[str]) -> dict[str, list[sa.Row[Any]]]:
     """What the jobs of a line have at these addresses, and how far the documents are that they have there."""
     owner = jobs.alias("owner")
     task = sa.select(sa.literal(1)).where(extraction_tasks.c.source_id == pages.c.source_id)
-    statement = (
+    looked = (
         sa.select(*(pages.c[name] for name in ("id", "seq", "job_id", "url", "state", "fetched_at", "source_id")))
         .add_columns(
             pages.c.previous_source_id,
@@ -165,11 +166,13 @@ async def _pages_at(connection: AsyncConnection, line: _Line, urls: set[str]) ->
                 sources.c.id == pages.c.source_id,
             )
         )
-        .where(among(pages.c.id, [page_id(member, url) for member in line.members for url in urls]))
     )
     found: dict[str, list[sa.Row[Any]]] = defaultdict(list)
-    for page in await connection.execute(statement):
-        found[page.url].append(page)
+    for start in range(0, len(urls), URLS):
+        for member in line.members:
+            ids = [page_id(member, url) for url in urls[start : start + URLS]]
+            for page in await connection.execute(looked.where(among(pages.c.id, ids))):
+                found[page.url].append(page)
     return found
 
 

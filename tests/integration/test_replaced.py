@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ke.contracts.jobs import CollectSpec
 from ke.runtime.pool import CpuPool
 from ke.storage.database import Database
 from ke.storage.replaced import replaced_sources
-from ke.storage.tables import extraction_tasks, extractions, jobs, records
+from ke.storage.tables import extraction_tasks, extractions, jobs, pages, records
 from tests.integration.lanes import Lanes, running_site
 from tests.seeding import COLLECTION, _extraction, _record
 
@@ -77,8 +78,10 @@ async def test_document_of_a_page_that_was_not_seen_again_is_kept(
     assert await replaced(lanes, second) == []
 
 
-async def test_document_that_no_address_has_any_more_is_replaced(lanes: Lanes) -> None:
+async def test_document_that_no_address_has_any_more_is_replaced(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is named once, however many pages had it; those that changed in the job before count as well."""
+    for name in ("PIECE", "URLS"):
+        monkeypatch.setattr(f"ke.storage.replaced.{name}", 1)
     first, source = await shared(lanes)
     second = await again(lanes, first)
     assert await replaced(lanes, second) == []
@@ -92,14 +95,19 @@ async def test_document_that_no_address_has_any_more_is_replaced(lanes: Lanes) -
 
 
 async def test_page_that_went_back_keeps_the_document(lanes: Lanes) -> None:
-    """A job that was submitted later found it unchanged: the site is as it was."""
+    """A job that was submitted later found it unchanged: the site is as it was, whatever the workers' clocks say."""
     first, source = await shared(lanes)
     before, lanes.answers["/b"] = lanes.answers["/b"], lanes.answers["/a"]
     second = await again(lanes, first)
     assert await replaced(lanes, second) == [source]
     lanes.answers["/a"] = before
     later = await again(lanes, first)
-    assert (await lanes.rows(later))["/a"].state == "unchanged"
+    row = (await lanes.rows(later))["/a"]
+    assert row.state == "unchanged"
+    assert await replaced(lanes, second) == []
+    async with lanes.database.transaction() as connection:
+        behind = {"fetched_at": row.fetched_at - timedelta(days=1)}
+        await connection.execute(sa.update(pages).where(pages.c.job_id == uuid.UUID(later)).values(behind))
     assert await replaced(lanes, second) == []
 
 
