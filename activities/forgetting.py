@@ -8,7 +8,7 @@ from activities.heartbeat import Beat, run_with_heartbeat
 from ke.contracts import activities as contract
 from ke.contracts.cleanup import ReplacedPage, ReplacedSources
 from ke.storage.database import Database
-from ke.storage.recrawls import replaced_sources
+from ke.storage.replaced import replaced_sources
 
 
 class ForgettingActivities(contract.ForgettingActivities):

@@ -88,12 +88,18 @@ async def run_step(
     delete_record: bool = False,
     activities: Any = None,
     source: uuid.UUID | None = None,
+    replaced_by: uuid.UUID | None = None,
 ) -> Any:
     """One activity of the cleanup of a job, or of one source of it, in a run of that name."""
     environment = ActivityEnvironment()
     environment.info = replace(environment.info, workflow_run_id=run_id)
     activities = activities or CleanupActivities(stores.database, stores.vectors)
-    target = CleanupInput(str(job.id), delete_record, str(source) if source is not None else None)
+    target = CleanupInput(
+        str(job.id),
+        delete_record,
+        str(source) if source is not None else None,
+        replaced_by=str(replaced_by) if replaced_by is not None else None,
+    )
     return await environment.run(getattr(activities, step), target)
 
 

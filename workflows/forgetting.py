@@ -8,10 +8,10 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 
 from ke.contracts.activities import ForgettingActivities
-from ke.contracts.cleanup import CleanupInput, ForgettingInput, ReplacedPage
+from ke.contracts.cleanup import ForgettingInput, ReplacedPage, ReplacedSources
 from ke.contracts.naming import FORGETTING_WORKFLOW, TaskQueue, forgetting_id, source_cleanup_id
 from workflows import policies
-from workflows.project_cleanup import run_cleanup
+from workflows.project_cleanup import check_wanted, run_cleanup
 
 MAX_REASONS: Final = 10
 """Documents that could not be forgotten and that the workflow's failure names with the reason."""
@@ -21,8 +21,9 @@ MAX_REASONS: Final = 10
 class ForgettingWorkflow:
     """One run takes up some of the replaced documents and continues as new, until there is none left.
 
-    Each is deleted by its own cleanup, with its own receipt, as if a person had asked for it. What one meets is no
-    reason to leave the others; a reconciliation takes up again what failed.
+    Each is deleted by its own cleanup, with its own receipt, as if a person had asked for it. As many are listed as are
+    deleted at once, so that each list is of what is replaced then: of nothing, once the re-crawl is cleaned up. What
+    one meets is no reason to leave the others; a reconciliation goes on with what was begun and failed.
     """
 
     @workflow.run
@@ -33,22 +34,34 @@ class ForgettingWorkflow:
             How many documents were taken up, all of which are gone.
 
         Raises:
-            ApplicationError: Some could not be forgotten (`cleanup-incomplete`); their receipts say why.
+            ApplicationError: Some could not be forgotten (`cleanup-incomplete`).
+            asyncio.CancelledError: It was cancelled; the cleanups that are at work go on by themselves.
         """
-        page = await workflow.execute_activity_method(
-            ForgettingActivities.list_replaced_sources,
-            ReplacedPage(forgetting.job_id, forgetting.after, forgetting.sources_a_run),
-            **policies.cleanup_count("find the next replaced documents"),
-        )
-        few_at_once = asyncio.Semaphore(policies.CLEANUPS_AT_ONCE)
+        goal = forgetting.taken + forgetting.sources_a_run
+        is_more = True
+        while is_more and forgetting.taken < goal:
+            number = min(policies.CLEANUPS_AT_ONCE, goal - forgetting.taken)
+            page = await workflow.execute_activity_method(
+                ForgettingActivities.list_replaced_sources,
+                ReplacedPage(forgetting.job_id, forgetting.after, number),
+                **policies.cleanup_count("find the next replaced documents"),
+            )
+            check_wanted()
+            forgetting = await self._forget(forgetting, page)
+            is_more = len(page.cleanups) == number
+        check_wanted()
+        if is_more:
+            workflow.continue_as_new(forgetting)
+        if forgetting.failed:
+            told = f"{forgetting.failed} of {forgetting.taken} documents are left: {'; '.join(forgetting.reasons)}"
+            raise ApplicationError(told, type="cleanup-incomplete", non_retryable=True)
+        return forgetting.taken
 
-        async def forget(source: CleanupInput) -> str | None:
-            assert source.source_id is not None  # noqa: S101  (for the type: only sources are listed)
-            async with few_at_once:
-                reason = await run_cleanup(source, source_cleanup_id(source.source_id))
-                return f"source {source.source_id}: {reason}" if reason is not None else None
-
-        reasons = [reason for reason in await asyncio.gather(*map(forget, page.cleanups)) if reason is not None]
+    async def _forget(self, forgetting: ForgettingInput, page: ReplacedSources) -> ForgettingInput:
+        """Deletes these documents side by side; returns how far it is then."""
+        cleanups = [run_cleanup(source, source_cleanup_id(str(source.source_id))) for source in page.cleanups]
+        answers = zip(page.cleanups, await asyncio.gather(*cleanups), strict=True)
+        reasons = [f"source {source.source_id}: {reason}" for source, reason in answers if reason is not None]
         forgetting = replace(
             forgetting,
             after=page.after,
@@ -57,12 +70,7 @@ class ForgettingWorkflow:
             reasons=(*forgetting.reasons, *reasons)[:MAX_REASONS],
         )
         workflow.set_current_details(f"{forgetting.taken} documents taken up, {forgetting.failed} not forgotten")
-        if len(page.cleanups) == forgetting.sources_a_run:
-            workflow.continue_as_new(forgetting)
-        if forgetting.failed:
-            told = f"{forgetting.failed} of {forgetting.taken} documents are left: {'; '.join(forgetting.reasons)}"
-            raise ApplicationError(told, type="cleanup-incomplete", non_retryable=True)
-        return forgetting.taken
+        return forgetting
 
 
 async def start_forgetting(job_id: str, workflow_id: str) -> None:

@@ -48,9 +48,9 @@ class ProjectCleanupWorkflow:
         """
         progress = cleanup.carried or await self._begin(cleanup)
         try:
-            _check_wanted()
+            check_wanted()
             progress, is_more = await self._clean_some(cleanup, progress)
-            _check_wanted()
+            check_wanted()
         except (ActivityError, asyncio.CancelledError) as error:
             # A cancel is delivered once, so what follows is not cancelled again.
             await self._give_up(cleanup, progress, _interruption(error))
@@ -165,7 +165,7 @@ async def run_cleanup(cleanup: CleanupInput, workflow_id: str) -> str | None:
     return reason
 
 
-def _check_wanted() -> None:
+def check_wanted() -> None:
     """Goes no further after a cancel, which an activity or a child may have answered in good order."""
     if workflow.cancellation_reason() is not None:
         raise asyncio.CancelledError

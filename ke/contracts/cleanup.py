@@ -62,6 +62,8 @@ class CleanupInput:
     """The source that goes, alone; None: all that the job made."""
     part_of: str | None = None
     """The receipt of the project's cleanup that this one is a part of."""
+    replaced_by: str | None = None
+    """The page of a re-crawl that has another document now, where the source goes for that reason alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class ForgettingInput:
     sources_a_run: int = 100
     """Documents that one run of the workflow takes up before it continues as new."""
     after: int = 0
-    """The `seq` of the last document that was taken up."""
+    """The `seq` of the re-crawl's last page that was looked at."""
     taken: int = 0
     failed: int = 0
     reasons: tuple[str, ...] = ()
@@ -126,11 +128,11 @@ class ReplacedPage:
 
 @dataclass(frozen=True, slots=True)
 class ReplacedSources:
-    """Documents to forget, in the order in which they were stored, each with the job that owns it."""
+    """Documents to forget, in the order in which the re-crawl came by, each with the job that owns it."""
 
     cleanups: tuple[CleanupInput, ...]
     after: int
-    """The `seq` of the last one."""
+    """The `seq` of the re-crawl's last page that was looked at."""
 
 
 @dataclass(frozen=True, slots=True)

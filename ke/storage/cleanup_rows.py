@@ -150,8 +150,14 @@ async def delete_dead_letters_batch(connection: AsyncConnection, target: Cleanup
 
 
 async def delete_pages_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:
-    """Deletes the target's next entries of the frontier; returns the last `seq`, or None when there was none."""
-    return await _delete_simple(connection, target.receipt_id, pages, target.pages, after)
+    """Deletes the target's next entries of the frontier; returns the last `seq`, or None when there was none.
+
+    In the end those that found it gone, and stay, name it as their document no more.
+    """
+    last = await _delete_simple(connection, target.receipt_id, pages, await target.pages(connection), after)
+    if last is None:
+        await connection.execute(sa.update(pages).where(target.gone_pages).values(source_id=None))
+    return last
 
 
 async def _delete_simple(

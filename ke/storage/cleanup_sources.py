@@ -7,11 +7,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.cleanup import CleanupInput, CleanupStatus
-from ke.contracts.errors import NotFound
+from ke.contracts.errors import Conflict, NotFound
 from ke.contracts.jobs import ACTIVE
-from ke.storage.cleanup_runs import OpenedCleanup, last_run, refuse_run, start_receipt
+from ke.storage.cleanup_runs import OpenedCleanup, blocked_message, last_run, refuse_run, start_receipt
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import active_dependents, get_receipt
+from ke.storage.replaced import is_replaced
 from ke.storage.tables import extractions, jobs, records, sources
 
 
@@ -34,6 +35,7 @@ async def open_source_cleanup(connection: AsyncConnection, cleanup: CleanupInput
 
     Raises:
         NotFound: There never was such an owner.
+        Conflict: It was to go because a re-crawl has replaced it, and that is not so any more, or jobs are in the way.
     """
     target = CleanupTarget.of(cleanup)
     blocked_by = await _hold_jobs(connection, target)
@@ -42,6 +44,8 @@ async def open_source_cleanup(connection: AsyncConnection, cleanup: CleanupInput
     if before is not None and before.status is CleanupStatus.CLEANED and not is_there:
         return OpenedCleanup(await get_receipt(connection, target.receipt_id))
     blocked_by += [job for job in await active_dependents(connection, target.job_id) if job not in blocked_by]
+    if cleanup.replaced_by is not None and is_there and (before is None or not before.is_open(run_id)):
+        await _check_replaced(connection, target, uuid.UUID(cleanup.replaced_by), blocked_by)
     if blocked_by:
         return await refuse_run(connection, cleanup, blocked_by)
     raised = 0
@@ -56,6 +60,16 @@ async def open_source_cleanup(connection: AsyncConnection, cleanup: CleanupInput
     )
     found = {record.id: record.write_epoch for record in await connection.execute(epochs)}
     return OpenedCleanup(await get_receipt(connection, target.receipt_id), found)
+
+
+async def _check_replaced(
+    connection: AsyncConnection, target: CleanupTarget, page: uuid.UUID, blocked_by: Sequence[uuid.UUID]
+) -> None:
+    """Refuses without a receipt: nobody asked for this document by name, so nothing is to be taken up later."""
+    if blocked_by:
+        raise Conflict(blocked_message(target, blocked_by), blocked_by=[str(job) for job in blocked_by])
+    if not await is_replaced(connection, _source_of(target), page):
+        raise Conflict(f"Not every page that had source {target.source_id} has something else by now.")
 
 
 def _source_of(target: CleanupTarget) -> uuid.UUID:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.cleanup import CleanupScope
+from ke.contracts.ids import page_id
 from ke.contracts.naming import cleanup_id, source_cleanup_id
 from ke.storage.tables import dead_letters, entity_tasks, extraction_tasks, extractions, pages, records, sources
 from ke.storage.vectors.base import VectorStore
@@ -106,23 +108,38 @@ class CleanupTarget:
             return dead_letters.c.job_id == self.job_id
         return dead_letters.c.subject.in_(("source", "record")) & (dead_letters.c.subject_id == self.source_id)
 
-    @property
-    def pages(self) -> sa.ColumnElement[bool]:
-        """Its entries of the frontier; of a source those that name it: by its URL, or as the same document.
+    async def pages(self, connection: AsyncConnection) -> sa.ColumnElement[bool]:
+        """Its entries of the frontier; of a source those that name it: as their document, by its URL or its content.
 
-        Those of other jobs among them, which crawled it again and found it as it was, or gone.
-
-        A source's are found by its row, so they go before it.
+        Entries of other jobs, which crawled it again and found it as it was, are among them. Those that found it gone
+        are not: they are a finding of that job's, see `gone_pages`. A source's are found by its row, so they go first.
         """
         if self.source_id is None:
             return pages.c.job_id == self.job_id
+        is_its_own = (pages.c.source_id == self.source_id) & ~self._found_gone
+        its = sa.select(sources.c.url, sources.c.content_hash).where(sources.c.id == self.source_id)
+        found = (await connection.execute(its)).first()
+        if found is None:
+            return is_its_own
+        # What has no document has another address or content in common with this one; two indexes hold such pages only.
+        has_none = (pages.c.job_id == self.job_id) & pages.c.source_id.is_(None)
+        return sa.or_(
+            is_its_own,
+            (pages.c.id == page_id(self.job_id, found.url)) & pages.c.source_id.is_(None),
+            has_none & (pages.c.final_url == found.url),
+            has_none & (pages.c.content_hash == found.content_hash),
+        )
 
-        def its(column: sa.Column[object]) -> sa.ScalarSelect[object]:
-            return sa.select(column).where(sources.c.id == self.source_id).scalar_subquery()
+    @property
+    def gone_pages(self) -> sa.ColumnElement[bool]:
+        """The entries of other jobs that have found a source's page gone: they stay, and lose their document."""
+        if self.source_id is None:
+            return sa.false()
+        return (pages.c.source_id == self.source_id) & self._found_gone
 
-        url = its(sources.c.url)
-        same = sa.or_(pages.c.url == url, pages.c.final_url == url, pages.c.content_hash == its(sources.c.content_hash))
-        return ((pages.c.job_id == self.job_id) & same) | (pages.c.source_id == self.source_id)
+    @property
+    def _found_gone(self) -> sa.ColumnElement[bool]:
+        return (pages.c.state == "gone") & (pages.c.job_id != self.job_id)
 
     # Points
 

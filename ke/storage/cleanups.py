@@ -59,7 +59,7 @@ async def row_counts(connection: AsyncConnection, target: CleanupTarget) -> Stor
         extractions=await count(extractions, target.owned) + await count(extractions, target.made),
         entities=await count(mentions, target.owned) + await count(mentions, target.made),
         dead_letters=await count(dead_letters, target.dead_letters),
-        pages=await count(pages, target.pages),
+        pages=await count(pages, await target.pages(connection)),
         records=await count(records, target.owned_records) + await count(records, target.made_records),
     )
 

@@ -8,14 +8,15 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ke.contracts.cleanup import CleanupInput, ReplacedSources
+from ke.contracts.cleanup import CleanupStatus
 from ke.contracts.ids import page_id
-from ke.contracts.jobs import ENDED_WELL, Artifacts, CollectSpec
+from ke.contracts.jobs import Artifacts, CollectSpec
+from ke.contracts.naming import source_cleanup_id
 from ke.contracts.params import specs_of
 from ke.storage.arrays import among
 from ke.storage.frontier import EarlierPage, FrontierEntry
 from ke.storage.jobs import find_job
-from ke.storage.tables import jobs, pages, sources
+from ke.storage.tables import cleanups, jobs, pages, sources
 
 PIECE: Final = 2_000
 """Pages of an earlier frontier that one statement reads."""
@@ -72,7 +73,12 @@ async def with_earlier(
     return [replace(entry, earlier=known.get(entry.id)) for entry in entries]
 
 
-_present: Final = (jobs.c.id == sources.c.job_id) & (jobs.c.artifacts == Artifacts.PRESENT.value)
+_receipt: Final = sa.literal(source_cleanup_id("")).op("||")(sa.cast(sources.c.id, sa.Text))
+_present: Final = sa.and_(
+    jobs.c.id == sources.c.job_id,
+    jobs.c.artifacts == Artifacts.PRESENT.value,
+    ~sa.exists().where(cleanups.c.id == _receipt, cleanups.c.status != CleanupStatus.CLEANED.value).correlate(sources),
+)
 
 
 async def present_sources(connection: AsyncConnection, source_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
@@ -104,39 +110,3 @@ async def earlier_frontier(
     )
     found = (await connection.execute(statement)).all()
     return [(r.url, r.depth) for r in found if r.state != "gone"], found[-1].seq if found else None
-
-
-async def replaced_sources(connection: AsyncConnection, job_id: uuid.UUID, after: int, limit: int) -> ReplacedSources:
-    """The next documents that a re-crawl has replaced, and that are still there.
-
-    One that another page of the re-crawl still has, unchanged, is none of them. A re-crawl that did not end well, or
-    whose own documents are deleted, has replaced nothing: what it found may be the only copy that is left.
-
-    Args:
-        connection: The transaction.
-        job_id: The re-crawl.
-        after: The `seq` after which to look.
-        limit: Documents at most.
-    """
-    other = pages.alias("other")
-    is_current = sa.exists().where(
-        other.c.job_id == job_id, other.c.source_id == sources.c.id, other.c.state == "unchanged"
-    )
-    ended_well = sa.exists().where(
-        jobs.c.id == job_id,
-        jobs.c.status.in_([status.value for status in ENDED_WELL]),
-        jobs.c.artifacts == Artifacts.PRESENT.value,
-        jobs.c.deleted_at.is_(None),
-    )
-    named = sa.select(pages.c.previous_source_id).where(
-        pages.c.job_id == job_id, pages.c.previous_source_id.is_not(None)
-    )
-    statement = (
-        sa.select(sources.c.seq, sources.c.id, sources.c.job_id)
-        .where(sources.c.id.in_(named), sources.c.seq > after, ended_well, ~is_current)
-        .order_by(sources.c.seq)
-        .limit(limit)
-    )
-    found = (await connection.execute(statement)).all()
-    cleanups = tuple(CleanupInput(str(record.job_id), source_id=str(record.id)) for record in found)
-    return ReplacedSources(cleanups, int(found[-1].seq) if found else after)

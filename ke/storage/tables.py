@@ -160,6 +160,17 @@ pages = sa.Table(
     sa.CheckConstraint(f"state IN {PAGE_STATES}", name="state"),
     sa.Index(None, "job_id", "seq"),
     sa.Index(None, "source_id", postgresql_where=sa.text("source_id IS NOT NULL")),
+    # Pages without a document that lead to the address, or have the content, of another's: few.
+    sa.Index(
+        "ix_pages_led_to",
+        *("job_id", "final_url"),
+        postgresql_where=sa.text("source_id IS NULL AND final_url IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_pages_same_content",
+        *("job_id", "content_hash"),
+        postgresql_where=sa.text("source_id IS NULL AND content_hash IS NOT NULL"),
+    ),
     sa.Index("ix_pages_replaced", "job_id", "seq", postgresql_where=sa.text("previous_source_id IS NOT NULL")),
     sa.Index(
         "ix_pages_frontier",

@@ -72,12 +72,13 @@ async def _forget_and_kill(stack: Stack, folder: Path, site: SiteServer) -> None
         assert all(page["previous_source_id"] for page in changed)
 
         async def left() -> int:
-            # A page that is gone goes with its document: its address is a trace of that.
             pages = await earlier(client, second["id"], "changed") + await earlier(client, second["id"], "gone")
             return sum(page["previous_is_stored"] is True for page in pages)
 
         await eventually(left, lambda number: number == 0, timeout_s=120)
-        for page in changed:
+        gone = await earlier(client, second["id"], "gone")
+        assert len(gone) == GONE
+        for page in changed + gone:
             receipt = await eventually(
                 lambda page=page: client.get_cleanup(f"cleanup-source-{page['previous_source_id']}"),
                 lambda receipt: receipt["status"] != "running",

@@ -18,7 +18,8 @@ from ke.contracts.ids import page_id
 from ke.contracts.jobs import JobKind, JobStatus
 from ke.storage.dead_letters import DeadLetter, write_dead_letters
 from ke.storage.extracting import claim_tasks
-from ke.storage.tables import extraction_tasks, jobs, pages, sources
+from ke.storage.recrawls import present_sources
+from ke.storage.tables import cleanups, extraction_tasks, jobs, pages, sources
 from tests.cleaning import (
     SOURCE_STEPS,
     BrittleDatabase,
@@ -31,7 +32,17 @@ from tests.cleaning import (
     run_step,
     source_receipt,
 )
-from tests.seeding import COLLECTION, Seeded, _source, a_point, seed_crawl, seed_extract, seed_job, store_counts
+from tests.seeding import (
+    COLLECTION,
+    CONTENT_HASH,
+    Seeded,
+    _source,
+    a_point,
+    seed_crawl,
+    seed_extract,
+    seed_job,
+    store_counts,
+)
 from tests.stores import Stores, open_stores
 
 OF_ONE = StoreCounts(vectors=3, sources=1, extractions=3, entities=3, pages=1, records=2)
@@ -90,6 +101,36 @@ async def test_what_names_the_source_in_the_frontier_goes_too(stores: Stores) ->
     left = await counts(stores, owner)
     assert (left.pages, left.dead_letters) == (2, 1)
     assert (await counts(stores, stranger)).pages == 5
+
+
+async def test_page_that_another_job_found_gone_stays(stores: Stores) -> None:
+    """It is that job's finding and among its numbers; only the document is not named any more, in no count."""
+    owner, other = await a_crawl(stores), await a_crawl(stores)
+    source = owner.sources[0]
+    states = ("gone", "unchanged")
+    async with stores.database.transaction() as connection:
+        for number, state in enumerate(states):
+            its = sa.update(pages).where(pages.c.id == page_id(other.id, f"https://site.example/{number}"))
+            await connection.execute(its.values(state=state, source_id=source, previous_source_id=source))
+    receipt = await forget(stores, owner, source)
+    assert (receipt.status, receipt.planned, receipt.remaining) == ("cleaned", receipt.deleted, StoreCounts())
+    assert receipt.deleted == replace(OF_ONE, pages=2)
+    async with stores.database.transaction() as connection:
+        left = sa.select(pages.c.source_id, pages.c.previous_source_id).where(
+            pages.c.job_id == other.id, pages.c.state.in_(states)
+        )
+        assert [tuple(row) for row in await connection.execute(left)] == [(None, source)]
+
+
+async def test_page_with_a_document_of_its_own_stays(stores: Stores) -> None:
+    """Also when it has the content of the one that goes, or was led to its address: it is that other one's page."""
+    owner = await a_crawl(stores)
+    source, other = owner.sources[:2]
+    async with stores.database.transaction() as connection:
+        its = sa.update(pages).where(pages.c.id == page_id(owner.id, "https://site.example/1"))
+        same = {"final_url": "https://site.example/0", "content_hash": CONTENT_HASH}
+        await connection.execute(its.values(source_id=other, **same))
+    assert (await forget(stores, owner, source)).deleted == OF_ONE
 
 
 def _letter(source: uuid.UUID) -> DeadLetter:
@@ -226,6 +267,91 @@ async def test_busy_jobs_keep_a_source_from_being_forgotten(stores: Stores) -> N
         await run_step(stores, owner, "begin_cleanup", run_id="run-2", source=source)
     await _set(stores, owner.id, retry_id=None)
     assert (await forget(stores, owner, source, run_id="run-3")).deleted == OF_BOTH
+
+
+# What a re-crawl has replaced
+
+
+async def replaced(stores: Stores) -> tuple[Seeded, Seeded, uuid.UUID]:
+    """A crawl and a re-crawl, whose first page has another document now; and that page."""
+    owner = await a_crawl(stores)
+    again = await a_crawl(stores, params={"recrawl_of": str(owner.id)})
+    page = page_id(again.id, "https://site.example/0")
+    async with stores.database.transaction() as connection:
+        for job, key in ((owner, page_id(owner.id, "https://site.example/0")), (again, page)):
+            values = {"source_id": job.sources[0], "fetched_at": sa.func.clock_timestamp()}
+            await connection.execute(sa.update(pages).where(pages.c.id == key).values(**values))
+        names = sa.update(pages).where(pages.c.id == page).values(previous_source_id=owner.sources[0])
+        await connection.execute(names)
+        done = sa.update(extraction_tasks).where(extraction_tasks.c.job_id == again.id).values(record_state="done")
+        await connection.execute(done)
+    return owner, again, page
+
+
+async def _receipts(stores: Stores, source: uuid.UUID) -> int:
+    async with stores.database.transaction() as connection:
+        found = sa.select(sa.func.count()).where(cleanups.c.source_id == source)
+        return int((await connection.execute(found)).scalar_one())
+
+
+async def test_replaced_source_goes_like_any_other(stores: Stores) -> None:
+    """Its receipt is the same, and a retried step looks no second time at what it has begun to delete."""
+    owner, again, page = await replaced(stores)
+    source = owner.sources[0]
+    await run_step(stores, owner, "begin_cleanup", source=source, replaced_by=page)
+    await _set(stores, again.id, artifacts="cleaning")
+    receipt = await forget(stores, owner, source, replaced_by=page)
+    assert (receipt.status, receipt.deleted) == (CleanupStatus.CLEANED, OF_ONE)
+
+
+async def test_source_that_is_replaced_no_more_is_kept_without_a_receipt(stores: Stores) -> None:
+    """It is looked at again under the lock, whatever was listed; a reconciliation has nothing to take up."""
+    owner, again, page = await replaced(stores)
+    source = owner.sources[0]
+    later = await seed_job(stores.database, params={"recrawl_of": str(owner.id)})
+    entry = {"id": page_id(later.id, "https://site.example/0"), "job_id": later.id, "url": "https://site.example/0"}
+    async with stores.database.transaction() as connection:
+        found = {"depth": 0, "state": "unchanged", "source_id": source, "fetched_at": sa.func.clock_timestamp()}
+        await connection.execute(sa.insert(pages).values(**entry, **found))
+    with pytest.raises(Conflict, match="something else"):
+        await run_step(stores, owner, "begin_cleanup", source=source, replaced_by=page)
+    async with stores.database.transaction() as connection:
+        await connection.execute(sa.delete(pages).where(pages.c.job_id == later.id))
+    await _set(stores, again.id, artifacts="cleaning")
+    with pytest.raises(Conflict, match="something else"):
+        await run_step(stores, owner, "begin_cleanup", source=source, replaced_by=page)
+    assert await counts(stores, owner) == owner.counts
+    assert await _receipts(stores, source) == 0
+
+
+async def test_replaced_source_that_is_in_use_is_kept_without_a_receipt(stores: Stores) -> None:
+    """The refusal names the job; who fails the run afterwards leaves no receipt either."""
+    owner, _, page = await replaced(stores)
+    source = owner.sources[0]
+    busy = await seed_extract(stores.database, stores.vectors, owner, status=JobStatus.RUNNING)
+    with pytest.raises(Conflict, match=str(busy.id)):
+        await run_step(stores, owner, "begin_cleanup", source=source, replaced_by=page)
+    activities = CleanupActivities(stores.database, stores.vectors)
+    await ActivityEnvironment().run(activities.fail_cleanup, CleanupFailure(str(owner.id), "In use.", str(source)))
+    assert await _receipts(stores, source) == 0
+    async with stores.database.transaction() as connection:
+        assert await present_sources(connection, [source]) == {source}
+
+
+async def test_source_whose_deletion_has_begun_is_nobodys_document_any_more(stores: Stores) -> None:
+    """A re-crawl that meets it meanwhile stores the page anew, also when the deletion has failed and is to go on."""
+    owner, _, page = await replaced(stores)
+    source = owner.sources[0]
+    await run_step(stores, owner, "begin_cleanup", source=source, replaced_by=page)
+    failing = CleanupActivities(stores.database, stores.vectors)
+    environment = ActivityEnvironment()
+    for failed in (False, True):
+        if failed:
+            environment.info = replace(environment.info, workflow_run_id="run-1")
+            await environment.run(failing.fail_cleanup, CleanupFailure(str(owner.id), "It failed.", str(source)))
+        async with stores.database.transaction() as connection:
+            assert await present_sources(connection, owner.sources[:2]) == {owner.sources[1]}
+    assert (await source_receipt(stores, source)).status is CleanupStatus.FAILED
 
 
 async def test_forgotten_source_is_not_given_to_extraction(stores: Stores) -> None:

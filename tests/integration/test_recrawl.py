@@ -18,7 +18,7 @@ from ke.storage.closing import end_job
 from ke.storage.database import Database
 from ke.storage.jobs import lane_progress
 from ke.storage.listing import list_pages
-from ke.storage.recrawls import replaced_sources
+from ke.storage.replaced import replaced_sources
 from ke.storage.tables import jobs, pages, sources
 from tests.integration.lanes import Lanes, running_site
 
@@ -312,7 +312,7 @@ async def test_forgotten_source_leaves_no_page_of_a_recrawl(lanes: Lanes) -> Non
     source = (await lanes.stored(first))["/tagged"].id
     target = CleanupTarget(uuid.UUID(first), source)
     async with lanes.database.transaction() as connection:
-        found = await connection.execute(sa.select(pages.c.job_id).where(target.pages))
+        found = await connection.execute(sa.select(pages.c.job_id).where(await target.pages(connection)))
         assert sorted(map(str, found.scalars())) == sorted([first, second])
         assert (await row_counts(connection, target)).pages == 2
 
@@ -382,7 +382,11 @@ async def test_page_that_changed_or_is_gone_names_the_document_it_had(lanes: Lan
 async def test_documents_of_changed_and_gone_pages_are_replaced(lanes: Lanes) -> None:
     """Each is named with the job that owns it, and a list is gone on with where it was left off."""
     first, second, before = await changed_site(lanes)
-    expected = {CleanupInput(first, source_id=str(before[path])) for path in ("/tagged", "/plain")}
+    rows = await lanes.rows(second)
+    expected = {
+        CleanupInput(first, source_id=str(before[path]), replaced_by=str(rows[path].id))
+        for path in ("/tagged", "/plain")
+    }
     whole = await replaced(lanes, second)
     assert set(whole.cleanups) == expected
     one = await replaced(lanes, second, limit=1)

@@ -140,8 +140,8 @@ async def _project_cleanup(stage: Stage) -> Mapping[str, WorkflowHistory]:
 
 
 async def _forgetting(stage: Stage) -> Mapping[str, WorkflowHistory]:
-    stage.has_replaced(3)
-    handle = await stage.forget(sources_a_run=2)
+    stage.has_replaced(7)
+    handle = await stage.forget(sources_a_run=5)
     await stage.ended(handle)
     runs = await stage.histories(handle.id)
     return {"forgetting": runs[0], "forgetting_continued": runs[-1]}

@@ -1,12 +1,13 @@
 """The forgetting of what a re-crawl has replaced, as Temporal runs it."""
 
 import pytest
-from temporalio.client import WorkflowFailureError
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
 from ke.contracts.jobs import Lane
 from ke.contracts.naming import CLEANUP_WORKFLOW, TaskQueue, source_cleanup_id
 from tests.workflow.stage import Stage, replay
+from workflows import policies
 
 
 async def test_each_replaced_document_has_a_cleanup_of_its_own(stage: Stage) -> None:
@@ -16,6 +17,37 @@ async def test_each_replaced_document_has_a_cleanup_of_its_own(stage: Stage) -> 
     assert await handle.result() == 5
     assert sorted(stage.twin.cleaned, key=str) == sorted(stage.twin.replaced, key=str)
     assert len(await stage.histories(handle.id)) == 3
+    await replay(await stage.all_histories())
+
+
+async def test_no_more_are_listed_than_are_deleted_at_once(stage: Stage) -> None:
+    """What is replaced no more when the first are deleted is kept, as after a cleanup of the re-crawl."""
+    stage.has_replaced(10)
+    documents = list(stage.twin.replaced)
+    stage.twin.holding["verify_cleanup"] = gate = stage.gate()
+    handle = await stage.forget(sources_a_run=6)
+    await stage.until(lambda: stage.twin.attempts["verify_cleanup"] == policies.CLEANUPS_AT_ONCE)
+    stage.twin.replaced = []
+    gate.set()
+    assert await handle.result() == policies.CLEANUPS_AT_ONCE
+    assert sorted(stage.twin.cleaned, key=str) == sorted(documents[: policies.CLEANUPS_AT_ONCE], key=str)
+
+
+@pytest.mark.parametrize("step", ["list_replaced_sources", "verify_cleanup"])
+async def test_cancel_takes_up_no_further_document(stage: Stage, step: str) -> None:
+    """Neither what is being listed nor what would come next; the cleanups that are at work end well."""
+    stage.has_replaced(6)
+    stage.twin.holding[step] = gate = stage.gate()
+    handle = await stage.forget(sources_a_run=3)
+    begun = 0 if step == "list_replaced_sources" else 3
+    await stage.until(lambda: stage.twin.attempts[step] == max(begun, 1))
+    await handle.cancel(reason="not now")
+    gate.set()
+    assert await stage.ended(handle) is WorkflowExecutionStatus.CANCELED
+    for source in stage.twin.replaced[:begun]:
+        child = stage.client.get_workflow_handle(source_cleanup_id(str(source.source_id)))
+        assert await stage.ended(child) is WorkflowExecutionStatus.COMPLETED
+    assert stage.twin.attempts["begin_cleanup"] == begun
     await replay(await stage.all_histories())
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from ke.contracts.cleanup import ForgettingInput
 from ke.contracts.jobs import Artifacts, JobKind, JobStatus
 from ke.contracts.naming import FORGETTING_WORKFLOW, TaskQueue, forgetting_id
-from ke.storage.tables import jobs, pages, sources
+from ke.storage.tables import extraction_tasks, jobs, pages, sources
 from tests.integration.api.stack import QUICK, SLOW, ApiStack
 from tests.seeding import seed_crawl, seed_job
 
@@ -115,7 +115,11 @@ async def replacing(api: ApiStack) -> tuple[uuid.UUID, uuid.UUID, list[uuid.UUID
         states = (("fetched", before[0]), ("gone", before[1]), ("unchanged", None), ("fetched", None))
         for number, (state, document) in enumerate(states):
             page = sa.update(pages).where(pages.c.job_id == second.id, pages.c.url == f"https://site.example/{number}")
-            await connection.execute(page.values(state=state, previous_source_id=document))
+            now = None if state == "gone" else second.sources[number]
+            values = {"state": state, "source_id": now, "fetched_at": sa.func.now()}
+            await connection.execute(page.values(previous_source_id=document, **values))
+        done = sa.update(extraction_tasks).where(extraction_tasks.c.job_id == second.id).values(record_state="done")
+        await connection.execute(done)
     return first.id, second.id, before
 
 

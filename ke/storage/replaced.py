@@ -1,0 +1,196 @@
+"""Which documents a re-crawl has replaced: no page has them any more, and what the pages have now is found instead."""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ke.contracts.cleanup import CleanupInput, ReplacedSources
+from ke.contracts.ids import page_id
+from ke.contracts.jobs import ENDED_WELL, Artifacts
+from ke.storage.arrays import among
+from ke.storage.frontier import HAD_CONTENT
+from ke.storage.frontier import PIECE as URLS
+from ke.storage.tables import extraction_tasks, extractions, jobs, pages, records, sources
+
+PIECE: Final = 200
+"""Pages of a re-crawl that are looked at together."""
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+
+
+async def replaced_sources(connection: AsyncConnection, job_id: uuid.UUID, after: int, limit: int) -> ReplacedSources:
+    """The next documents that a re-crawl has replaced, and that are still there.
+
+    Args:
+        connection: The transaction.
+        job_id: The re-crawl.
+        after: The `seq` of its page after which to look.
+        limit: Documents at most.
+    """
+    line = await _line_of(connection, job_id)
+    found: list[CleanupInput] = []
+    first: dict[uuid.UUID, uuid.UUID | None] = {}
+    while line is not None and len(found) < limit:
+        named = await _naming(connection, pages.c.job_id == job_id, pages.c.seq > after)
+        if not named:
+            break
+        first |= await _replacing(connection, line, [page for page in named if page.previous_source_id not in first])
+        for page in named:
+            after = page.seq
+            if first[page.previous_source_id] == page.id:
+                source = str(page.previous_source_id)
+                found.append(CleanupInput(str(page.owner_id), source_id=source, replaced_by=str(page.id)))
+            if len(found) == limit:
+                break
+    return ReplacedSources(tuple(found), after)
+
+
+async def is_replaced(connection: AsyncConnection, source_id: uuid.UUID, page: uuid.UUID) -> bool:
+    """Whether a document is replaced as of now, by the re-crawl that this page of it was listed with."""
+    named = await _naming(connection, pages.c.id == page, pages.c.previous_source_id == source_id)
+    line = await _line_of(connection, named[0].job_id) if named else None
+    return line is not None and (await _replacing(connection, line, named))[source_id] is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A re-crawl that ended well, and the jobs that it goes back to."""
+
+    job_id: uuid.UUID
+    seq: int
+    members: Sequence[uuid.UUID]
+    """The re-crawl, the earlier job, that one's earlier job, and so on."""
+
+
+async def _line_of(connection: AsyncConnection, job_id: uuid.UUID) -> _Line | None:
+    """None for a re-crawl that did not end well, or whose own documents are deleted.
+
+    Such a one has replaced nothing: what it found may be the only copy that is left.
+    """
+    ended_well = sa.select(jobs.c.seq).where(
+        jobs.c.id == job_id,
+        jobs.c.status.in_([status.value for status in ENDED_WELL]),
+        jobs.c.artifacts == Artifacts.PRESENT.value,
+        jobs.c.deleted_at.is_(None),
+    )
+    seq = (await connection.execute(ended_well)).scalar_one_or_none()
+    if seq is None:
+        return None
+    line = sa.select(jobs.c.id, jobs.c.params["recrawl_of"].astext.label("earlier")).where(jobs.c.id == job_id)
+    steps = line.cte("line", recursive=True)
+    before = sa.select(jobs.c.id, jobs.c.params["recrawl_of"].astext).where(
+        jobs.c.id == sa.cast(steps.c.earlier, sa.Uuid)
+    )
+    steps = steps.union(before)
+    return _Line(job_id, seq, (await connection.execute(sa.select(steps.c.id))).scalars().all())
+
+
+async def _naming(connection: AsyncConnection, *which: sa.ColumnElement[bool]) -> Sequence[sa.Row[Any]]:
+    """The next of these pages that name a document which they had before, where it is still there."""
+    statement = (
+        sa.select(pages.c.id, pages.c.seq, pages.c.job_id, pages.c.url, pages.c.previous_source_id)
+        .add_columns(sources.c.job_id.label("owner_id"))
+        .select_from(pages.join(sources, sources.c.id == pages.c.previous_source_id))
+        .where(pages.c.previous_source_id.is_not(None), *which)
+        .order_by(pages.c.seq)
+        .limit(PIECE)
+    )
+    return (await connection.execute(statement)).all()
+
+
+async def _replacing(
+    connection: AsyncConnection, line: _Line, named: Sequence[sa.Row[Any]]
+) -> dict[uuid.UUID, uuid.UUID | None]:
+    """Of each document that these pages of a re-crawl name: the re-crawl's first page that does, if it is replaced.
+
+    It is not as long as a page of any job has it, unless the re-crawl, or a job that it goes back to, has looked at the
+    same address later and found another document there, or none. What a job has that was submitted after the re-crawl
+    is kept in any case.
+    """
+    wanted: dict[uuid.UUID, dict[str, datetime]] = defaultdict(dict)
+    for page in named:
+        wanted[page.previous_source_id][page.url] = _LONG_AGO
+    kept = set()
+    for page in await _holding(connection, list(wanted)):
+        if page.job_seq > line.seq or page.fetched_at is None:
+            kept.add(page.source_id)
+        else:
+            known = wanted[page.source_id]
+            known[page.url] = max(page.fetched_at, known.get(page.url, _LONG_AGO))
+    urls = {url for source, of_source in wanted.items() if source not in kept for url in of_source}
+    now = await _pages_at(connection, line, list(urls))
+    made = await _made_of(connection, list(wanted))
+    first: dict[uuid.UUID, uuid.UUID | None] = dict.fromkeys(wanted)
+    for source in made.keys() - kept:
+        if all(any(_replaces(page, made[source], since) for page in now[url]) for url, since in wanted[source].items()):
+            mine = [
+                page
+                for url in wanted[source]
+                for page in now[url]
+                if page.job_id == line.job_id and page.previous_source_id == source
+            ]
+            first[source] = min(mine, key=lambda page: page.seq).id
+    return first
+
+
+async def _holding(connection: AsyncConnection, source_ids: Sequence[uuid.UUID]) -> Sequence[sa.Row[Any]]:
+    """The pages, of whichever job, whose document is one of these; those aside that are gone."""
+    statement = (
+        sa.select(pages.c.source_id, pages.c.url, pages.c.fetched_at, jobs.c.seq.label("job_seq"))
+        .select_from(pages.join(jobs, jobs.c.id == pages.c.job_id))
+        .where(pages.c.source_id.is_not(None), among(pages.c.source_id, source_ids), pages.c.state != "gone")
+    )
+    return list(await connection.execute(statement))
+
+
+async def _pages_at(connection: AsyncConnection, line: _Line, urls: Sequence[str]) -> dict[str, list[sa.Row[Any]]]:
+    """What the jobs of a line have at these addresses, and how far the documents are that they have there."""
+    owner = jobs.alias("owner")
+    task = sa.select(sa.literal(1)).where(extraction_tasks.c.source_id == pages.c.source_id)
+    looked = (
+        sa.select(*(pages.c[name] for name in ("id", "seq", "job_id", "url", "state", "fetched_at", "source_id")))
+        .add_columns(
+            pages.c.previous_source_id,
+            owner.c.id.is_not(None).label("is_stored"),
+            sa.exists(task.where(extraction_tasks.c.state == "done")).label("is_extracted"),
+            sa.exists(task.where(extraction_tasks.c.record_state == "done")).label("has_record"),
+        )
+        .select_from(
+            pages.outerjoin(
+                sources.join(owner, (owner.c.id == sources.c.job_id) & (owner.c.artifacts == Artifacts.PRESENT.value)),
+                sources.c.id == pages.c.source_id,
+            )
+        )
+    )
+    found: dict[str, list[sa.Row[Any]]] = defaultdict(list)
+    for start in range(0, len(urls), URLS):
+        for member in line.members:
+            ids = [page_id(member, url) for url in urls[start : start + URLS]]
+            for page in await connection.execute(looked.where(among(pages.c.id, ids))):
+                found[page.url].append(page)
+    return found
+
+
+async def _made_of(connection: AsyncConnection, source_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, sa.Row[Any]]:
+    """What has been made of each of these documents, by whichever job."""
+    statement = sa.select(
+        sources.c.id,
+        sa.exists().where(extractions.c.source_id == sources.c.id).label("extractions"),
+        sa.exists().where(records.c.source_id == sources.c.id).label("records"),
+    ).where(among(sources.c.id, source_ids))
+    return {row.id: row for row in await connection.execute(statement)}
+
+
+def _replaces(page: sa.Row[Any], made: sa.Row[Any], since: datetime) -> bool:
+    """Whether a page has, since then, something in place of a document: nothing is lost that was searchable."""
+    if page.fetched_at is None or page.fetched_at < since:
+        return False
+    if page.state == "gone":
+        return True
+    has_another = page.state in HAD_CONTENT and page.is_stored and page.source_id != made.id
+    return has_another and (page.is_extracted or not made.extractions) and (page.has_record or not made.records)

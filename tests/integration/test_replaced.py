@@ -1,0 +1,197 @@
+"""Which documents a re-crawl has replaced: those that no page has any more, and that are found in a new form."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from aiohttp import web
+
+from ke.contracts.jobs import CollectSpec
+from ke.runtime.pool import CpuPool
+from ke.storage.database import Database
+from ke.storage.replaced import replaced_sources
+from ke.storage.tables import extraction_tasks, extractions, jobs, pages, records
+from tests.integration.lanes import Lanes, running_site
+from tests.seeding import COLLECTION, _extraction, _record
+
+
+@pytest.fixture
+async def lanes(database: Database, pool: CpuPool) -> AsyncIterator[Lanes]:
+    async with running_site() as site:
+        yield Lanes(database, pool, site)
+
+
+async def again(lanes: Lanes, earlier: str, spec: CollectSpec | None = None) -> str:
+    """Crawls the earlier job's pages again; gives the new job."""
+    job, _ = await lanes.whole(replace(spec or lanes.crawl(), recrawl_of=earlier))
+    return job
+
+
+async def replaced(lanes: Lanes, job: str) -> list[uuid.UUID]:
+    async with lanes.database.transaction() as connection:
+        found = await replaced_sources(connection, uuid.UUID(job), 0, 100)
+    return [uuid.UUID(cleanup.source_id) for cleanup in found.cleanups]
+
+
+async def shared(lanes: Lanes) -> tuple[str, uuid.UUID]:
+    """A crawl of two addresses with one document, of which the first says something else from now on."""
+    lanes.html("/", "/a", "/b")
+    lanes.site.html("/a", text="The same on both.")
+    lanes.answers["/b"] = lanes.answers["/a"]
+    first, outcome = await lanes.whole(lanes.crawl())
+    assert outcome.counters.pages_duplicate == 1
+    lanes.site.html("/a", text="Not the same any more.")
+    return first, (await lanes.stored(first))["/a"].id
+
+
+def forbidden(lanes: Lanes) -> CollectSpec:
+    lanes.answers["/b"] = lambda _: web.Response(status=403)
+    return lanes.crawl()
+
+
+def left_out(lanes: Lanes) -> CollectSpec:
+    return lanes.crawl(max_pages=2)
+
+
+def not_asked_for(lanes: Lanes) -> CollectSpec:
+    return CollectSpec((f"{lanes.url}/a",), follow=False)
+
+
+@pytest.mark.parametrize(
+    ("spec", "state"),
+    [(forbidden, "failed"), (left_out, "skipped"), (not_asked_for, None)],
+    ids=["failed", "skipped", "not asked for"],
+)
+async def test_document_of_a_page_that_was_not_seen_again_is_kept(
+    lanes: Lanes, spec: Callable[[Lanes], CollectSpec], state: str | None
+) -> None:
+    """Another address of it has changed, which says nothing of this one."""
+    first, source = await shared(lanes)
+    second = await again(lanes, first, spec(lanes))
+    rows = await lanes.rows(second)
+    assert rows["/a"].previous_source_id == source
+    assert (rows["/b"].state if "/b" in rows else None) == state
+    assert await replaced(lanes, second) == []
+
+
+async def test_document_that_no_address_has_any_more_is_replaced(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named once, however many pages had it; those that changed in the job before count as well."""
+    for name in ("PIECE", "URLS"):
+        monkeypatch.setattr(f"ke.storage.replaced.{name}", 1)
+    first, source = await shared(lanes)
+    second = await again(lanes, first)
+    assert await replaced(lanes, second) == []
+    lanes.answers["/b"] = lanes.answers["/a"]
+    third = await again(lanes, second)
+    assert (await lanes.rows(third))["/b"].previous_source_id == source
+    assert await replaced(lanes, third) == [source]
+    both = await again(lanes, first)
+    assert {(await lanes.rows(both))[path].previous_source_id for path in ("/a", "/b")} == {source}
+    assert await replaced(lanes, both) == [source]
+
+
+async def test_page_that_went_back_keeps_the_document(lanes: Lanes) -> None:
+    """A job that was submitted later found it unchanged: the site is as it was, whatever the workers' clocks say."""
+    first, source = await shared(lanes)
+    before, lanes.answers["/b"] = lanes.answers["/b"], lanes.answers["/a"]
+    second = await again(lanes, first)
+    assert await replaced(lanes, second) == [source]
+    lanes.answers["/a"] = before
+    later = await again(lanes, first)
+    row = (await lanes.rows(later))["/a"]
+    assert row.state == "unchanged"
+    assert await replaced(lanes, second) == []
+    async with lanes.database.transaction() as connection:
+        behind = {"fetched_at": row.fetched_at - timedelta(days=1)}
+        await connection.execute(sa.update(pages).where(pages.c.job_id == uuid.UUID(later)).values(behind))
+    assert await replaced(lanes, second) == []
+
+
+async def single(lanes: Lanes) -> tuple[str, uuid.UUID]:
+    """A crawl of one page, which says something else from now on."""
+    lanes.site.html("/", text="As it was.")
+    first, _ = await lanes.whole(lanes.crawl())
+    lanes.site.html("/", text="As it is.")
+    return first, (await lanes.stored(first))["/"].id
+
+
+async def make(lanes: Lanes, table: sa.Table, job: str, source: uuid.UUID) -> None:
+    """What was made of a document."""
+    owner = uuid.UUID(job)
+    row = _record(owner, owner, source, 0) if table is records else _extraction(owner, owner, source, 0, COLLECTION)
+    async with lanes.database.transaction() as connection:
+        await connection.execute(sa.insert(table).values(**row))
+
+
+async def put_task(lanes: Lanes, job: str, source: uuid.UUID, **states: Any) -> None:
+    async with lanes.database.transaction() as connection:
+        task = {"job_id": uuid.UUID(job), "source_id": source}
+        await connection.execute(sa.delete(extraction_tasks).where(extraction_tasks.c.source_id == source))
+        await connection.execute(sa.insert(extraction_tasks).values(**task, **states))
+
+
+@pytest.mark.parametrize(
+    ("table", "undone", "done"),
+    [
+        (extractions, [{"state": state} for state in ("pending", "failed", "skipped")], {"state": "done"}),
+        (
+            records,
+            [{"state": "done", "record_state": state} for state in (None, "failed", "skipped")],
+            {"state": "done", "record_state": "done"},
+        ),
+    ],
+    ids=["extractions", "records"],
+)
+async def test_what_is_searchable_is_replaced_by_what_is(
+    lanes: Lanes, table: sa.Table, undone: list[dict[str, str | None]], done: dict[str, str]
+) -> None:
+    """As long as the new document is not extracted, the earlier one is all there is to find."""
+    first, source = await single(lanes)
+    await make(lanes, table, first, source)
+    second = await again(lanes, first)
+    new = (await lanes.rows(second))["/"].source_id
+    assert await replaced(lanes, second) == []
+    for states in undone:
+        await put_task(lanes, second, new, **states)
+        assert await replaced(lanes, second) == []
+    await put_task(lanes, second, new, **done)
+    assert await replaced(lanes, second) == [source]
+
+
+async def test_what_is_gone_is_replaced_by_nothing(lanes: Lanes) -> None:
+    """Extracted or not: there is nothing that could be found instead."""
+    lanes.html("/", "/a")
+    lanes.html("/a")
+    first, _ = await lanes.whole(lanes.crawl())
+    source = (await lanes.stored(first))["/a"].id
+    await make(lanes, extractions, first, source)
+    del lanes.answers["/a"]
+    assert await replaced(lanes, await again(lanes, first)) == [source]
+
+
+async def test_page_without_a_document_replaces_none(lanes: Lanes) -> None:
+    """One that asks not to be indexed from now on was fetched, and what it says is nowhere."""
+    first, source = await single(lanes)
+    lanes.site.html("/", text="As it is.", head='<meta name="robots" content="noindex">')
+    second = await again(lanes, first)
+    row = (await lanes.rows(second))["/"]
+    assert (row.state, row.source_id, row.previous_source_id) == ("fetched", None, source)
+    assert await replaced(lanes, second) == []
+
+
+async def test_document_whose_successor_is_deleted_is_kept(lanes: Lanes) -> None:
+    """By the cleanup of the job that owns it: the earlier document is the last."""
+    first, source = await single(lanes)
+    second = await again(lanes, first)
+    lanes.site.html("/", text="As it will be.")
+    third = await again(lanes, second)
+    assert await replaced(lanes, second) == [source]
+    assert await replaced(lanes, third) == [(await lanes.stored(second))["/"].id]
+    async with lanes.database.transaction() as connection:
+        cleaning = sa.update(jobs).where(jobs.c.id == uuid.UUID(second)).values(artifacts="cleaning")
+        await connection.execute(cleaning)
+    assert await replaced(lanes, second) == []
