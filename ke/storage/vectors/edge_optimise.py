@@ -14,7 +14,7 @@ from ke.storage.vectors import edge_frames
 from ke.storage.vectors.checks import following
 from ke.storage.vectors.edge_copying import Copying
 from ke.storage.vectors.edge_engine import EdgeEngine
-from ke.storage.vectors.edge_files import FULL_SCAN_KB, Collection, load_shard, name_shard, rows
+from ke.storage.vectors.edge_files import FULL_SCAN_KB, Collection, OutcomeUnknown, load_shard, name_shard, rows
 
 log = logging.getLogger("ke.vectors")
 
@@ -170,7 +170,11 @@ def swap(collection: Collection, copy: Copy) -> None:
     collection.shard, copy.shard = copy.shard, collection.shard
     collection.shard_folder, copy.folder = copy.folder, collection.shard_folder
     # What waits for a sync was noted, and so is in the copy and on disk.
-    collection.journal.clear()
+    collection.journal.shard = collection.shard_folder.name
+    try:
+        collection.journal.clear()
+    except OSError as error:  # what came after it in a journal of the shard before would be left out
+        raise OutcomeUnknown(f"{collection.folder}: {error}") from error
     collection.dirty = collection.changed = False
     collection.copying = None
 
