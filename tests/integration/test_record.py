@@ -1,7 +1,6 @@
 """The activities that keep a job's row true, on a real Postgres."""
 
 import uuid
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
@@ -11,19 +10,8 @@ from activities.record import RecordActivities
 from ke.contracts.activities import CloseJob, StatusChange
 from ke.contracts.errors import NotFound
 from ke.contracts.jobs import CollectSpec, JobError, JobInput, JobKind, JobStatus
-from ke.runtime.embedded.postgres import temporary_postgres
-from ke.storage.database import Database, migrate
+from ke.storage.database import Database
 from ke.storage.jobs import find_job
-
-
-@pytest.fixture(scope="module")
-async def database() -> AsyncIterator[Database]:
-    """An empty database with our schema."""
-    async with temporary_postgres() as url:
-        await migrate(url)
-        database = Database(url)
-        yield database
-        await database.close()
 
 
 def a_job() -> JobInput:

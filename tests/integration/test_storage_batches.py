@@ -1,7 +1,6 @@
 """What is written and skipped in batches, on a real Postgres: broken off anywhere, it is taken up again."""
 
 import uuid
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
@@ -11,12 +10,11 @@ from ke.contracts.activities import CloseJob
 from ke.contracts.errors import Fenced, WorkLost
 from ke.contracts.ids import page_id
 from ke.contracts.jobs import ExtractSpec, JobKind, JobStatus, Lane
-from ke.runtime.embedded.postgres import temporary_postgres
 from ke.storage import collect_batches, counting, frontier
 from ke.storage.closing import end_job
 from ke.storage.collect_batches import skip_batch, write_batch
 from ke.storage.collecting import PageOutcome, PageState
-from ke.storage.database import Database, migrate
+from ke.storage.database import Database
 from ke.storage.dead_letters import DeadLetter, purge_dead_letters
 from ke.storage.extract_queue import queued_up_to, select_sources
 from ke.storage.extracting import claim_tasks, fail_task
@@ -30,16 +28,6 @@ EPOCH = 1
 
 class CrashError(Exception):
     """The worker dies here."""
-
-
-@pytest.fixture(scope="module")
-async def database() -> AsyncIterator[Database]:
-    """An empty database with our schema."""
-    async with temporary_postgres() as url:
-        await migrate(url)
-        database = Database(url)
-        yield database
-        await database.close()
 
 
 async def a_crawl(database: Database, n_pages: int = 0) -> uuid.UUID:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import sqlalchemy as sa
@@ -10,8 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import dead_letter_id
 from ke.contracts.jobs import JobStatus, Lane
-from ke.runtime.embedded.postgres import temporary_postgres
-from ke.storage.database import Database, migrate
+from ke.storage.database import Database
 from ke.storage.extract_queue import skip_open_tasks
 from ke.storage.extracting import ClaimedSource, StoredPiece, finish_pieces, release_tasks
 from ke.storage.jobs import take_lease
@@ -24,16 +23,6 @@ TASKS = 12
 CLAIM = uuid.UUID(int=7)
 WAIT_S = 10.0
 Step = Callable[[AsyncConnection, uuid.UUID, list[uuid.UUID]], Awaitable[object]]
-
-
-@pytest.fixture(scope="module")
-async def database() -> AsyncIterator[Database]:
-    """An empty database with our schema."""
-    async with temporary_postgres() as url:
-        await migrate(url)
-        database = Database(url)
-        yield database
-        await database.close()
 
 
 async def a_job(database: Database) -> tuple[uuid.UUID, list[uuid.UUID]]:

@@ -32,6 +32,7 @@ def test_every_piece_of_the_tokenizer_is_one_word() -> None:
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")), ids=lambda p: p.name)
 def test_real_pages_have_the_same_tokens(path: Path) -> None:
+    """Of our own documents, whole and line by line, what is made word by word is what the tokenizer makes of all."""
     text = path.read_text(encoding="utf-8")
     assert token_ids(text).tolist() == of_the_whole(text)
     for line in text.splitlines():
@@ -57,11 +58,13 @@ def test_real_pages_have_the_same_tokens(path: Path) -> None:
     ],
 )
 def test_odd_texts_have_the_same_tokens(text: str) -> None:
+    """The same where words are hard to tell apart: runs of spaces, marks of the model, other scripts, long words."""
     assert token_ids(text).tolist() == of_the_whole(text)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_random_texts_have_the_same_tokens(seed: int) -> None:
+    """The same for whatever such signs add up to."""
     made = random.Random(seed)
     signs = ["", *"  \n\r\t<>{};é語🙂", "  ", SPACE, "<s>", "//", "the", "ing"]
     for _ in range(50):
@@ -70,6 +73,7 @@ def test_random_texts_have_the_same_tokens(seed: int) -> None:
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more words are kept than the limit, and no long ones; what was dropped is made anew, the same."""
     monkeypatch.setattr(tokens, "_MAX_WORDS", 100)
     for number in range(50):
         text = " ".join(f"{number}x{i}" for i in range(10)) + " " + "z" * 1000
@@ -80,5 +84,6 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lone_surrogates_are_refused() -> None:
+    """A text that is no Unicode is refused, as the tokenizer itself does."""
     with pytest.raises(TypeError):
         token_ids("a \ud800 b")
