@@ -41,7 +41,8 @@ Browser = Annotated[
 ]
 Patterns = list[str] | None
 Reading = Annotated[
-    Literal["thorough", "fast"], Field(description="How a page's content is found: well, or in a fifth of the time")
+    Literal["thorough", "fast"],
+    Field(description="How a page's content is found: well, or fast, less well on news and blogs"),
 ]
 Cursor = Annotated[str | None, Field(description="`next_cursor` of the call before, for what follows it")]
 Key = Annotated[str | None, Field(description="The same key gives the same job, so that a repeat is safe")]

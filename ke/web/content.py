@@ -2,19 +2,20 @@
 
 Both readings write a page out by its structure first and then choose among the blocks, so that what they keep has its
 headings, lists, tables, code and links. `fast` chooses by what the page declares and by density: content is where words
-are that are no links. `thorough` asks trafilatura, takes the blocks that it found, and puts back what it loses: blocks
-that stand between those.
+are that are no links. `thorough` does the same where that is nearly all of the page, as in documentation. Of other
+pages, as of the news, it asks trafilatura, takes the blocks that it found, and puts back what it loses amid those.
 """
 
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import accumulate
 from typing import Final, Literal
 
 import trafilatura
 from lxml import etree
-from selectolax.lexbor import LexborHTMLParser
+from selectolax.lexbor import LexborHTMLParser, LexborNode
 from trafilatura.settings import Document
 
 from ke.contracts.jobs import Reading
@@ -27,10 +28,20 @@ MAX_READER_CHARS: Final = 250_000
 """The longest page that trafilatura is given: its time grows faster than the page, to a second here."""
 MAX_READER_TAGS: Final = 12_000
 """Angle brackets in the largest page that it is given: its time is in the elements rather than in the text."""
-MIN_RECALL: Final = 0.25
+MIN_RECALL: Final = 0.05
 """The share of the visible text that must be kept; below it the page is written out as a whole."""
-MIN_AGREED: Final = 0.5
-"""The share of what density takes that trafilatura's opinion must leave; on short pages that sees a part only."""
+MIN_AGREED: Final = 0.2
+"""The share of what density takes that trafilatura's opinion must leave; on some pages that sees a part only."""
+MIN_CLEAR_CHARS: Final = 200
+"""The shortest content that may be clear without trafilatura's opinion."""
+CLEAR: Final = 0.95
+"""The share of a page that density must take for that."""
+ALL: Final = 1.0
+"""The same of what the page declares as its content: on pages of the news much stands in there that is none."""
+CLEAR_AROUND: Final = 0.98
+"""And the share of all of the page, where it declares its content."""
+MAX_REMARK: Final = 80
+"""Characters of a caption or a notice: a paragraph amid content that trafilatura left out is kept when it is longer."""
 MIN_GUARDED_CHARS: Final = 500
 """Visible characters from which that share means something."""
 MOST: Final = 0.9
@@ -53,8 +64,11 @@ FAR: Final = 16_384
 """Characters before and behind that a longer block is looked for in: heads and tables of contents repeat what comes
 later, and a search through all of a long page for each of its blocks would take seconds."""
 
-_MAIN: Final[Reader] = "main"
-_DENSITY: Final[Reader] = "density"
+_NO_TEXT: Final = "script, style, svg, noscript, template, iframe, object, canvas, select, video, audio"
+_LONG_VALUE: Final = re.compile(r'="[^"]{300,}"')
+_STRUCTURED: Final = ("`", "|", ">")
+"""How code, tables and quotes begin."""
+_ENDS: Final = (".", ":", "!", "?")
 _NO_WORDS: Final = re.compile(r"[\W_]+")
 
 _READER_ERRORS: Final = (
@@ -67,38 +81,83 @@ _READER_ERRORS: Final = (
 logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
 
 
-def read_content(html: str, tree: LexborHTMLParser, links: Mapping[str, str], reading: Reading) -> tuple[str, Reader]:
+def read_content(tree: LexborHTMLParser, links: Mapping[str, str], reading: Reading) -> tuple[str, Reader]:
     """The content of a page as Markdown, and how it was told from what is around it.
 
-    What would lose most of a page's text is not taken: density is asked where trafilatura finds little, and a page
-    where that finds little too is written out whole.
+    What would lose nearly all of a page is not taken: density is asked where trafilatura finds little, and a page where
+    that finds little too is written out whole.
 
     Args:
-        html: The page.
-        tree: The same, parsed.
+        tree: The page. It loses what is no text: scripts, styles and embedded things.
         links: The URL of each `href`, as the page writes it, that becomes a link.
         reading: How much time to take.
     """
     body = tree.body
     if body is None:
         return "", "structure"
-    found = _compact(_main_text(html)) if reading is Reading.THOROUGH else ""
-    root = content_of(tree) or body
-    whole: Written | None = None
-    for evidence, reader in ((found, _MAIN), ("", _DENSITY)) if found else (("", _DENSITY),):
-        written = whole or write(root, links)
-        declared = root.mem_id != body.mem_id and whole is None
-        kept = _chosen(written, evidence, declared=declared)
-        if declared and _size(kept) <= DECLARED * len(evidence):
-            written = whole = write(body, links)
-            declared = False
-            kept = _chosen(written, evidence, declared=False)
-        if evidence and _size(kept) < MIN_AGREED * _size(_chosen(written, "", declared=declared)):
-            continue
-        seen = _size(written.blocks)
-        if kept and (seen <= MIN_GUARDED_CHARS or _size(kept) >= MIN_RECALL * seen):
-            return document(kept), reader
-    return document((whole or write(body, links)).blocks), "structure"
+    page = _Page(body, content_of(tree) or body, links)
+    dense = _dense(page.content, declared=page.is_declared)
+    if _is_clear(page, dense):
+        return document(_dense(page.content, declared=page.is_declared, doubtful=True)), "density"
+    if reading is Reading.THOROUGH:
+        kept = _agreed(page, dense, _compact(_main_text(_lean(tree))))
+        if kept:
+            return document(kept), "main"
+    if _is_enough(dense, page.content):
+        return document(dense), "density"
+    return document(page.whole.blocks), "structure"
+
+
+class _Page:
+    """A page, written out as far as that is asked for."""
+
+    def __init__(self, body: LexborNode, root: LexborNode, links: Mapping[str, str]) -> None:
+        self._body = body
+        self._links = links
+        self.is_declared = root.mem_id != body.mem_id
+        """Whether the page says what its content is."""
+        self.content = write(root, links)
+        """What it says its content is, or else all of it."""
+
+    @cached_property
+    def whole(self) -> Written:
+        """All of it."""
+        return write(self._body, self._links) if self.is_declared else self.content
+
+
+def _is_clear(page: _Page, dense: Sequence[Block]) -> bool:
+    """Whether there is next to nothing around what density takes, so that no opinion could change much."""
+    size = _size(dense)
+    if size < MIN_CLEAR_CHARS or size < (ALL if page.is_declared else CLEAR) * _size(page.content.blocks):
+        return False
+    return not page.is_declared or size >= CLEAR_AROUND * _size(page.whole.blocks)
+
+
+def _agreed(page: _Page, dense: Sequence[Block], found: str) -> list[Block]:
+    """The blocks that trafilatura's opinion leads to; none where it saw too little of the page."""
+    if not found:
+        return []
+    written = page.content
+    kept = _found(written, found)
+    if page.is_declared and _size(kept) <= DECLARED * len(found):
+        written = page.whole
+        kept = _found(written, found)
+        dense = _dense(written, declared=False)
+    if _size(kept) < MIN_AGREED * _size(dense) or not _is_enough(kept, written):
+        return []
+    return kept
+
+
+def _is_enough(kept: Sequence[Block], written: Written) -> bool:
+    seen = _size(written.blocks)
+    return bool(kept) and (seen <= MIN_GUARDED_CHARS or _size(kept) >= MIN_RECALL * seen)
+
+
+def _lean(tree: LexborHTMLParser) -> str:
+    """The page without what is no text, which is half of what a page of the news has."""
+    for node in tree.css(_NO_TEXT):
+        node.decompose()
+    return _LONG_VALUE.sub('=""', tree.html or "")
 
 
 def _main_text(html: str) -> str:
@@ -120,24 +179,49 @@ def _size(blocks: Sequence[Block]) -> int:
     return sum(len(block.plain) for block in blocks)
 
 
-def _chosen(written: Written, found: str, *, declared: bool) -> list[Block]:
-    """The blocks that are content."""
+def _dense(written: Written, *, declared: bool, doubtful: bool = False) -> list[Block]:
+    """The blocks where words are that are no links.
+
+    Args:
+        written: The page, or a part of it.
+        declared: Whether the page says that this is its content: then it is looked for in all of it.
+        doubtful: Whether to take blocks that are named as what stands around content, too, where they stand amid it.
+    """
     blocks = written.blocks
-    sure = _found_in(blocks, found) if found else [False] * len(blocks)
-    if any(sure):
-        weights = [len(b.plain) - b.linked if keep else 0 for b, keep in zip(blocks, sure, strict=True)]
-    else:
-        weights = [0 if b.doubtful else max(0, len(b.plain) - 2 * b.linked) for b in blocks]
-    first, end = (0, len(blocks)) if declared and not any(sure) else _innermost(written.spans, weights, MOST)
+    weights = [0 if block.doubtful else max(0, len(block.plain) - 2 * block.linked) for block in blocks]
+    first, end = (0, len(blocks)) if declared else _innermost(written.spans, weights, MOST)
     first, end = _without_edges(blocks, first, end)
     title = _title_above(blocks, first)
+    amid = [n for n in range(first, end) if (doubtful or not blocks[n].doubtful) and _reads_on(blocks[n])]
+    return [blocks[n] for n in (amid if title is None else [title, *amid])]
+
+
+def _found(written: Written, found: str) -> list[Block]:
+    """The blocks that trafilatura found, and those amid them that it tends to lose."""
+    blocks = written.blocks
+    sure = _found_in(blocks, found)
+    weights = [len(block.plain) - block.linked if is_sure else 0 for block, is_sure in zip(blocks, sure, strict=True)]
+    first, end = _innermost(written.spans, weights, MOST)
+    inner = [n for n in range(first, end) if sure[n]]
+    if not inner:
+        return []
+    title = _title_above(blocks, inner[0])
     return [
         block
-        for n, (block, keep) in enumerate(zip(blocks, sure, strict=True))
+        for n, (block, is_sure) in enumerate(zip(blocks, sure, strict=True))
         if n == title
-        or (keep and not _is_linked(block))
-        or (first <= n < end and (keep or (not block.doubtful and _reads_on(block))))
+        or (is_sure and (inner[0] <= n <= inner[-1] or not _is_linked(block)))
+        or (inner[0] < n < inner[-1] and _is_often_lost(block))
     ]
+
+
+def _is_often_lost(block: Block) -> bool:
+    """Whether a block that trafilatura left out amid content is of a kind that it loses: all but remarks."""
+    if block.doubtful or not _reads_on(block):
+        return False
+    if block.heading or block.item or block.text.startswith(_STRUCTURED):
+        return True
+    return len(block.plain) > MAX_REMARK and not block.linked and block.plain.rstrip().endswith(_ENDS)
 
 
 def _title_above(blocks: Sequence[Block], first: int) -> int | None:

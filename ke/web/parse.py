@@ -111,7 +111,7 @@ def _parse_html(html: str, url: str, reading: Reading, *, cut: bool) -> ParsedPa
     base = base_of(tree, url)
     links = read_links(tree, base)
     said = read_metadata(tree, url)
-    text, reader = read_content(html, tree, links.targets, reading)
+    text, reader = read_content(tree, links.targets, reading)
     return ParsedPage(
         kind="html",
         title=said.title,

@@ -136,6 +136,33 @@ def test_an_opinion_that_leaves_out_half_is_not_taken(monkeypatch):
     assert read.text.count("plain words") == 9
 
 
+def test_a_page_that_is_nearly_all_content_needs_no_opinion(monkeypatch):
+    """Neither a menu that is marked as one nor a line of links under the text makes it doubtful."""
+    monkeypatch.setattr(content, "_main_text", lambda _: pytest.fail("trafilatura was asked"))
+    page = f"<body><nav>{'Menu ' * 99}</nav><div><h1>Boats</h1>{PARAGRAPHS}</div><a href=/next>Next</a></body>"
+    assert parse_page(page.encode(), "text/html", None, URL).text.count("The storm came") == 12
+
+
+def test_a_page_of_the_news_is_asked_about(monkeypatch):
+    """Also one that declares its content: there are comments and links to other stories in that."""
+    opinions = []
+    monkeypatch.setattr(content, "_main_text", lambda html: opinions.append(html) or "")
+    body = article(PARAGRAPHS)
+    parse_page(body, "text/html", None, URL)
+    parse_page(body.replace(b"<body>", b"<body><main>").replace(b"</body>", b"</main></body>"), "text/html", None, URL)
+    assert len(opinions) == 2
+
+
+def test_scripts_make_no_page_too_large_for_an_opinion():
+    """What is no text is taken out first: a half of what a page of the news has, and more than the limit on some."""
+    scripts = "<script>let boats = '<i>1</i>';</script>" * 20_000
+    picture = f"<img src='data:image/png;base64,{'A' * content.MAX_READER_CHARS}'>"
+    page = article(PARAGRAPHS).replace(b"<body>", f"<body>{scripts}{picture}".encode())
+    read = parse_page(page, "text/html", None, URL)
+    assert read.reader == "main"
+    assert read.text.count("The storm came") == 12
+
+
 @pytest.mark.parametrize("reading", list(Reading))
 def test_a_declared_content_that_is_empty_is_no_trap(reading):
     """Pages that fill `<main>` by script, or have the text elsewhere, are read from the body."""
