@@ -325,7 +325,8 @@ class CollectRun:
             self._budget.out_of_bytes |= outcome.reason == "max_bytes"
             self._buffer.append(self._without_known_links(outcome))
         waited = time.monotonic() - self._buffered_at
-        enough = max(LEAST_BATCH, BATCH_PAGES - len(self._tasks))
+        # A host's share is claimed anew while these are kept, and may all be fetched before the next look.
+        enough = max(LEAST_BATCH, BATCH_PAGES - max(len(self._tasks), self._shares.most))
         if self._buffer and (len(self._buffer) >= enough or waited >= BATCH_SECONDS or self._shares.is_dry):
             await self._flush()
 

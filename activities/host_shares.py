@@ -33,7 +33,8 @@ class HostShares:
 
     def __init__(self, gate: HostGate, concurrency: int) -> None:
         self._gate = gate
-        self._most = 2 * concurrency
+        self.most = 2 * concurrency
+        """Pages of one host at once."""
         self._under_way: Counter[str] = Counter()
         self._rooms: dict[str, int] = {}
         self._waiting = 0
@@ -60,7 +61,7 @@ class HostShares:
     def total_room(self) -> int:
         """Pages that may be claimed, of all hosts together."""
         held = self._under_way.total()
-        return min(max(self._most, MAX_UNDER_WAY) - (held - self._waiting), max(self._most, MAX_HELD) - held)
+        return min(max(self.most, MAX_UNDER_WAY) - (held - self._waiting), max(self.most, MAX_HELD) - held)
 
     def wants_more(self) -> bool:
         """Whether it is time to claim: a host has used up half of its share, or others may have turned up."""
@@ -88,12 +89,12 @@ class HostShares:
 
     def _allowed(self, host: str) -> int:
         if not self._gate.knows(host):
-            return min(2, self._most)
+            return min(2, self.most)
         pause = self._gate.pause(host)
         if pause is None:
-            return self._most
+            return self.most
         if pause.until is not None:
             return 1
-        if pause.seconds * self._most <= 1:
-            return self._most
-        return min(self._most, 1 + math.ceil(1 / pause.seconds))
+        if pause.seconds * self.most <= 1:
+            return self.most
+        return min(self.most, 1 + math.ceil(1 / pause.seconds))

@@ -5,15 +5,20 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 from temporalio.testing import ActivityEnvironment
 
+from activities import collect_slice
+from activities.collect_slice import BATCH_PAGES, LEAST_BATCH
 from ke.contracts.errors import WorkLost
-from ke.contracts.jobs import CollectSpec, FetchRate, Reading
+from ke.contracts.jobs import CollectSpec, Counters, FetchRate, Reading
 from ke.runtime.pool import CpuPool
 from ke.storage.closing import LIMITS_REACHED
+from ke.storage.collect_batches import write_batch
+from ke.storage.collect_shards import Held
 from ke.storage.database import Database
 from ke.storage.jobs import get_job
 from tests.integration.lanes import Lanes, running_site
@@ -104,6 +109,25 @@ async def test_pages_that_ask_not_to_be_kept_count_against_the_limit(lanes: Lane
     assert sum(path != "/robots.txt" for path in lanes.asked) == 5
 
 
+async def test_no_more_than_a_batch_is_fetched_and_not_kept(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is under way while a batch is written counts as well: all of it is fetched again after a kill."""
+    at_stake: list[int] = []
+
+    async def counted(*args: Any, held: Held, **named: Any) -> Counters:
+        at_stake.append(len(args[4]) + held.pages)
+        return await write_batch(*args, held=held, **named)
+
+    monkeypatch.setattr(collect_slice, "write_batch", counted)
+    names = [f"/page-{number}" for number in range(300)]
+    lanes.html("/", *names)
+    for name in names:
+        lanes.html(name)
+    report = await lanes.run(await lanes.job(lanes.crawl(max_pages=301)))
+    assert report.counters.pages_fetched == 301
+    assert len(at_stake) < 301 / LEAST_BATCH + 2
+    assert max(at_stake) <= BATCH_PAGES
+
+
 async def test_byte_limit_ends_the_crawl_at_the_first_page_that_does_not_fit(lanes: Lanes) -> None:
     """No page is tried after one was too long for what was left."""
     lanes.html("/", *(f"/big-{n}" for n in range(30)))
@@ -187,7 +211,8 @@ async def test_each_type_is_read_skipped_or_buried(lanes: Lanes) -> None:
 async def test_a_job_chooses_how_its_pages_are_read(lanes: Lanes, reading: Reading, reader: str) -> None:
     """What the job asks for reaches the reader, which notes in the source how it read."""
     text = "".join(f"<p>This is sentence number {n} of an article about the weather.</p>" for n in range(20))
-    lanes.answers["/"] = lambda _: web.Response(text=f"<article>{text}</article>", content_type="text/html")
+    page = f"<div>{text}</div><ul>{'<li><a href=/x>Another story</a></li>' * 20}</ul>"
+    lanes.answers["/"] = lambda _: web.Response(text=page, content_type="text/html")
     piece = await lanes.job(replace(lanes.crawl(), reading=reading))
     await lanes.run(piece)
     async with lanes.database.transaction() as connection:
