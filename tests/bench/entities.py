@@ -7,6 +7,7 @@ from statistics import median
 import asyncpg
 
 from ke.client import KnowledgeExtractionClient
+from ke.extraction.links import Words
 from tests.bench.figures import Figure, Goal
 from tests.bench.lab import Lab, crawl_body, peer, remove, run_job
 from tests.faults.measures import say
@@ -18,7 +19,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 async def entities(lab: Lab) -> AsyncIterator[Figure]:
-    """What entities add to an extract job, against bare `nlp.pipe(n_process=2)` on the same chunks."""
+    """What entities add to an extract job, against bare `nlp.pipe(n_process=2)` on the same words."""
     web, stack = await lab.served(), await lab.stack()
     ratios: list[float] = []
     lane_s: list[float] = []
@@ -52,7 +53,7 @@ async def entities(lab: Lab) -> AsyncIterator[Figure]:
 async def _extract(
     client: KnowledgeExtractionClient, database: str, crawl: str, finder: str | None
 ) -> tuple[float, list[str], int]:
-    """The seconds of an extract job, its chunks, and how many entities it found."""
+    """The seconds of an extract job, what its finder was given of its chunks, and how many entities it found."""
     job, seconds = await run_job(client, {"kind": "extract", "source_job_id": crawl, "entities": finder})
     connection = await asyncpg.connect(database)
     try:
@@ -61,4 +62,4 @@ async def _extract(
         await connection.close()
     await remove(client, job["id"])
     assert job["result"] is not None
-    return seconds, [row["text"] for row in rows], job["result"]["entities"]
+    return seconds, [Words.of(row["text"]).text for row in rows], job["result"]["entities"]
