@@ -9,7 +9,6 @@ from selectolax.lexbor import LexborNode
 
 from ke.web.tables import written_rows
 
-_SPACE: Final = re.compile(r"\s+")
 _BLOCKS: Final = frozenset(
     {
         *("address", "article", "blockquote", "body", "dd", "details", "div", "dl", "dt", "fieldset", "figcaption"),
@@ -62,7 +61,7 @@ class Writer:
 
     def text(self, text: str) -> None:
         """Takes words of the block that is being written."""
-        text = _SPACE.sub(" ", text)
+        text = _single_spaced(text)
         self._inline.append(text)
         self._plain.append(text)
         if self._anchors and self._anchors[-1]:
@@ -75,7 +74,7 @@ class Writer:
             self._plain.append(" ")
             return
         self._anchor = None  # a link around blocks is none of Markdown's
-        text = _SPACE.sub(" ", "".join(self._inline)).strip()
+        text = " ".join("".join(self._inline).split())
         self._inline.clear()
         if not text:
             return
@@ -98,7 +97,7 @@ class Writer:
     def cell(self) -> str:
         """Ends a cell of a table of data."""
         self._anchor = None
-        text = _SPACE.sub(" ", "".join(self._inline)).strip()
+        text = " ".join("".join(self._inline).split())
         self._inline.clear()
         self._plain.append(" ")
         return text
@@ -236,3 +235,11 @@ class Writer:
             self._inline.clear()
             for text in written_rows(rows):
                 self.block(text)
+
+
+def _single_spaced(text: str) -> str:
+    """The text with one space for each run of white space."""
+    words = " ".join(text.split())
+    if not words:
+        return text and " "
+    return f"{' ' if text[0].isspace() else ''}{words}{' ' if text[-1].isspace() else ''}"

@@ -93,6 +93,7 @@ def _why_not(text: str) -> str:
     return f"the URL's host is not valid: {shown}"
 
 
+@lru_cache(maxsize=8_192)
 def host_key(url: str) -> str:
     """The `host:port` of an absolute URL, default port included; an IPv6 address keeps its brackets.
 
