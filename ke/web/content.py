@@ -216,8 +216,8 @@ def _found(written: Written, found: str) -> list[Block]:
 
 
 def _is_often_lost(block: Block) -> bool:
-    """Whether a block that trafilatura left out amid content is of a kind that it loses: all but remarks."""
-    if block.doubtful or not _reads_on(block):
+    """Whether a block that trafilatura left out amid content is of a kind that it loses: no remark and no link."""
+    if block.doubtful or _is_linked(block):
         return False
     if block.heading or block.item or block.text.startswith(_STRUCTURED):
         return True

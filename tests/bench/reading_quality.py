@@ -140,7 +140,8 @@ def _found(kind: str, text: str, parts: list[list[str]]) -> tuple[int, int]:
     return (there & wanted).total(), wanted.total()
 
 
-def _mean_ms(reader: Reader, pages: Sequence[Gold]) -> float:
+def mean_ms(reader: Reader, pages: Sequence[Gold]) -> float:
+    """The mean over pages of the processor time, of each the best of three."""
     best = []
     for page in pages:
         times = []
@@ -168,7 +169,7 @@ def main() -> None:
     for name, found in scores.items():
         means = [mean_f1(found), *(statistics.fmean(getattr(s, k) for s in found) for k in ("precision", "recall"))]
         cells = [f"{value:.3f}" for value in (*means, *(structure_recall(found, kind) for kind in KINDS))]
-        print(f"| {name} | {' | '.join(cells)} | {_mean_ms(readers[name], pages):.1f} |")
+        print(f"| {name} | {' | '.join(cells)} | {mean_ms(readers[name], pages):.1f} |")
     print(f"\n| F1 | {' | '.join(readers)} |\n|---|" + "---|" * len(readers))
     for layout in layouts:
         chosen = [n for n, page in enumerate(pages) if page.layout == layout]
