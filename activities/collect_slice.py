@@ -102,6 +102,7 @@ class CollectRun:
         self._note = WaitingNote(self._hold.write_note)
         self._idle_since: float | None = None
         self._is_crowded = False
+        self._is_done = False
         self._ends_at = time.monotonic() + piece.max_seconds
 
     async def run(self) -> SliceReport:
@@ -116,6 +117,8 @@ class CollectRun:
         """
         await self._prepare()
         try:
+            if self._tasks:
+                await self._take()
             note = await self._loop()
         finally:
             await self._abandon()
@@ -143,37 +146,65 @@ class CollectRun:
         return RenderingFetcher(self._fetcher, self._browser, lambda: self._beat.stopping)
 
     async def _prepare(self) -> None:
-        """Seeds the frontier, once, and takes back what a dead slice had claimed."""
+        """Takes the lane over and seeds the frontier, once; where there are only seeds, it begins with them at once."""
         if self._spec.follow:
             async with self._database.transaction() as connection:
                 await note_depth(connection, self._job_id, self._spec.limits.max_depth)
+        claimed: list[FrontierEntry] = []
+        most: int | None = None
         async with self._database.transaction() as connection:
             progress = await self._hold.take(connection)
             self._note = WaitingNote(self._hold.write_note, progress.note)
-            self._gate.take_up(await held_hosts(connection, self._job_id))
-            await frontier.release_pages(connection, self._job_id, shard=self._hold.shard)
-            if not self._piece.retrying:
-                await frontier.add_pages(connection, self._job_id, ((url, 0) for url in self._spec.urls))
-            # What the earlier job has seen there is in reach before the seeds are asked for again.
-            for job_id in (self._job_id, self._earlier) if self._earlier is not None else (self._job_id,):
-                for url in await frontier.moved_seeds(connection, job_id, self._spec.urls):
-                    self._reach.widen(url)
             if self._earlier is not None:
-                earlier = await earlier_spec(connection, self._earlier)
-                self._reader = self._read_with(Recrawl.of(self._spec, earlier))
-        if not progress.seeded:
+                await self._look_back(connection, self._earlier)
+            is_seeded = progress.seeded or not self._has_more_seeds
+            if progress.seeded:
+                await self._take_up(connection)
+            else:
+                await frontier.add_pages(connection, self._job_id, ((url, 0) for url in self._spec.urls))
+                if is_seeded:
+                    await self._mark_seeded(connection)
+            if is_seeded and self._may_begin:
+                claimed, most = await self._claim(connection, self._wanted())
+        self._begin(claimed, most)
+        if not is_seeded:
             await self._seed()
+
+    async def _look_back(self, connection: AsyncConnection, earlier: uuid.UUID) -> None:
+        """Learns of the job that is crawled again: what it has seen is in reach before the seeds are asked for."""
+        await self._widen(connection, earlier)
+        self._reader = self._read_with(Recrawl.of(self._spec, await earlier_spec(connection, earlier)))
+
+    async def _take_up(self, connection: AsyncConnection) -> None:
+        """Goes on where the slice before has ended, and takes back what it had claimed if it is dead."""
+        self._gate.take_up(await held_hosts(connection, self._job_id))
+        await frontier.release_pages(connection, self._job_id, shard=self._hold.shard)
+        await self._widen(connection, self._job_id)
+
+    async def _widen(self, connection: AsyncConnection, job_id: uuid.UUID) -> None:
+        for url in await frontier.moved_seeds(connection, job_id, self._spec.urls):
+            self._reach.widen(url)
+
+    @property
+    def _has_more_seeds(self) -> bool:
+        """Whether there is more to begin with than the URLs that were given."""
+        return self._earlier is not None or self._reads_sitemaps
+
+    @property
+    def _reads_sitemaps(self) -> bool:
+        return self._spec.follow and self._budget.limits.max_depth > 0 and self._spec.scope.sitemaps
+
+    async def _mark_seeded(self, connection: AsyncConnection, earlier_pages: int | None = None) -> None:
+        await add_progress(connection, self._job_id, Lane.COLLECT, Counters(), seeded=True, earlier_pages=earlier_pages)
 
     async def _seed(self) -> None:
         seeding = Seeding(self._job_id, self._hold.writing, self._reach, self._beat)
         common = await seeding.from_earlier(self._earlier) if self._earlier is not None else None
-        if self._spec.follow and self._budget.limits.max_depth > 0 and self._spec.scope.sitemaps:
+        if self._reads_sitemaps:
             await seeding.from_sitemaps(self._fetcher, self._robots, self._pool)
         if not self._beat.stopping:
             async with self._hold.writing() as connection:
-                await add_progress(
-                    connection, self._job_id, Lane.COLLECT, Counters(), seeded=True, earlier_pages=common
-                )
+                await self._mark_seeded(connection, common)
 
     # The loop
 
@@ -239,6 +270,10 @@ class CollectRun:
         await self._hold.look(connection)
         self._budget.out_of_bytes |= self._hold.others.out_of_bytes
 
+    @property
+    def _may_begin(self) -> bool:
+        return not (self._beat.stopping or self._slice_over()) and self._limit_reached() is None
+
     def _slice_over(self) -> bool:
         is_spent = time.monotonic() >= self._ends_at or self._started >= self._piece.max_pages
         return is_spent or self._splitting.is_due
@@ -260,31 +295,51 @@ class CollectRun:
         return sum(most for _, most in self._tasks.values()) + sum(o.bytes for o in self._buffer)
 
     async def _fill(self) -> None:
-        """Claims pages and starts them: of each host its share, of all together what the limits leave."""
+        """Claims pages and starts them."""
+        wanted = self._wanted()
+        if wanted:
+            async with self._hold.writing() as connection:
+                claimed, most = await self._claim(connection, wanted)
+            self._begin(claimed, most)
+
+    def _wanted(self) -> int:
+        """Pages to claim, as far as the hosts go; 0 as long as there are enough under way."""
         self._shares.count(self._started_entries(), self._waiting_entries())
-        wanted = min(self._shares.total_room, self._piece.max_pages - self._started)
-        if wanted <= 0 or not self._shares.wants_more():
-            return
-        async with self._hold.writing() as connection:
-            await self._look(connection)
-            pages_left = self._budget.pages_left(self._totals, self._under_way + self._hold.others.pages)
-            left = self._budget.bytes_left(self._totals, self._reserved + self._hold.others.bytes)
-            most = self._fetcher.max_bytes if left is None else min(left, self._fetcher.max_bytes)
-            room = min(wanted, pages_left)
-            if left is not None:
-                # Each fetch reserves its share, so that together they cannot go over.
-                room = min(room, max(1, left // self._fetcher.max_bytes)) if left else 0
-            claimed = await self._claim_pages(connection, room, pages_left) if room > 0 else []
-            await self._hold.reserve(connection, self._held(len(claimed), most))
-            await self._splitting.look(connection)
+        if not self._shares.wants_more():
+            return 0
+        return max(0, min(self._shares.total_room, self._piece.max_pages - self._started))
+
+    async def _claim(self, connection: AsyncConnection, wanted: int) -> tuple[list[FrontierEntry], int | None]:
+        """Claims pages: of each host its share, of all together what the limits leave.
+
+        Returns:
+            The pages, and how many bytes each may have where the crawl limits them.
+        """
+        await self._look(connection)
+        pages_left = self._budget.pages_left(self._totals, self._under_way + self._hold.others.pages)
+        left = self._budget.bytes_left(self._totals, self._reserved + self._hold.others.bytes)
+        most = None if left is None else min(left, self._fetcher.max_bytes)
+        room = min(wanted, pages_left)
+        if left is not None:
+            # Each fetch reserves its share, so that together they cannot go over.
+            room = min(room, max(1, left // self._fetcher.max_bytes)) if left else 0
+        claimed = await self._claim_pages(connection, room, pages_left) if room > 0 else []
+        await self._hold.reserve(connection, self._held(len(claimed), self._share(most)))
+        await self._splitting.look(connection)
         self._is_crowded = room <= 0
         self._shares.claimed(claimed, room)
+        return claimed, most
+
+    def _begin(self, claimed: Sequence[FrontierEntry], most: int | None) -> None:
         self._started += len(claimed)
         if claimed:
             self._idle_since = None
         for entry in claimed:
-            read = self._reader.read(entry, max_bytes=None if left is None else most)
-            self._tasks[asyncio.create_task(read)] = (entry, most)
+            self._tasks[asyncio.create_task(self._reader.read(entry, max_bytes=most))] = (entry, self._share(most))
+
+    def _share(self, most: int | None) -> int:
+        """The bytes that a fetch reserves."""
+        return self._fetcher.max_bytes if most is None else most
 
     def _held(self, more: int = 0, most: int = 0) -> Held:
         """What is under way, with so many pages more, each of so many bytes at most."""
@@ -340,7 +395,7 @@ class CollectRun:
         if not self._buffer:
             return
         batch, self._buffer = self._buffer, []
-        self._hold.totals = await write_batch(
+        self._hold.totals, self._is_done = await write_batch(
             self._database,
             self._job_id,
             self._piece.epoch,
@@ -350,9 +405,16 @@ class CollectRun:
             progress=self._beat.progress,
             shard=self._hold.shard,
             held=self._held(),
+            end=self._end_with,
         )
         self._shares.added()
         self._beat.progress({"collect": {name: n for name, n in asdict(self._totals).items() if n}})
+
+    def _end_with(self, totals: Counters) -> str | None:
+        """Which limit ends a lane of these totals; None when there is none, or more to look at than them."""
+        if self._tasks or self._beat.stopping or self._piece.retrying or not self._hold.shard.is_whole:
+            return None
+        return self._budget.reached(totals, 0, 0)
 
     async def _state(self) -> tuple[FrontierState, str | None]:
         """What is left to fetch, and why the page that is due next was not fetched yet."""
@@ -399,7 +461,7 @@ class CollectRun:
         if note is None and (held := self._gate.held_hosts()):
             async with self._hold.writing() as connection:
                 await keep_hosts(connection, self._job_id, held)
-        done = False
+        done = self._is_done
         while note is not None and not done:
             async with self._hold.writing() as connection:
                 await self._look(connection)

@@ -59,11 +59,12 @@ class Beat:
     async def run(self) -> None:
         """Beats until the body stalls."""
         while time.monotonic() - self._last < STALL_S:
+            # First of all: a body that is done by then never beats, which would be a write of Temporal's.
+            await asyncio.sleep(BEAT_S)
             # Looked at before this beat hides it.
             _ = self.stopping
             self._beaten = time.monotonic()
             activity.heartbeat(*([] if self._details is None else [self._details]))
-            await asyncio.sleep(BEAT_S)
 
 
 async def run_with_heartbeat(body: Callable[[Beat], Coroutine[Any, Any, T]]) -> T:

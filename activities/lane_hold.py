@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -40,10 +39,9 @@ class LaneHold:
         """Takes the shard over from whoever had it; returns how far the lane is, with the shard's own note."""
         await collect_shards.queue_up(connection, self._job_id, self.shard)
         await hold_fence(connection, self._job_id, self._epoch)
-        note = await collect_shards.take_shard(connection, self._job_id, self.shard, self.claim)
-        progress = await lane_progress(connection, self._job_id, Lane.COLLECT)
+        progress = await collect_shards.take_shard(connection, self._job_id, self.shard, self.claim)
         self.totals = progress.counters
-        return progress if note is None else replace(progress, note=note)
+        return progress
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:

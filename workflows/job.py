@@ -35,8 +35,9 @@ from ke.contracts.naming import (
     job_workflow_id,
 )
 from workflows import policies
-from workflows.forgetting import start_forgetting
+from workflows.children import start_forgetting
 from workflows.lanes import Lanes, error_of, shielded
+from workflows.recording import record_at_once
 
 
 @workflow.defn(name=JOB_WORKFLOW)
@@ -169,8 +170,8 @@ class JobWorkflow:
         return self._opened is not None and self._lanes.all_done
 
     async def _open(self) -> None:
-        self._opened = await workflow.execute_activity_method(
-            RecordActivities.open_job, self._job, **policies.record("open the record")
+        self._opened = await record_at_once(
+            RecordActivities.open_job, self._job, otherwise=policies.record("open the record")
         )
         self._lanes.open(self._opened.epoch, self._opened.started_at, self._opened.entities)
         self._show(self._opened.status)
@@ -245,9 +246,7 @@ class JobWorkflow:
             cancellation=self._receipt() if cancelled else None,
             cleanup=self._cancel is not None,
         )
-        outcome = await workflow.execute_activity_method(
-            RecordActivities.close_job, close, **policies.close("close the record")
-        )
+        outcome = await record_at_once(RecordActivities.close_job, close, otherwise=policies.close("close the record"))
         self._lanes.count_anew(outcome.counters)
         self._show(outcome.status)
         if self._cancel is not None:

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Final
 
 from temporalio.common import Priority, RetryPolicy
-from temporalio.workflow import ActivityCancellationType, ActivityConfig
+from temporalio.workflow import ActivityCancellationType, ActivityConfig, LocalActivityConfig
 
 from ke.contracts.naming import TaskQueue
 
@@ -22,6 +22,9 @@ RETRY: Final = RetryPolicy(
 """Retries without end: an outage of a store delays a job and never fails it. Errors that a retry cannot mend are
 marked non-retryable where they are raised (`activities/failures.py`)."""
 
+AT_ONCE_WITHIN: Final = timedelta(seconds=2)
+"""How long a workflow task may be kept open by a write of its own: a cancel that comes meanwhile waits for that."""
+
 SLICE_MAX_SECONDS: Final = 120.0
 """A slice ends itself after this, so that its report reaches the history and the web UI."""
 SLICE_MAX_PAGES: Final = 500
@@ -38,6 +41,16 @@ def record(summary: str) -> ActivityConfig:
         retry_policy=RETRY,
         cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         priority=Priority(priority_key=1),
+        summary=summary,
+    )
+
+
+def at_once(summary: str | None) -> LocalActivityConfig:
+    """The first try at a short write, within the workflow task; what fails is done by an ordinary activity."""
+    return LocalActivityConfig(
+        schedule_to_close_timeout=AT_ONCE_WITHIN,
+        retry_policy=RetryPolicy(maximum_attempts=1),
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=summary,
     )
 

@@ -19,7 +19,7 @@ from ke.contracts.retries import (
     RetryStatus,
 )
 from workflows import policies
-from workflows.forgetting import start_forgetting
+from workflows.children import start_forgetting
 from workflows.lanes import Lanes, error_of, shielded
 
 

@@ -17,6 +17,8 @@ from ke.storage.jobs import JobRow, get_job, progress_of
 
 POLL_FIRST_S: Final = 0.1
 POLL_MAX_S: Final = 1.0
+LOOK_FIRST_S: Final = 1.0
+"""Seconds for which a caller waits before the first look at Temporal: a job that was just submitted may end by then."""
 LOOK_EVERY_S: Final = 5.0
 """Seconds between two looks at Temporal while a caller waits."""
 
@@ -37,7 +39,7 @@ async def read_job(
         DatabaseUnavailable: Postgres does not answer.
     """
     deadline = time.monotonic() + wait_s
-    look_at, pause = 0.0, POLL_FIRST_S
+    look_at, pause = time.monotonic() + LOOK_FIRST_S, POLL_FIRST_S
     sighting: Sighting | None = None
     while True:
         row, lanes = await load(gateway, job_id)

@@ -13,3 +13,8 @@ def among(column: sa.Column[Any], values: Iterable[Any]) -> sa.ColumnElement[boo
     `IN` of a list is another one for each length, compiled and prepared anew.
     """
     return column == sa.any_(sa.bindparam(None, list(values), type_=ARRAY(column.type)))
+
+
+def among_given(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+    """The same of the list that is given by this name when the statement is executed."""
+    return column == sa.any_(sa.bindparam(name, type_=ARRAY(column.type)))

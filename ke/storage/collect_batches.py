@@ -32,7 +32,8 @@ async def write_batch(
     progress: Callable[[], None] = lambda: None,
     shard: Shard = WHOLE,
     held: Held = _NOTHING,
-) -> Counters:
+    end: Callable[[Counters], str | None] = lambda _: None,
+) -> tuple[Counters, bool]:
     """Writes a batch, in short transactions: its links but the last `PIECE`, then the pages with the rest.
 
     Args:
@@ -45,9 +46,10 @@ async def write_batch(
         progress: Called after each transaction but the last.
         shard: The shard of the slice.
         held: What the shard has under way after this batch.
+        end: Says, by the lane's totals after this batch, why the lane is at its end; None when it is not.
 
     Returns:
-        The lane's totals after this batch.
+        The lane's totals, and whether it is done, which is then written with the batch.
 
     Raises:
         Fenced: The job may not be written any more.
@@ -62,7 +64,8 @@ async def write_batch(
         totals = await write_pages(connection, job_id, epoch, claim, rest, extract=extract, shard=shard)
         if not shard.is_whole:
             await hold_pages(connection, job_id, shard, held)
-    return totals
+        note = end(totals)
+        return (totals, False) if note is None else await skip_batch(connection, job_id, note)
 
 
 def _split_links(batch: Sequence[PageOutcome]) -> tuple[list[tuple[str, int]], list[PageOutcome]]:

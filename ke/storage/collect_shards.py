@@ -7,7 +7,7 @@ more rules, and what shards do side by side is to wait for the web and the proce
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.errors import WorkLost
 from ke.contracts.jobs import Counters, Lane
-from ke.storage.jobs import add_progress, hold_lease, take_lease
+from ke.storage.jobs import LaneProgress, add_progress, hold_lease, take_lease
 from ke.storage.tables import collect_shards, job_progress, pages
 
 _POSITIVE: Final[sa.ColumnElement[int]] = sa.literal_column("9223372036854775807")
@@ -66,30 +66,30 @@ async def queue_up(connection: AsyncConnection, job_id: uuid.UUID, shard: Shard)
         await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
 
 
-async def take_shard(connection: AsyncConnection, job_id: uuid.UUID, shard: Shard, lease: uuid.UUID) -> str | None:
+async def take_shard(connection: AsyncConnection, job_id: uuid.UUID, shard: Shard, lease: uuid.UUID) -> LaneProgress:
     """Makes a slice the one that works on its shard; every other one of it, and of another split, is refused from now.
 
     Call it after `queue_up` and `hold_fence`.
 
     Returns:
-        What the slice before it has told that it waits for; None where the shard is the whole lane, whose row says it.
+        How far the lane is; its note is what the shard's slice before this one has told that it waits for.
 
     Raises:
         Stopping: The job is being cancelled.
     """
     # Kept for a whole lane; of a split one the row is only locked, and nobody has this lease.
-    await take_lease(connection, job_id, Lane.COLLECT, lease if shard.is_whole else uuid.uuid4())
+    progress = await take_lease(connection, job_id, Lane.COLLECT, lease if shard.is_whole else uuid.uuid4())
     others = sa.delete(collect_shards).where(collect_shards.c.job_id == job_id)
     if shard.is_whole:
         await connection.execute(others)
-        return None
+        return progress
     await connection.execute(others.where(collect_shards.c.shards != shard.of))
     fresh = {"lease": lease, "pages_held": 0, "bytes_held": 0, "out_of_bytes": False}
     statement = insert(collect_shards).values(job_id=job_id, shard=shard.number, shards=shard.of, **fresh)
     taken = statement.on_conflict_do_update(index_elements=["job_id", "shard"], set_=fresh)
     note = (await connection.execute(taken.returning(collect_shards.c.note))).scalar_one()
     await _tell(connection, job_id)
-    return str(note)
+    return replace(progress, note=str(note))
 
 
 async def hold_shard(connection: AsyncConnection, job_id: uuid.UUID, shard: Shard, lease: uuid.UUID) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import source_id
 from ke.contracts.jobs import Counters, Lane
-from ke.storage.arrays import among
+from ke.storage.arrays import among_given
 from ke.storage.collect_shards import WHOLE, Shard, hold_shard, queue_up
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
 from ke.storage.duplicates import Twins
@@ -132,16 +132,23 @@ async def write_pages(
     return await add_progress(connection, job_id, Lane.COLLECT, _count(outcomes))
 
 
+_STILL_MINE: Final = (
+    sa.select(pages.c.id)
+    .where(
+        among_given(pages.c.id, "ids"),
+        pages.c.claim == sa.bindparam("claim"),
+        pages.c.state == "fetching",
+    )
+    .order_by(pages.c.id)
+    .with_for_update()
+)
+
+
 async def _still_mine(
     connection: AsyncConnection, claim: uuid.UUID, batch: Sequence[PageOutcome]
 ) -> frozenset[uuid.UUID]:
-    statement = (
-        sa.select(pages.c.id)
-        .where(among(pages.c.id, [o.entry.id for o in batch]), pages.c.claim == claim, pages.c.state == "fetching")
-        .order_by(pages.c.id)
-        .with_for_update()
-    )
-    return frozenset((await connection.execute(statement)).scalars())
+    values = {"ids": [o.entry.id for o in batch], "claim": claim}
+    return frozenset((await connection.execute(_STILL_MINE, values)).scalars())
 
 
 async def _still_unchanged(connection: AsyncConnection, outcomes: Sequence[PageOutcome]) -> list[PageOutcome]:
@@ -199,32 +206,34 @@ async def _store_sources(
         await connection.execute(queued.on_conflict_do_nothing(), tasks)
 
 
-async def _store_pages(connection: AsyncConnection, job_id: uuid.UUID, outcomes: Sequence[PageOutcome]) -> None:
-    statement = (
-        sa.update(pages)
-        .where(pages.c.job_id == job_id, pages.c.id == sa.bindparam("page"))
-        .values(
-            state=sa.bindparam("new_state"),
-            claim=None,
-            reason=sa.bindparam("new_reason"),
-            attempts=pages.c.attempts + sa.bindparam("failed", type_=sa.Integer),
-            not_before=sa.bindparam("later", type_=pages.c.not_before.type),
-            http_status=sa.bindparam("status"),
-            final_url=sa.bindparam("final"),
-            canonical_url=sa.bindparam("canonical"),
-            source_id=sa.bindparam("source"),
-            previous_source_id=sa.bindparam("previous"),
-            content_type=sa.bindparam("type"),
-            content_hash=sa.bindparam("hash"),
-            etag=sa.bindparam("new_etag"),
-            last_modified=sa.bindparam("modified"),
-            bytes=sa.bindparam("size"),
-            fetched_at=sa.bindparam("at"),
-        )
+_STORE_PAGE: Final = (
+    sa.update(pages)
+    .where(pages.c.job_id == sa.bindparam("job"), pages.c.id == sa.bindparam("page"))
+    .values(
+        state=sa.bindparam("new_state"),
+        claim=None,
+        reason=sa.bindparam("new_reason"),
+        attempts=pages.c.attempts + sa.bindparam("failed", type_=sa.Integer),
+        not_before=sa.bindparam("later", type_=pages.c.not_before.type),
+        http_status=sa.bindparam("status"),
+        final_url=sa.bindparam("final"),
+        canonical_url=sa.bindparam("canonical"),
+        source_id=sa.bindparam("source"),
+        previous_source_id=sa.bindparam("previous"),
+        content_type=sa.bindparam("type"),
+        content_hash=sa.bindparam("hash"),
+        etag=sa.bindparam("new_etag"),
+        last_modified=sa.bindparam("modified"),
+        bytes=sa.bindparam("size"),
+        fetched_at=sa.bindparam("at"),
     )
+)
+
+
+async def _store_pages(connection: AsyncConnection, job_id: uuid.UUID, outcomes: Sequence[PageOutcome]) -> None:
     values = [_page_values(job_id, o) for o in outcomes]
     if values:
-        await connection.execute(statement, values)
+        await connection.execute(_STORE_PAGE, values)
 
 
 def _page_values(job_id: uuid.UUID, outcome: PageOutcome) -> dict[str, Any]:
@@ -234,6 +243,7 @@ def _page_values(job_id: uuid.UUID, outcome: PageOutcome) -> dict[str, Any]:
     if document and outcome.state is PageState.FETCHED:
         source = source_id(job_id, document.url)
     return {
+        "job": job_id,
         "page": outcome.entry.id,
         "new_state": "pending" if retry else outcome.state.value,
         "new_reason": outcome.reason,

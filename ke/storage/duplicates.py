@@ -4,17 +4,29 @@ import hashlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import source_id
-from ke.storage.arrays import among
+from ke.storage.arrays import among_given
 from ke.storage.tables import sources
 
 if TYPE_CHECKING:
     from ke.storage.collecting import PageOutcome
+
+
+_TWINS: Final = sa.select(
+    sources.c.id,
+    sources.c.url,
+    sources.c.title,
+    sa.func.sha256(sa.func.convert_to(sources.c.text, "UTF8")).label("text_digest"),
+    sources.c.content_hash,
+).where(
+    sources.c.job_id == sa.bindparam("job"),
+    sa.or_(among_given(sources.c.content_hash, "hashes"), among_given(sources.c.id, "ids")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +61,12 @@ class Twins:
         if not documents:
             return twins
         named = {d.url for d in documents} | {o.canonical for o in outcomes if o.document and o.canonical}
-        statement = sa.select(
-            sources.c.id,
-            sources.c.url,
-            sources.c.title,
-            sa.func.sha256(sa.func.convert_to(sources.c.text, "UTF8")).label("text_digest"),
-            sources.c.content_hash,
-        ).where(
-            sources.c.job_id == job_id,
-            sa.or_(
-                among(sources.c.content_hash, [d.content_hash for d in documents]),
-                among(sources.c.id, [source_id(job_id, url) for url in named]),
-            ),
-        )
-        for record in await connection.execute(statement):
+        values = {
+            "job": job_id,
+            "hashes": [d.content_hash for d in documents],
+            "ids": [source_id(job_id, url) for url in named],
+        }
+        for record in await connection.execute(_TWINS, values):
             twins._add(Twin(record.id, record.url, record.title, record.text_digest), record.content_hash)
         return twins
 

@@ -274,16 +274,22 @@ async def skip_open_pages(
     Returns:
         How many it marked.
     """
+    return (await connection.execute(_SKIP, {"job": job_id, "why": reason, "most": limit})).rowcount
+
+
+def _skip() -> sa.Executable:
     # In the order of the partial index, so that a batch need not sort all that is left.
     some = (
         sa.select(pages.c.id)
-        .where(pages.c.job_id == job_id, pages.c.state.in_(_OPEN))
+        .where(pages.c.job_id == sa.bindparam("job"), pages.c.state.in_(_OPEN))
         .order_by(pages.c.host, pages.c.depth, pages.c.seq)
-        .limit(limit)
+        .limit(sa.bindparam("most", type_=sa.Integer))
     )
-    statement = (
+    return (
         sa.update(pages)
         .where(pages.c.id.in_(some.scalar_subquery()), pages.c.state.in_(_OPEN))
-        .values(state="skipped", reason=reason, claim=None)
+        .values(state="skipped", reason=sa.bindparam("why"), claim=None)
     )
-    return (await connection.execute(statement)).rowcount
+
+
+_SKIP: Final = _skip()

@@ -196,6 +196,14 @@ async def set_run_id(
     return _row(record) if record else None
 
 
+_OPEN: Final = (
+    sa.update(jobs)
+    .where(jobs.c.id == sa.bindparam("job"), jobs.c.status == JobStatus.QUEUED.value, jobs.c.deleted_at.is_(None))
+    .values(status=JobStatus.RUNNING.value, run_id=sa.bindparam("run"), started_at=_NOW)
+    .returning(*jobs.c)
+)
+
+
 async def open_job(connection: AsyncConnection, job: JobInput, run_id: str) -> JobRow:
     """Sets a queued job running, first writing its row when a lost commit lost that.
 
@@ -204,13 +212,16 @@ async def open_job(connection: AsyncConnection, job: JobInput, run_id: str) -> J
     Raises:
         Gone: The job was deleted.
     """
+    opened = (await connection.execute(_OPEN, {"job": uuid.UUID(job.job_id), "run": run_id})).first()
+    if opened is not None:
+        return _row(opened)
+    # Its submit is not committed yet, which the insert waits for, or lost; or the job is in another state.
     await insert_job(connection, job)
     row = await find_job(connection, uuid.UUID(job.job_id), lock=True)
     if row is None or row.deleted_at is not None:
         raise Gone(f"The job {job.job_id} was deleted.")
     if row.status is JobStatus.QUEUED:
-        moved = await move_job(connection, row.id, JobStatus.RUNNING, run_id=run_id, started_at=_NOW)
-        return moved or row
+        return _row((await connection.execute(_OPEN, {"job": row.id, "run": run_id})).one())
     await set_run_id(connection, row.id, run_id)
     return row
 
@@ -260,6 +271,20 @@ _LEASE: Final = (
 )
 
 
+def _take_lease() -> sa.Executable:
+    """Writes the lease, unless the job is being cancelled."""
+    values = (sa.bindparam(name, type_=job_progress.c[column].type) for name, column in _OF_LEASE.items())
+    fresh = sa.select(*values).where(jobs.c.id == sa.bindparam("job"), jobs.c.status != JobStatus.CANCELLING.value)
+    statement = insert(job_progress).from_select(list(_OF_LEASE.values()), fresh)
+    return statement.on_conflict_do_update(
+        index_elements=["job_id", "lane"], set_={"lease": statement.excluded.lease}
+    ).returning(*job_progress.c)
+
+
+_OF_LEASE: Final = {"job": "job_id", "lane": "lane", "lease": "lease"}
+_TAKE_LEASE: Final = _take_lease()
+
+
 async def hold_fence(connection: AsyncConnection, job_id: uuid.UUID, epoch: int) -> None:
     """Makes sure, until the transaction ends, that the job may still be written under this epoch.
 
@@ -277,19 +302,22 @@ async def hold_fence(connection: AsyncConnection, job_id: uuid.UUID, epoch: int)
         raise Fenced(f"Job {job_id} may not be written under epoch {epoch} any more.")
 
 
-async def take_lease(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane, lease: uuid.UUID) -> None:
+async def take_lease(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane, lease: uuid.UUID) -> "LaneProgress":
     """Makes a slice the one that works on its lane; from now on every other one is refused by `hold_lease`.
 
     Call it after `hold_fence`, so that nobody changes the job's state meanwhile.
 
+    Returns:
+        How far the lane is.
+
     Raises:
         Stopping: The job is being cancelled. Its workflow knows that, unless it was reset to a moment before.
     """
-    status = (await connection.execute(sa.select(jobs.c.status).where(jobs.c.id == job_id))).scalar_one_or_none()
-    if status == JobStatus.CANCELLING:
+    values = {"job": job_id, "lane": lane.value, "lease": lease}
+    record = (await connection.execute(_TAKE_LEASE, values)).first()
+    if record is None:
         raise Stopping
-    statement = insert(job_progress).values(job_id=job_id, lane=lane.value, lease=lease)
-    await connection.execute(statement.on_conflict_do_update(index_elements=["job_id", "lane"], set_={"lease": lease}))
+    return _progress(record)
 
 
 async def hold_lease(connection: AsyncConnection, job_id: uuid.UUID, lane: Lane, lease: uuid.UUID) -> None:
@@ -361,14 +389,16 @@ async def progress_of(
 ) -> dict[tuple[uuid.UUID, Lane], LaneProgress]:
     """How far the lanes of these jobs are."""
     statement = sa.select(job_progress).where(among(job_progress.c.job_id, job_ids))
-    return {
-        (record.job_id, Lane(record.lane)): LaneProgress(
-            Counters(**{name: record._mapping[name] for name in COUNTER_NAMES}),  # noqa: SLF001
-            record.seeded,
-            record.done,
-            record.note,
-            record.updated_at,
-            record.earlier_pages,
-        )
-        for record in await connection.execute(statement)
-    }
+    found = await connection.execute(statement)
+    return {(record.job_id, Lane(record.lane)): _progress(record) for record in found}
+
+
+def _progress(record: sa.Row[Any]) -> LaneProgress:
+    return LaneProgress(
+        Counters(**{name: record._mapping[name] for name in COUNTER_NAMES}),  # noqa: SLF001
+        record.seeded,
+        record.done,
+        record.note,
+        record.updated_at,
+        record.earlier_pages,
+    )

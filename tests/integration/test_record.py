@@ -1,6 +1,8 @@
 """The activities that keep a job's row true, on a real Postgres."""
 
+import asyncio
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -50,6 +52,24 @@ async def test_end_is_written_once(database: Database) -> None:
     late = CloseJob(job.job_id, error=JobError("terminated", "too late"))
     assert first.status is JobStatus.COMPLETED
     assert await ActivityEnvironment().run(record.close_job, late) == first
+
+
+async def test_local_close_is_broken_off_in_an_instant(database: Database) -> None:
+    """A close within a workflow task ends at once when its time is up, and the next try writes the end."""
+    job, record = a_job(), RecordActivities(database)
+    await ActivityEnvironment().run(record.open_job, job)
+    local = ActivityEnvironment()
+    local.info = replace(local.info, is_local=True)
+    async with database.transaction() as connection:
+        await find_job(connection, uuid.UUID(job.job_id), lock=True)
+        closing = asyncio.create_task(local.run(record.close_job, CloseJob(job.job_id)))
+        await asyncio.sleep(0.2)
+        closing.cancel()
+        async with asyncio.timeout(1):
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+    outcome = await ActivityEnvironment().run(record.close_job, CloseJob(job.job_id))
+    assert outcome.status is JobStatus.COMPLETED
 
 
 async def test_unknown_job_is_not_made_up(database: Database) -> None:

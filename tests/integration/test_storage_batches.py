@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from ke.contracts.activities import CloseJob
 from ke.contracts.errors import Fenced, WorkLost
 from ke.contracts.ids import page_id
-from ke.contracts.jobs import ExtractSpec, JobKind, JobStatus, Lane
+from ke.contracts.jobs import Counters, ExtractSpec, JobKind, JobStatus, Lane
 from ke.storage import collect_batches, counting, frontier
 from ke.storage.closing import end_job
 from ke.storage.collect_batches import skip_batch, write_batch
@@ -92,6 +92,21 @@ async def test_lane_is_done_with_its_last_batch(database: Database) -> None:
         ends.append((totals.pages_skipped, done, lane.done))
     assert ends == [(3, False, False), (5, True, True)]
     assert lane.note == "max_pages"
+
+
+async def test_lane_that_a_batch_brings_to_its_end_is_done_with_it(database: Database) -> None:
+    """The batch that reaches a limit skips what is left and marks the lane as done, in its own transaction."""
+    job, claim = await a_crawl(database, 3), uuid.uuid4()
+    batch = [fetched(entry, 0) for entry in (await claimed(database, job, claim))[:2]]
+
+    def end(totals: Counters) -> str | None:
+        return "max_pages" if totals.pages_fetched == 2 else None
+
+    totals, done = await write_batch(database, job, EPOCH, claim, batch, extract=False, end=end)
+    async with database.transaction() as connection:
+        lane = await lane_progress(connection, job, Lane.COLLECT)
+    assert (done, lane.done, lane.note, lane.counters) == (True, True, "max_pages", totals)
+    assert await states(database, pages, job) == {"fetched": 2, "skipped": 1}
 
 
 async def test_end_that_was_broken_off_goes_on_after_the_last_batch(database: Database) -> None:
@@ -234,8 +249,8 @@ async def test_many_links_go_before_their_pages(database: Database, monkeypatch:
     monkeypatch.setattr(collect_batches, "PIECE", 10)
     job, claim, step = await a_crawl(database, 3), uuid.uuid4(), Stepper()
     batch = [fetched(entry, 14) for entry in await claimed(database, job, claim)]
-    totals = await write_batch(database, job, EPOCH, claim, batch, extract=False, progress=step)
-    assert (totals.pages_fetched, step.steps) == (3, 4)
+    totals, done = await write_batch(database, job, EPOCH, claim, batch, extract=False, progress=step)
+    assert (totals.pages_fetched, done, step.steps) == (3, False, 4)
     links = await claimed(database, job, claim)
     assert {link.url for link in links} == {link for outcome in batch for link in outcome.links}
     assert [link.url for link in links] == [link for outcome in batch for link in outcome.links]
@@ -252,7 +267,7 @@ async def test_crash_between_links_and_pages_repeats_both(database: Database, mo
             database, job, EPOCH, claim, [fetched(entry, 25)], extract=False, progress=Stepper(crash_at=1)
         )
     assert await states(database, pages, job) == {"fetching": 1, "pending": 10}
-    totals = await write_batch(database, job, EPOCH, claim, [fetched(entry, 25)], extract=False)
+    totals, _ = await write_batch(database, job, EPOCH, claim, [fetched(entry, 25)], extract=False)
     assert totals.pages_fetched == 1
     assert await states(database, pages, job) == {"fetched": 1, "pending": 25}
 

@@ -50,6 +50,25 @@ async def _success(stage: Stage) -> Mapping[str, WorkflowHistory]:
     return {"success": await handle.fetch_history()}
 
 
+async def _at_once(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    stage.twin.lanes[Lane.COLLECT].slices = 1
+    handle = await stage.start()
+    await stage.ended(handle)
+    return {"at_once": await handle.fetch_history()}
+
+
+async def _not_at_once(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    away = ApplicationError("The database did not answer in time.", type="database-unavailable")
+    stage.twin.lanes[Lane.COLLECT].slices = 1
+    stage.twin.failing.update(open_job=away, close_job=away)
+    handle = await stage.start()
+    for name in ("open_job", "close_job"):
+        await stage.until_pending_retry(handle, name)
+        del stage.twin.failing[name]
+    await stage.ended(handle)
+    return {"not_at_once": await handle.fetch_history()}
+
+
 async def _entities(stage: Stage) -> Mapping[str, WorkflowHistory]:
     for lane in ALL:
         stage.twin.lanes[lane].slices = 2
@@ -246,6 +265,8 @@ async def _shards(stage: Stage) -> Mapping[str, WorkflowHistory]:
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     _success,
+    _at_once,
+    _not_at_once,
     _cancel,
     _cancel_with_cleanup,
     _cleanup_second_sweep,

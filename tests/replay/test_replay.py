@@ -17,13 +17,14 @@ from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.reconcile import ReconcileWorkflow, ScheduledReconcileWorkflow
 from workflows.retry import RetryWorkflow
-from workflows.sandbox import RUNNER
+from workflows.sandbox import STRICT_RUNNER
 
 FILES = sorted(FOLDER.glob("*.json"))
 OF_JOBS = [
     file for file in FILES if not file.stem.startswith(("cleanup", "forgetting", "letters", "project", "reconcile"))
 ]
 LAST_EVENTS = {
+    "at_once": "WORKFLOW_EXECUTION_COMPLETED",
     "cancel": "WORKFLOW_EXECUTION_CANCELED",
     "cancel_with_cleanup": "WORKFLOW_EXECUTION_CANCELED",
     "cleanup": "WORKFLOW_EXECUTION_COMPLETED",
@@ -42,6 +43,7 @@ LAST_EVENTS = {
     "letters_retried": "WORKFLOW_EXECUTION_COMPLETED",
     "letters_retry_cancelled": "WORKFLOW_EXECUTION_CANCELED",
     "limits": "WORKFLOW_EXECUTION_COMPLETED",
+    "not_at_once": "WORKFLOW_EXECUTION_COMPLETED",
     "pause_resume": "WORKFLOW_EXECUTION_COMPLETED",
     "project_cleanup": "WORKFLOW_EXECUTION_CONTINUED_AS_NEW",
     "project_cleanup_continued": "WORKFLOW_EXECUTION_COMPLETED",
@@ -70,7 +72,7 @@ async def test_recorded_history_replays(file: Path) -> None:
     """In the sandbox, the code of today takes every step that the recorded run took."""
     cleanups = [CleanupWorkflow, ProjectCleanupWorkflow, ForgettingWorkflow]
     workflows = [JobWorkflow, RetryWorkflow, *cleanups, ReconcileWorkflow, ScheduledReconcileWorkflow]
-    await Replayer(workflows=workflows, workflow_runner=RUNNER).replay_workflow(_history(file))
+    await Replayer(workflows=workflows, workflow_runner=STRICT_RUNNER).replay_workflow(_history(file))
 
 
 @pytest.mark.parametrize("file", OF_JOBS, ids=_id)

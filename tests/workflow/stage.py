@@ -310,9 +310,12 @@ async def working(client: Client) -> AsyncIterator[Twin]:
         yield twin
 
 
-def late_worker(client: Client, task_queue: str) -> Worker:
-    """A worker for a queue that none served before; its job's activities run on the others."""
-    return Worker(client, task_queue=task_queue, workflows=[JobWorkflow], workflow_runner=RUNNER)
+def late_worker(stage: Stage, task_queue: str) -> Worker:
+    """A worker for a queue that none served before; its job's activities run on the others, but for what is local."""
+    local = [stage.twin.open_job, stage.twin.close_job]
+    return Worker(
+        stage.client, task_queue=task_queue, workflows=[JobWorkflow], activities=local, workflow_runner=RUNNER
+    )
 
 
 def count_events(history: WorkflowHistory, kind: EventType.ValueType) -> int:

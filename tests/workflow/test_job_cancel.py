@@ -54,7 +54,7 @@ async def test_cancel_before_a_worker_came_still_ends_the_row(stage: Stage) -> N
     handle = await stage.start(Lane.COLLECT, Lane.EXTRACT, task_queue="late")
     stage.twin.rows[stage.jobs[0]] = Row()
     await handle.cancel()
-    async with late_worker(stage.client, "late"):
+    async with late_worker(stage, "late"):
         assert await stage.ended(handle) is WorkflowExecutionStatus.CANCELED
     row = stage.twin.row
     assert row.seen == [JobStatus.QUEUED, JobStatus.CANCELLING, JobStatus.CANCELLED]

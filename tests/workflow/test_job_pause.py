@@ -78,7 +78,7 @@ async def test_pause_before_anything_runs(stage: Stage) -> None:
     """A job that is paused before its first slice starts none until it is resumed."""
     handle = await stage.start(task_queue="late-pause")
     await handle.signal("pause")
-    async with late_worker(stage.client, "late-pause"):
+    async with late_worker(stage, "late-pause"):
         await stage.until_row(JobStatus.PAUSED)
         script = stage.twin.lanes[Lane.COLLECT]
         assert not script.started

@@ -224,7 +224,7 @@ async def test_another_worker_takes_the_workflow_over(stage: Stage, phase: str) 
     if held is not None:
         stage.twin.holding[held] = gate
     handle = await stage.start(*BOTH, task_queue=queue)
-    async with late_worker(stage.client, queue):
+    async with late_worker(stage, queue):
         if phase != "opening":
             await stage.until(lambda: all(stage.twin.lanes[lane].running for lane in BOTH))
         if phase in {"stopping", "closing"}:
@@ -237,7 +237,7 @@ async def test_another_worker_takes_the_workflow_over(stage: Stage, phase: str) 
         if held is not None:
             await stage.until(lambda: stage.twin.attempts[held])
     gate.set()
-    async with late_worker(stage.client, queue):
+    async with late_worker(stage, queue):
         await handle.signal("resume")
         for lane in BOTH:
             stage.twin.lanes[lane].finish.set()
