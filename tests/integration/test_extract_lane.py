@@ -196,7 +196,7 @@ async def tasks(stores: Stores, piece: ExtractSlice) -> dict[str, int]:
     columns = (extraction_tasks.c.state, sa.func.count())
     statement = sa.select(*columns).where(extraction_tasks.c.job_id == uuid.UUID(piece.job_id)).group_by(columns[0])
     async with stores.database.transaction() as connection:
-        return dict((await connection.execute(statement)).tuples().all())
+        return {record[0]: record[1] for record in await connection.execute(statement)}
 
 
 async def test_failure_of_one_commit_ends_the_slice(
