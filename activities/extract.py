@@ -3,9 +3,9 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
 
 import structlog
 from temporalio import activity
@@ -18,7 +18,7 @@ from ke.contracts.activities import EntitySlice, ExtractSlice, SliceReport
 from ke.contracts.errors import KeError, WorkLost
 from ke.contracts.jobs import Counters, Lane
 from ke.extraction.embed import find_embedder
-from ke.extraction.pipeline import ExtractedChunk, ExtractedSource, SourceText, extract_source
+from ke.extraction.pipeline import ExtractedChunk, ExtractedSource, SourceText, extract_short, extract_source
 from ke.runtime.pool import CpuPool
 from ke.storage import extract_queue, extracting
 from ke.storage.database import Database
@@ -28,9 +28,14 @@ from ke.storage.jobs import add_progress, lane_progress
 from ke.storage.vectors.base import Point, VectorStore
 
 GROUP_SOURCES: Final = 16
-"""Sources in one commit, at most: what a killed worker's successor extracts again."""
+"""Sources that are claimed together, and in one commit at most."""
+GROUPS: Final = 2
+"""Groups under way at once, so that the pool has work while one is committed. What a killed worker's successor extracts
+again is not more than these; a cancel waits for a commit of each."""
 AT_ONCE: Final = 4
-"""Sources under way in the pool."""
+"""Sources, or short ones together, under way in the pool."""
+TASK_CHARACTERS: Final = 32_768
+"""Of short sources that are one task of the pool: a task costs as much as a tenth of a short source does."""
 COMMIT_CHUNKS: Final = 128
 """Chunks that are committed before their group is finished, and of one source at once: a cancel waits for the commit of
 less than twice these, which is also one request to the vector store. The pool works on meanwhile."""
@@ -41,6 +46,9 @@ MAX_ATTEMPTS: Final = 3
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_Made: TypeAlias = tuple[ClaimedSource, ExtractedSource | KeError]
+"""A source and what became of it."""
 
 log = structlog.get_logger(__name__)
 
@@ -117,6 +125,7 @@ class _Slice:
         self._lease = LaneLease(database, self._job_id, piece.epoch, Lane.EXTRACT)
         self._claim = self._lease.claim
         self._embedder = find_embedder(piece.spec.embedder)
+        self._room = asyncio.Semaphore(AT_ONCE)
         self._alone = asyncio.Lock()
         self._taken = 0
         self._totals = Counters()
@@ -125,14 +134,25 @@ class _Slice:
     async def run(self) -> SliceReport:
         await self._prepare()
         done = False
-        while not (done or self._beat.stopping or self._over()):
-            group = await self._claim_group()
-            if group:
-                await self._extract(group)
-            elif await self._nothing_more_comes():
-                done = True
-            else:
-                await self._beat.wait(POLL_S)
+        under_way: set[asyncio.Task[None]] = set()
+        try:
+            while not (done or self._beat.stopping or self._over()):
+                group = await self._claim_group()
+                if group:
+                    under_way.add(asyncio.create_task(self._extract(group)))
+                    under_way = await _fewer(under_way, GROUPS)
+                elif under_way:
+                    under_way = await _fewer(under_way, len(under_way))
+                elif await self._nothing_more_comes():
+                    done = True
+                else:
+                    await self._beat.wait(POLL_S)
+            await _fewer(under_way, 1)
+        finally:
+            await _end(under_way)
+        if self._beat.stopping:
+            async with self._database.transaction() as connection:
+                await extracting.release_tasks(connection, self._job_id, claim=self._claim)
         return SliceReport(done=done, counters=self._totals, interrupted=self._beat.stopping)
 
     async def _prepare(self) -> None:
@@ -180,51 +200,56 @@ class _Slice:
         return True
 
     async def _extract(self, group: Sequence[ClaimedSource]) -> None:
-        """Extracts a group; asked to stop, it keeps what is committed and gives the other sources back.
+        """Extracts a group; asked to stop, it keeps what is committed, and the other sources are given back.
 
         What was made and is not committed is less than a second's work, and its commit would be half of that.
         """
-        room = asyncio.Semaphore(AT_ONCE)
-        tasks = {source.id: asyncio.create_task(self._one(source, room)) for source in group}
+        waiting = {asyncio.create_task(self._together(some)) for some in _short_together(group)}
         stop = asyncio.create_task(self._beat.stop.wait())
-        waiting: set[asyncio.Task[ExtractedSource | KeError]] = set(tasks.values())
-        stored: set[uuid.UUID] = set()
+        made: list[_Made] = []
         try:
             while waiting and not self._beat.stopping:
                 finished, _ = await asyncio.wait({*waiting, stop}, return_when=asyncio.FIRST_COMPLETED)
+                for task in waiting & finished:
+                    made += task.result()
                 waiting -= finished
-                ready = [(s, tasks[s.id].result()) for s in group if s.id not in stored and tasks[s.id].done()]
-                if sum(len(r.chunks) for _, r in ready if isinstance(r, ExtractedSource)) >= COMMIT_CHUNKS:
-                    await self._keep(ready)
-                    stored.update(s.id for s, _ in ready)
+                chunks = sum(len(result.chunks) for _, result in made if isinstance(result, ExtractedSource))
+                if chunks >= COMMIT_CHUNKS or not waiting:
+                    await self._keep(made)
+                    made = []
         finally:
-            for task in (*waiting, stop):
-                task.cancel()
-            await asyncio.gather(*waiting, stop, return_exceptions=True)
-        await self._keep([(s, tasks[s.id].result()) for s in group if not (s.id in stored or tasks[s.id].cancelled())])
-        if self._beat.stopping:
-            async with self._database.transaction() as connection:
-                await extracting.release_tasks(connection, self._job_id, claim=self._claim)
+            await _end({*waiting, stop})
 
-    async def _keep(self, ready: Sequence[tuple[ClaimedSource, ExtractedSource | KeError]]) -> None:
+    async def _keep(self, ready: Sequence[_Made]) -> None:
         """Commits what became of these sources."""
         await self._store([(source, result) for source, result in ready if isinstance(result, ExtractedSource)])
         for source, result in ready:
             if isinstance(result, KeError):
                 await self._bury(source, result)
 
-    async def _one(self, source: ClaimedSource, room: asyncio.Semaphore) -> ExtractedSource | KeError:
+    async def _together(self, some: Sequence[ClaimedSource]) -> list[_Made]:
+        """Extracts sources in one task of the pool; where that goes wrong each alone, which tells whose fault it is."""
+        async with self._room:
+            if len(some) > 1:
+                texts = [SourceText(source.id, source.text) for source in some]
+                try:
+                    return list(zip(some, await extract_short(self._pool, texts, self._piece.spec), strict=True))
+                except Exception:
+                    # Of any kind: `_try` has the last word on it.
+                    log.info("sources could not be extracted together", sources=len(some), exc_info=True)
+            return [(source, await self._one(source)) for source in some]
+
+    async def _one(self, source: ClaimedSource) -> ExtractedSource | KeError:
         """Extracts one source; returns what is wrong with it when that is final."""
-        async with room:
-            result = await self._try(source)
-            attempts = 1
-            while isinstance(result, WorkLost) and attempts < MAX_ATTEMPTS:
-                log.warning("a pool process died under an extraction", source_id=str(source.id), attempt=attempts)
-                # Whose fault was it? Alone in this slice, an innocent source succeeds now.
-                async with self._alone:
-                    result = await self._try(source)
-                attempts += 1
-            return result
+        result = await self._try(source)
+        attempts = 1
+        while isinstance(result, WorkLost) and attempts < MAX_ATTEMPTS:
+            log.warning("a pool process died under an extraction", source_id=str(source.id), attempt=attempts)
+            # Whose fault was it? Alone in this slice, an innocent source succeeds now.
+            async with self._alone:
+                result = await self._try(source)
+            attempts += 1
+        return result
 
     async def _try(self, source: ClaimedSource) -> ExtractedSource | KeError:
         try:
@@ -292,6 +317,34 @@ class _Slice:
         letter = DeadLetter.of("source", source.id, source.url, error, attempts=attempts)
         async with self._database.transaction() as connection:
             self._totals = await extracting.fail_task(connection, self._job_id, self._piece.epoch, self._claim, letter)
+
+
+async def _fewer(tasks: set[asyncio.Task[None]], number: int) -> set[asyncio.Task[None]]:
+    """Waits until fewer than `number` of the tasks are left, and returns these; raises what one has failed with."""
+    while len(tasks) >= number:
+        finished, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in finished:
+            task.result()
+    return tasks
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancels what is left of the tasks, and waits until it has ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _short_together(group: Sequence[ClaimedSource]) -> Iterator[list[ClaimedSource]]:
+    """The sources in their order: those that follow each other and are short together, as a task of the pool may be."""
+    some: list[ClaimedSource] = []
+    for source in group:
+        if some and sum(len(s.text) for s in some) + len(source.text) > TASK_CHARACTERS:
+            yield some
+            some = []
+        some.append(source)
+    if some:
+        yield some
 
 
 def _commits(made: Sequence[tuple[ClaimedSource, ExtractedSource]]) -> Iterator[list[_Piece]]:

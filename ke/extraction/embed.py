@@ -51,14 +51,17 @@ class Embedder:
 def _wordllama(texts: list[str]) -> NDArray[np.float32]:
     """The mean of the vectors of each text's tokens: what `WordLlama.embed` does, without padding."""
     table = load_vectors()
-    rows = [table[token_ids(text)] for text in texts]
-    return np.stack([row.mean(axis=0) if len(row) else np.zeros(table.shape[1], np.float32) for row in rows])
+    means = np.zeros((len(texts), table.shape[1]), np.float32)
+    for row, text in enumerate(texts):
+        if len(tokens := token_ids(text)):
+            means[row] = table[tokens].sum(axis=0) / np.float32(len(tokens))
+    return means
 
 
 _EMBEDDERS: Final = {
     embedder.name: embedder
     for embedder in (
-        Embedder("wordllama", 256, _wordllama, batch=64, weight=0.4),
+        Embedder("wordllama", 256, _wordllama, batch=256, weight=0.4),
         Embedder(
             "minilm", MINILM_DIMENSIONS, embed_minilm, batch=4, weight=0.5, missing=missing_packages, extra="minilm"
         ),

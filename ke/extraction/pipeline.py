@@ -11,7 +11,7 @@ from uuid import UUID
 
 from ke.contracts.jobs import ExtractSpec
 from ke.extraction.chunk import Chunk, Outline, chunk_piece, cut
-from ke.extraction.embed import Vector, embed, find_embedder
+from ke.extraction.embed import Embedder, Vector, embed, find_embedder
 from ke.extraction.entities import check_entities
 
 P = ParamSpec("P")
@@ -64,26 +64,55 @@ async def extract_source(pool: Pool, source: SourceText, spec: ExtractSpec) -> E
         InvalidInput: The spec names something unknown, or the text cannot be read.
         WorkLost: A pool process died; nothing was kept, and the source can be extracted again.
     """
-    embedder = find_embedder(spec.embedder)
+    embedder = _check(spec)
+    chunks, vectors = await _chunk(pool, source.text, spec)
+    return await _embed_rest(pool, embedder, source.source_id, chunks, vectors)
+
+
+async def extract_short(pool: Pool, sources: Sequence[SourceText], spec: ExtractSpec) -> list[ExtractedSource]:
+    """What `extract_source` makes of each of several sources, whose texts are one piece together: in one task.
+
+    Raises:
+        InvalidInput: The spec names something unknown, or one of the texts cannot be read; which one is not told.
+        WorkLost: A pool process died; nothing was kept.
+    """
+    embedder = _check(spec)
+    texts = [source.text for source in sources]
+    made = await pool.run(chunk_and_embed_each, texts, spec.chunk_tokens, spec.embedder)
+    return [
+        await _embed_rest(pool, embedder, source.source_id, chunks, dict(enumerate(vectors)))
+        for source, (chunks, vectors) in zip(sources, made, strict=True)
+    ]
+
+
+def _check(spec: ExtractSpec) -> Embedder:
+    """The spec's embedder; raises `InvalidInput` where it names something unknown."""
     if spec.entities is not None:
         check_entities(spec.entities)
-    chunks, vectors = await _chunk(pool, source.text, spec)
+    return find_embedder(spec.embedder)
+
+
+async def _embed_rest(
+    pool: Pool, embedder: Embedder, source_id: UUID, chunks: Sequence[Chunk], vectors: dict[int, Vector]
+) -> ExtractedSource:
+    """A source with the vectors of all its chunks, by number: those that are not there yet are made in batches."""
     room = asyncio.Semaphore(_AT_ONCE)
     rest = [chunk for chunk in chunks if chunk.number not in vectors]
 
     async def embed_batch(batch: Sequence[Chunk]) -> None:
         async with room:
-            made = await pool.run(embed, spec.embedder, [chunk.text for chunk in batch])
+            made = await pool.run(embed, embedder.name, [chunk.text for chunk in batch])
         vectors.update((chunk.number, vector) for chunk, vector in zip(batch, made, strict=True))
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for first in range(0, len(rest), embedder.batch):
-                tasks.create_task(embed_batch(rest[first : first + embedder.batch]))
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None  # the first one cancelled the others
+    if rest:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for first in range(0, len(rest), embedder.batch):
+                    tasks.create_task(embed_batch(rest[first : first + embedder.batch]))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None  # the first one cancelled the others
     made = tuple(ExtractedChunk(chunk, vectors[chunk.number]) for chunk in chunks)
-    return ExtractedSource(source.source_id, embedder.collection, made)
+    return ExtractedSource(source_id, embedder.collection, made)
 
 
 async def embed_chunks(pool: Pool, embedder: str, texts: Sequence[str]) -> list[Vector]:
@@ -124,3 +153,17 @@ def chunk_and_embed(
     chunks, outline = chunk_piece(piece, max_tokens, start, number, outline)
     is_one_batch = len(chunks) <= find_embedder(embedder).batch
     return chunks, outline, embed(embedder, [chunk.text for chunk in chunks]) if is_one_batch else []
+
+
+def chunk_and_embed_each(
+    texts: Sequence[str], max_tokens: int, embedder: str
+) -> list[tuple[list[Chunk], list[Vector]]]:
+    """The chunks of several short texts, and their vectors, until there is a batch of them; none of the others yet."""
+    room = find_embedder(embedder).batch
+    made: list[tuple[list[Chunk], list[Vector]]] = []
+    for text in texts:
+        chunks, _ = chunk_piece(text, max_tokens, 0, 0, Outline())
+        vectors = embed(embedder, [chunk.text for chunk in chunks]) if len(chunks) <= room else []
+        room -= len(vectors)
+        made.append((chunks, vectors))
+    return made

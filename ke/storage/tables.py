@@ -259,12 +259,13 @@ entity_tasks = sa.Table(
 
 EXTRACTION_STATES: Final = ("pending", "ready")
 WORDS_SQL: Final = (
-    "to_tsvector('english'::regconfig, translate((heading || ' '::text) || text, '<>'::text, '  '::text))"
+    "to_tsvector('english'::regconfig,"
+    " replace(replace((heading || ' '::text) || text, '<'::text, ' '::text), '>'::text, ' '::text))"
 )
 """The stems of a chunk and of the headings that it stands under, without the most common words of English.
 
 Without angle brackets, as what stands between two would be taken for a tag and left out: the text is Markdown, and
-`Vec<String>` in it is code.
+`Vec<String>` in it is code. By `replace`, which takes a tenth of the time of `translate`.
 """
 
 extractions = sa.Table(

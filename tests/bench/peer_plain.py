@@ -46,7 +46,7 @@ from tests.bench.lab import CONCURRENCY, MAX_PAGES
 BATCH = 32
 """Pages in a transaction, as a job has."""
 AT_ONCE = 4
-"""Sources under way in the pool, as a job has."""
+"""Sources under way in the pool; a job has as many tasks, of several short sources each."""
 SPEC = ExtractSpec(entities=None)
 
 

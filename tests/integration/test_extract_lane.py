@@ -11,19 +11,20 @@ from typing import Any
 
 import psutil
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from temporalio.testing import ActivityEnvironment
 
 from activities.entities import EntityActivities
-from activities.extract import COMMIT_CHUNKS, ExtractActivities
+from activities.extract import COMMIT_CHUNKS, GROUP_SOURCES, GROUPS, ExtractActivities
 from ke.contracts.activities import CloseJob, ExtractSlice
-from ke.contracts.errors import Fenced, WorkLost
+from ke.contracts.errors import Fenced, VectorStoreUnavailable, WorkLost
 from ke.contracts.ids import source_id
 from ke.contracts.jobs import CollectSpec, ExtractSpec, JobInput, JobKind
 from ke.runtime.pool import CpuPool
 from ke.storage.closing import end_job
 from ke.storage.jobs import open_job
-from ke.storage.tables import sources
+from ke.storage.tables import extraction_tasks, sources
 from ke.storage.vectors.base import Point
 from tests.stores import Stores, open_stores
 
@@ -113,7 +114,7 @@ async def test_cancel_between_sources_tells_which_were_skipped(stores: Stores, p
     lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
     environment = ActivityEnvironment()
     running = asyncio.create_task(environment.run(lane.extract_sources, piece))
-    await asyncio.sleep(3)
+    await asyncio.sleep(1)
     environment.cancel()
     report = await running
     assert (report.done, report.interrupted) == (False, True)
@@ -153,6 +154,82 @@ async def test_stop_within_a_long_source_waits_for_one_commit(
     assert ended.done
     assert ended.counters.sources_extracted == 1
     assert ended.counters.extractions == ended.counters.vectors == points > 4 * COMMIT_CHUNKS
+
+
+async def test_next_group_is_extracted_while_one_is_committed(
+    stores: Stores, pool: CpuPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points that take long hold no more than so many groups up; a stop amid them gives back what is not committed."""
+    piece = await an_extract(stores, await a_crawl(stores, [SENTENCE] * 80), entities=None)
+    lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
+    upsert, writing, all_write, go_on = stores.vectors.upsert, list[int](), asyncio.Event(), asyncio.Event()
+
+    async def wait(collection: str, points: Sequence[Point], **options: Any) -> None:
+        writing.append(len(points))
+        if len(writing) == GROUPS:
+            all_write.set()
+        await go_on.wait()
+        await upsert(collection, points, **options)
+
+    environment = ActivityEnvironment()
+    with monkeypatch.context() as patched:
+        patched.setattr(stores.vectors, "upsert", wait)
+        running = asyncio.create_task(environment.run(lane.extract_sources, piece))
+        async with asyncio.timeout(30):
+            await all_write.wait()
+        await asyncio.sleep(0.3)
+        assert await tasks(stores, piece) == {"claimed": GROUPS * GROUP_SOURCES, "pending": 80 - GROUPS * GROUP_SOURCES}
+        environment.cancel()
+        go_on.set()
+        stopped = await running
+    kept = GROUPS * GROUP_SOURCES
+    assert writing == [GROUP_SOURCES] * GROUPS
+    assert (stopped.interrupted, stopped.counters.sources_extracted, stopped.counters.vectors) == (True, kept, kept)
+    assert await tasks(stores, piece) == {"done": kept, "pending": 80 - kept}
+    ended = await ActivityEnvironment().run(lane.extract_sources, piece)
+    assert (ended.done, ended.counters.sources_extracted, ended.counters.vectors) == (True, 80, 80)
+    assert await stores.vectors.count_job("wordllama-256", uuid.UUID(piece.job_id)) == 80
+
+
+async def tasks(stores: Stores, piece: ExtractSlice) -> dict[str, int]:
+    """How many sources of a job are in which state."""
+    columns = (extraction_tasks.c.state, sa.func.count())
+    statement = sa.select(*columns).where(extraction_tasks.c.job_id == uuid.UUID(piece.job_id)).group_by(columns[0])
+    async with stores.database.transaction() as connection:
+        return {record[0]: record[1] for record in await connection.execute(statement)}
+
+
+async def test_failure_of_one_commit_ends_the_slice(
+    stores: Stores, pool: CpuPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a commit fails with is what the slice fails with; the next attempt extracts everything once."""
+    piece = await an_extract(stores, await a_crawl(stores, [SENTENCE] * 80), entities=None)
+    lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise VectorStoreUnavailable("it is down")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stores.vectors, "upsert", fail)
+        with pytest.raises(VectorStoreUnavailable):
+            await ActivityEnvironment().run(lane.extract_sources, piece)
+    report = await ActivityEnvironment().run(lane.extract_sources, piece)
+    assert (report.done, report.counters.sources_extracted, report.counters.vectors) == (True, 80, 80)
+
+
+async def test_sources_that_fail_together_are_extracted_alone(
+    stores: Stores, pool: CpuPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task of several sources that goes wrong, in whatever way, costs none of them."""
+    piece = await an_extract(stores, await a_crawl(stores, [SENTENCE] * 20), entities=None)
+    lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
+
+    async def fail(*_: Any) -> None:
+        raise ValueError("of one of them")
+
+    monkeypatch.setattr("activities.extract.extract_short", fail)
+    report = await ActivityEnvironment().run(lane.extract_sources, piece)
+    assert (report.counters.sources_extracted, report.counters.dead_letters) == (20, 0)
 
 
 async def test_late_worker_cannot_end_its_successors_lane(stores: Stores, pool: CpuPool) -> None:

@@ -191,6 +191,31 @@ async def test_mentions_of_before_are_merged() -> None:
     assert [tuple(row) for row in found] == [("lights", "bell rock", merged_entity_id("lights", "GPE", "bell rock"))]
 
 
+async def test_words_of_before_are_the_same_in_both_ways() -> None:
+    """Chunks that were stored before are found by the same stems afterwards; the way back is open."""
+    texts = ["a<b>c Vec<String> naïve > Ärger <", "", "Lighthouses << of >> the <i>rock</i>"]
+    async with temporary_postgres() as url:
+        await _move(url, "upgrade", "0010")
+        connection = await asyncpg.connect(url)
+        try:
+            job = await _old_job(connection, [f"https://a.example/{number}" for number in range(5)])
+            for number, text in enumerate(texts):
+                await connection.execute(
+                    "INSERT INTO extractions (id, job_id, owner_job_id, source_id, chunk_number, text, heading, start,"
+                    " \"end\", tokens, embedder, collection, epoch, state) SELECT $1, $2, $2, id, $3, $4, '<Towers>',"
+                    " 0, 1, 1, 'e', 'c', 1, 'ready' FROM sources LIMIT 1",
+                    *(uuid.uuid4(), job, number, text),
+                )
+            stems = "SELECT words::text FROM extractions ORDER BY chunk_number"
+            before = [row["words"] for row in await connection.fetch(stems)]
+            assert "'lighthous'" in before[2]
+            for step in ("head", "0010", "head"):
+                await _move(url, "downgrade" if step == "0010" else "upgrade", step)
+                assert [row["words"] for row in await connection.fetch(stems)] == before
+        finally:
+            await connection.close()
+
+
 async def test_parameters_and_records_of_before_are_kept() -> None:
     """What was stored as jsonb reads as before, also for a job that is under way; the way back is open."""
     params = {"urls": ["u"], "extract": {"schema": {"type": "object", "properties": {"b": {}, "a": {}}}}}

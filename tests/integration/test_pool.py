@@ -16,8 +16,8 @@ import pytest
 
 from ke.contracts.errors import InvalidInput, WorkLost
 from ke.contracts.jobs import ExtractSpec
-from ke.extraction.embed import embed
-from ke.extraction.pipeline import SourceText, extract_source
+from ke.extraction.embed import embed, find_embedder
+from ke.extraction.pipeline import SourceText, extract_short, extract_source
 from ke.runtime.pool import CpuPool
 
 END_S = 20.0
@@ -241,6 +241,18 @@ async def test_extraction_of_a_long_source_is_in_pieces(pool: CpuPool) -> None:
     assert [made.chunk.number for made in extracted.chunks] == list(range(len(extracted.chunks)))
     assert all(text[made.chunk.start : made.chunk.end] == made.chunk.text for made in extracted.chunks)
     assert {f"Part {n}" for n in range(300)} == {made.chunk.heading for made in extracted.chunks}
+
+
+async def test_short_sources_together_are_as_each_alone(pool: CpuPool) -> None:
+    """One task makes of each source what it makes of it alone, of more than a batch too; a bad text is told."""
+    texts = ["# Ada\n\nAda met Charles. " * 9, "", "London is a city. " * 3000, "# Last\n\nOne more."]
+    sources = [SourceText(uuid.uuid4(), text) for text in texts]
+    spec = ExtractSpec(chunk_tokens=16)
+    together = await extract_short(pool, sources, spec)
+    assert together == [await extract_source(pool, source, spec) for source in sources]
+    assert len(together[2].chunks) > find_embedder("wordllama").batch
+    with pytest.raises(InvalidInput, match="not valid Unicode"):
+        await extract_short(pool, [*sources, SourceText(uuid.uuid4(), "a \udcff b")], spec)
 
 
 async def test_extraction_of_nothing_is_empty(pool: CpuPool) -> None:

@@ -11,7 +11,7 @@ import pytest
 from ke.contracts.errors import InvalidInput
 from ke.extraction.chunk import Outline, chunk_piece
 from ke.extraction.embed import collection_name, dimensions, embed, find_embedder
-from ke.extraction.pipeline import chunk_and_embed
+from ke.extraction.pipeline import chunk_and_embed, chunk_and_embed_each
 
 TEXTS = ["The cat sat on the mat.", "a", "漢字", "🙂", "\x00", "x" * 20_000, "Ärger " * 50, "</s>", "\u200b"]
 
@@ -36,9 +36,28 @@ def test_short_piece_is_embedded_where_it_is_chunked() -> None:
     assert (chunks, outline) == chunk_piece(text, 64, 5, 3, Outline())
     assert len(chunks) > 3
     assert vectors == embed("wordllama", [chunk.text for chunk in chunks])
-    chunks, _, vectors = chunk_and_embed(text * 20, 64, 0, 0, Outline(), "wordllama")
+    chunks, _, vectors = chunk_and_embed(text * 40, 64, 0, 0, Outline(), "wordllama")
     assert len(chunks) > find_embedder("wordllama").batch
     assert vectors == []
+
+
+def test_short_texts_are_embedded_together_up_to_a_batch() -> None:
+    """Each text's chunks and vectors are those that it has alone; what is beyond a batch is left to others."""
+    texts = [
+        "# Cats\n\nThe cat sat. " * 20,
+        "",
+        " \n ",
+        "# Dogs\n\nThe dog sat on the mat. " * 400,
+        "The cow.",
+        "Sheep. " * 9000,
+    ]
+    made = chunk_and_embed_each(texts, 64, "wordllama")
+    assert [chunks for chunks, _ in made] == [chunk_piece(text, 64, 0, 0, Outline())[0] for text in texts]
+    numbers = [len(chunks) for chunks, _ in made]
+    assert sum(numbers[:-1]) <= find_embedder("wordllama").batch < sum(numbers)
+    for chunks, vectors in made[:-1]:
+        assert vectors == embed("wordllama", [chunk.text for chunk in chunks])
+    assert made[-1][1] == []
 
 
 def test_near_texts_are_near() -> None:

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -155,22 +156,12 @@ class EdgeEngine:
             raise InvalidInput(f"{len(owners)} points, but {len(vectors)} vectors")
         check_epochs(owners, epochs)
         self._fences.check(epochs)
-        points = [
-            qdrant.Point(
-                owner.id,
-                vector,
-                {
-                    "job_id": str(owner.job_id),
-                    "owner_job_id": str(owner.owner_job_id),
-                    "source_id": str(owner.source_id),
-                    "epoch": epochs[owner.job_id],
-                },
-            )
-            for owner, vector in zip(owners, vectors.tolist(), strict=True)
-        ]
-        _changes(collection, [owner.id for owner in owners])
+        ids = [owner.id for owner in owners]
+        payloads = _payloads(owners, epochs)
+        points = list(map(qdrant.Point, ids, vectors.tolist(), payloads))
+        _changes(collection, ids)
         collection.shard.update(qdrant.UpdateOperation.upsert_points(points))
-        collection.journal.append(edge_frames.upsert(points, vectors))
+        collection.journal.append(edge_frames.upsert(ids, payloads, vectors))
 
     def delete(self, name: str, ids: Sequence[uuid.UUID]) -> None:
         """Deletes at most `MAX_BATCH` points; absent ones are no error. Not durable before `sync`."""
@@ -302,6 +293,17 @@ class EdgeEngine:
             qdrant.ScrollRequest(offset=offset, limit=limit, filter=matching, with_payload=False, with_vector=False)
         )
         return [_uuid(record.id) for record in records]
+
+
+def _payloads(owners: Sequence[Owner], epochs: Mapping[uuid.UUID, int]) -> list[dict[str, Any]]:
+    """What is kept with each point: the same object for those of one source, of which there are many in a batch."""
+
+    @cache
+    def payload(job_id: uuid.UUID, owner_job_id: uuid.UUID, source_id: uuid.UUID) -> dict[str, Any]:
+        ids = {"job_id": str(job_id), "owner_job_id": str(owner_job_id), "source_id": str(source_id)}
+        return ids | {"epoch": epochs[job_id]}
+
+    return [payload(owner.job_id, owner.owner_job_id, owner.source_id) for owner in owners]
 
 
 def _changes(collection: Collection, ids: Sequence[uuid.UUID]) -> None:

@@ -46,14 +46,16 @@ class Frame:
         return [uuid.UUID(point) for point in self.content]
 
 
-def upsert(points: Sequence[qdrant.Point], vectors: Matrix) -> bytes:
-    """A frame with points and their vectors, one a row."""
-    return _upsert(points, vectors)
+def upsert(ids: Sequence[uuid.UUID], payloads: Sequence[dict[str, Any]], vectors: Matrix) -> bytes:
+    """A frame with points: their ids, their payloads, and their vectors, one a row."""
+    content = orjson.dumps(list(zip(ids, payloads, strict=True)))
+    return _frame(Kind.UPSERT, content, vectors.astype("<f4", copy=False).tobytes())
 
 
 def upsert_records(records: Sequence[qdrant.Record]) -> bytes:
     """A frame with points as a shard gave them, which have their vectors and payloads."""
-    return _upsert(records, np.array([record.vector for record in records], dtype="<f4"))
+    content = orjson.dumps([(str(record.id), record.payload) for record in records])
+    return _frame(Kind.UPSERT, content, np.array([record.vector for record in records], dtype="<f4").tobytes())
 
 
 def delete(ids: Sequence[uuid.UUID]) -> bytes:
@@ -76,11 +78,6 @@ def read(stream: BinaryIO) -> Frame | None:
     if len(body) < content_bytes + vector_bytes:
         return None
     return Frame(Kind(kind), orjson.loads(body[:content_bytes]), body[content_bytes:])
-
-
-def _upsert(points: Sequence[qdrant.Point] | Sequence[qdrant.Record], vectors: Matrix) -> bytes:
-    content = orjson.dumps([(str(point.id), point.payload) for point in points])
-    return _frame(Kind.UPSERT, content, vectors.astype("<f4", copy=False).tobytes())
 
 
 def _frame(kind: Kind, content: bytes, vectors: bytes = b"") -> bytes:
