@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.cleanup import CleanupActivities
 from activities.collect import CollectActivities
@@ -57,7 +57,6 @@ from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.reconcile import ReconcileWorkflow, ScheduledReconcileWorkflow
 from workflows.retry import RetryWorkflow
-from workflows.sandbox import RUNNER
 
 CPU_QUEUES = frozenset({TaskQueue.COLLECT, TaskQueue.EXTRACT})
 """The queues whose work runs in the process pool; entities have one of their own."""
@@ -220,7 +219,8 @@ def _worker(client: Client, queue: TaskQueue, settings: Settings, registration: 
         client,
         task_queue=queue,
         interceptors=[FailureInterceptor()],
-        workflow_runner=RUNNER,
+        # The tests run all workflows in the sandbox; here each job would wait for it (ADR 27).
+        workflow_runner=UnsandboxedWorkflowRunner(),
         # Without a name the SDK makes one by reading every module that is loaded: a second of each start.
         build_id=version("ke"),
         graceful_shutdown_timeout=timedelta(seconds=settings.graceful_shutdown_s),

@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from temporalio.worker import UnsandboxedWorkflowRunner
 from temporalio.workflow import ActivityCancellationType
 
 import activities.extract
@@ -45,8 +44,6 @@ def leave_out_the_wait() -> None:
         return {**careful(*args, **options), "cancellation_type": ActivityCancellationType.TRY_CANCEL}
 
     policies.lane_slice = careless
-    # The sandbox would read the module anew, as it is on disk.
-    worker.RUNNER = UnsandboxedWorkflowRunner()  # type: ignore[assignment]
 
 
 def leave_out_the_claim() -> None:

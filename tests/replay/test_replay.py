@@ -11,13 +11,13 @@ from temporalio.workflow import NondeterminismError
 
 from tests.replay.mutated import MutatedJobWorkflow
 from tests.replay.record import FOLDER, MAX_BYTES, RECORDER
+from tests.sandbox import SANDBOX
 from workflows.cleanup import CleanupWorkflow
 from workflows.forgetting import ForgettingWorkflow
 from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.reconcile import ReconcileWorkflow, ScheduledReconcileWorkflow
 from workflows.retry import RetryWorkflow
-from workflows.sandbox import STRICT_RUNNER
 
 FILES = sorted(FOLDER.glob("*.json"))
 OF_JOBS = [
@@ -72,7 +72,7 @@ async def test_recorded_history_replays(file: Path) -> None:
     """In the sandbox, the code of today takes every step that the recorded run took."""
     cleanups = [CleanupWorkflow, ProjectCleanupWorkflow, ForgettingWorkflow]
     workflows = [JobWorkflow, RetryWorkflow, *cleanups, ReconcileWorkflow, ScheduledReconcileWorkflow]
-    await Replayer(workflows=workflows, workflow_runner=STRICT_RUNNER).replay_workflow(_history(file))
+    await Replayer(workflows=workflows, workflow_runner=SANDBOX).replay_workflow(_history(file))
 
 
 @pytest.mark.parametrize("file", OF_JOBS, ids=_id)

@@ -49,13 +49,13 @@ from ke.contracts.retries import CarriedRetry, RetryInput, RetryOutcome
 from ke.runtime.embedded.temporal import DYNAMIC_CONFIG
 from ke.runtime.embedded.temporal_cli import find_temporal_cli
 from ke.runtime.settings import Settings
+from tests.sandbox import SANDBOX
 from tests.workflow.twins import Twin
 from workflows.cleanup import CleanupWorkflow
 from workflows.forgetting import ForgettingWorkflow
 from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.retry import RetryWorkflow
-from workflows.sandbox import RUNNER
 
 _WAITING = PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
 PATIENCE_S = 40.0
@@ -314,7 +314,7 @@ def late_worker(stage: Stage, task_queue: str) -> Worker:
     """A worker for a queue that none served before; its job's activities run on the others, but for what is local."""
     local = [stage.twin.open_job, stage.twin.close_job]
     return Worker(
-        stage.client, task_queue=task_queue, workflows=[JobWorkflow], activities=local, workflow_runner=RUNNER
+        stage.client, task_queue=task_queue, workflows=[JobWorkflow], activities=local, workflow_runner=SANDBOX
     )
 
 
@@ -333,7 +333,7 @@ async def replay(histories: list[WorkflowHistory], job_workflow: type = JobWorkf
     async with asyncio.timeout(PATIENCE_S):
         await Replayer(
             workflows=[job_workflow, CleanupWorkflow, ProjectCleanupWorkflow, ForgettingWorkflow, RetryWorkflow],
-            workflow_runner=RUNNER,
+            workflow_runner=SANDBOX,
         ).replay_workflows(each())
 
 
@@ -399,7 +399,7 @@ def _workers(client: Client, twin: Twin) -> list[Worker]:
         Worker(
             client,
             task_queue=queue.value,
-            workflow_runner=RUNNER,
+            workflow_runner=SANDBOX,
             max_heartbeat_throttle_interval=throttle,
             default_heartbeat_throttle_interval=throttle,
             **registration,

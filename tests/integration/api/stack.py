@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
-from temporalio.worker import Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.cleanup import CleanupActivities
 from activities.failures import FailureInterceptor
@@ -34,7 +34,6 @@ from workflows.forgetting import ForgettingWorkflow
 from workflows.job import JobWorkflow
 from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.retry import RetryWorkflow
-from workflows.sandbox import RUNNER
 
 QUICK = "https://site.example/quick"
 SLOW = "https://site.example/slow"
@@ -160,7 +159,7 @@ async def running_worker(stores: Stores, client: Client) -> AsyncIterator[None]:
             client,
             task_queue=queue.value,
             interceptors=[FailureInterceptor()],
-            workflow_runner=RUNNER,
+            workflow_runner=UnsandboxedWorkflowRunner(),
             graceful_shutdown_timeout=timedelta(seconds=5),
             max_heartbeat_throttle_interval=throttle,
             default_heartbeat_throttle_interval=throttle,
