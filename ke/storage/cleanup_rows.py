@@ -1,12 +1,14 @@
 """Rows that a cleanup deletes: each batch is one transaction, with the record of what it took."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ke.storage.arrays import among
 from ke.storage.cleanup_batches import lock_receipt, next_number
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.tables import (
@@ -27,6 +29,8 @@ MAX_EXTRACTIONS: Final = 5_000
 """Extractions that a batch takes, at most, unless one source alone has more."""
 MAX_ROWS: Final = 10_000
 """Rows without dependents in a batch, at most."""
+MadeChunk = tuple[int, uuid.UUID, str]
+"""An extraction: its seq, its id, and the collection of its point."""
 
 
 async def owned_ids(
@@ -40,31 +44,35 @@ async def owned_ids(
     return [(record.id, record.collection) for record in found]
 
 
-async def made_ids(
-    connection: AsyncConnection, target: CleanupTarget, after: int, limit: int
-) -> list[tuple[int, uuid.UUID, str]]:
-    """Extractions that a job made of other jobs' sources: seq, id and collection, in order of seq."""
+async def next_made(
+    connection: AsyncConnection, target: CleanupTarget, after: int, limit: int | None = None
+) -> list[MadeChunk]:
+    """The next extractions that a job made of other jobs' sources, in order of seq."""
+    return await _chunks(connection, target.made, after, limit or MAX_EXTRACTIONS)
+
+
+async def _chunks(
+    connection: AsyncConnection, these: sa.ColumnElement[bool], after: int, limit: int
+) -> list[MadeChunk]:
     statement = (
         sa.select(extractions.c.seq, extractions.c.id, extractions.c.collection)
-        .where(target.made, extractions.c.seq > after)
+        .where(these, extractions.c.seq > after)
         .order_by(extractions.c.seq)
         .limit(limit)
     )
     return [(record.seq, record.id, record.collection) for record in await connection.execute(statement)]
 
 
-async def delete_owned_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:
-    """Deletes the target's next sources, with what goes by cascade, and records the batch.
+@dataclass(frozen=True, slots=True)
+class SourceBatch:
+    """Sources that are deleted together."""
 
-    Args:
-        connection: The transaction.
-        target: What the cleanup is about.
-        after: The `seq` after which to look.
+    ids: Sequence[uuid.UUID]
+    last_seq: int
 
-    Returns:
-        The `seq` of the last source deleted, or None when there was none.
-    """
-    await lock_receipt(connection, target.receipt_id)
+
+async def next_sources(connection: AsyncConnection, target: CleanupTarget, after: int) -> list[SourceBatch]:
+    """The target's next sources, in order of `seq`, in batches that a transaction can take; none at the end."""
     weight = sa.select(sa.func.count()).where(extractions.c.source_id == sources.c.id).scalar_subquery()
     statement = (
         sa.select(sources.c.seq, sources.c.id, weight.label("weight"))
@@ -72,51 +80,53 @@ async def delete_owned_batch(connection: AsyncConnection, target: CleanupTarget,
         .order_by(sources.c.seq)
         .limit(MAX_SOURCES)
     )
-    chosen = _bounded(list(await connection.execute(statement)))
-    if not chosen:
-        return None
-    ids = [record.id for record in chosen]
-    # Locked first: from here on nobody can add an extraction to these sources, or an entity to their extractions.
-    await _lock(connection, sources, sources.c.id.in_(ids))
-    made = extractions.c.source_id.in_(ids)
-    counts = {
-        "extractions": await _lock(connection, extractions, made),
-        "entities": await _count_entities(connection, made),
-        "records": await _lock(connection, records, records.c.source_id.in_(ids)),
-    }
-    deleted = await connection.execute(sa.delete(sources).where(sources.c.id.in_(ids)))
-    await _record(connection, target.receipt_id, "sources", {"sources": deleted.rowcount, **counts})
-    return int(chosen[-1].seq)
+    return list(_bounded(await connection.execute(statement)))
 
 
-def _bounded(found: Sequence[sa.Row[Any]]) -> list[sa.Row[Any]]:
-    """The first sources that together have no more than `MAX_EXTRACTIONS`, and one in any case."""
+def _bounded(found: Iterable[sa.Row[Any]]) -> Iterator[SourceBatch]:
+    """Batches that together have no more than `MAX_EXTRACTIONS` each, and one source in any case."""
     chosen: list[sa.Row[Any]] = []
     weight = 0
     for record in found:
-        weight += record.weight
-        if chosen and weight > MAX_EXTRACTIONS:
-            break
+        if chosen and weight + record.weight > MAX_EXTRACTIONS:
+            yield SourceBatch([other.id for other in chosen], chosen[-1].seq)
+            chosen, weight = [], 0
         chosen.append(record)
-    return chosen
+        weight += record.weight
+    if chosen:
+        yield SourceBatch([other.id for other in chosen], chosen[-1].seq)
 
 
-async def delete_made_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:
-    """Deletes the next extractions that a job made of other jobs' sources, with their entities, and records the batch.
+async def next_chunks(connection: AsyncConnection, batch: SourceBatch, after: int) -> list[MadeChunk]:
+    """The next extractions of these sources, by whichever job, in order of seq; at most `MAX_EXTRACTIONS`."""
+    return await _chunks(connection, among(extractions.c.source_id, batch.ids), after, MAX_EXTRACTIONS)
 
-    Returns:
-        The `seq` of the last extraction deleted, or None when there was none.
-    """
+
+async def delete_source_batch(connection: AsyncConnection, target: CleanupTarget, batch: SourceBatch) -> None:
+    """Deletes sources whose points are deleted, with what goes by cascade, and records what there was."""
     await lock_receipt(connection, target.receipt_id)
-    found = await made_ids(connection, target, after, MAX_EXTRACTIONS)
-    if not found:
-        return None
-    these = extractions.c.id.in_([extraction for _, extraction, _ in found])
-    await _lock(connection, extractions, these)
+    these, made = among(sources.c.id, batch.ids), among(extractions.c.source_id, batch.ids)
+    # Locked first: from here on nobody can add an extraction to these sources, or an entity to their extractions.
+    if not await _lock(connection, sources, these):
+        return
+    counts = {
+        "extractions": await _lock(connection, extractions, made),
+        "entities": await _count_entities(connection, made),
+        "records": await _lock(connection, records, among(records.c.source_id, batch.ids)),
+    }
+    deleted = await connection.execute(sa.delete(sources).where(these))
+    await _record(connection, target.receipt_id, "sources", {"sources": deleted.rowcount, **counts})
+
+
+async def delete_made_batch(connection: AsyncConnection, target: CleanupTarget, made: Sequence[MadeChunk]) -> None:
+    """Deletes extractions that a job made of other jobs' sources, with their entities, and records what there was."""
+    await lock_receipt(connection, target.receipt_id)
+    these = among(extractions.c.id, [extraction for _, extraction, _ in made])
+    if not await _lock(connection, extractions, these):
+        return
     counts = {"entities": await _count_entities(connection, these)}
     deleted = await connection.execute(sa.delete(extractions).where(these))
     await _record(connection, target.receipt_id, "extractions", {"extractions": deleted.rowcount, **counts})
-    return found[-1][0]
 
 
 async def delete_records_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:
@@ -181,7 +191,9 @@ async def _lock(connection: AsyncConnection, table: sa.Table, which: sa.ColumnEl
 
 
 async def _count_entities(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> int:
-    statement = sa.select(sa.func.count()).select_from(entities.join(extractions)).where(which)
+    # As an array, which is looked up in the index: how many entities an extraction has, the planner does not know.
+    made = sa.select(extractions.c.id).where(which).scalar_subquery()
+    statement = sa.select(sa.func.count()).where(entities.c.extraction_id == sa.any_(sa.func.array(made)))
     return int((await connection.execute(statement)).scalar_one())
 
 

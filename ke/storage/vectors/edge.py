@@ -68,11 +68,12 @@ class EdgeVectors:
         await self._call("PUT", f"/fences/{job_id}", {"epoch": epoch})
         return True
 
-    async def delete(self, collection: str, ids: Sequence[uuid.UUID]) -> None:
-        """Deletes points, durable when it returns; absent ones are no error."""
+    async def delete(self, collection: str, ids: Sequence[uuid.UUID]) -> int:
+        """Deletes points, durable when it returns; absent ones are no error. Returns how many are left, exactly."""
         check_batch(len(ids))
-        if ids:
-            await self._call("POST", f"{_path(collection)}/delete", {"ids": list(ids)})
+        if not ids:
+            return 0
+        return int((await self._call("POST", f"{_path(collection)}/delete", {"ids": list(ids)}))["left"])
 
     async def count_ids(self, collection: str, ids: Sequence[uuid.UUID]) -> int:
         """How many of these ids are there, exactly."""

@@ -111,11 +111,11 @@ async def upsert(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """Deletes points by id."""
+    """Deletes points by id; answers how many of them are left."""
     name, body = request.match_info["name"], await _body(request)
     ids = _ids(body["ids"])
-    await request.app[ENGINE].write(name, lambda engine: engine.delete(name, ids))
-    return _answer({})
+    left = await request.app[ENGINE].write(name, lambda engine: engine.delete(name, ids))
+    return _answer({"left": left})
 
 
 async def count(request: web.Request) -> web.Response:
