@@ -80,39 +80,38 @@ class ArtifactSweep:
             if self._stopping():
                 return
             yield self._delete_made(made)
-            after = made[-1][0]
+            after = made.last_seq
 
     async def _read_sources(self, after: int) -> list[rows.SourceBatch]:
         async with self._database.transaction() as connection:
             return await rows.next_sources(connection, self._target, after)
 
-    async def _read_made(self, after: int) -> list[rows.MadeChunk]:
+    async def _read_made(self, after: int) -> rows.PointPage | None:
         async with self._database.transaction() as connection:
-            return await rows.next_made(connection, self._target, after)
+            return await rows.points_made(connection, self._target, after)
 
     async def _delete_sources(self, batch: rows.SourceBatch) -> None:
         after = 0
-        while chunks := await self._read_chunks(batch, after):
-            await self._delete_points(chunks)
-            after = chunks[-1][0]
+        while page := await self._read_points(batch, after):
+            await self._points.delete(pieces_of(page, self._collections))
+            after = page.last_seq
             if self._stopping():
                 return
+            if page.is_last:
+                break
         async with self._database.transaction() as connection:
             await rows.delete_source_batch(connection, self._target, batch)
 
-    async def _read_chunks(self, batch: rows.SourceBatch, after: int) -> list[rows.MadeChunk]:
+    async def _read_points(self, batch: rows.SourceBatch, after: int) -> rows.PointPage | None:
         async with self._database.transaction() as connection:
-            return await rows.next_chunks(connection, batch, after)
+            return await rows.points_of(connection, batch, after)
 
-    async def _delete_made(self, made: list[rows.MadeChunk]) -> None:
-        await self._delete_points(made)
+    async def _delete_made(self, page: rows.PointPage) -> None:
+        await self._points.delete(pieces_of(page, self._collections))
         if self._stopping():
             return
         async with self._database.transaction() as connection:
-            await rows.delete_made_batch(connection, self._target, made)
-
-    async def _delete_points(self, chunks: list[rows.MadeChunk]) -> None:
-        await self._points.delete(pieces_of(((point, name) for _, point, name in chunks), self._collections))
+            await rows.delete_made_batch(connection, self._target, page)
 
 
 async def _first_of(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:

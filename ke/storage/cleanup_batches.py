@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, UUID
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ke.storage.arrays import among
 from ke.storage.tables import cleanup_batches, cleanups
 
 _STORE: Final = "vectors"
@@ -54,12 +55,16 @@ def _batch(record: sa.Row[Any]) -> PointBatch:
     return PointBatch(record.cleanup_id, record.number, record.collection, record.ids, record.counted)
 
 
-def _this(batch: PointBatch) -> sa.ColumnElement[bool]:
+def _these(cleanup_id: str, numbers: Iterable[int]) -> sa.ColumnElement[bool]:
     return (
-        (cleanup_batches.c.cleanup_id == batch.cleanup_id)
+        (cleanup_batches.c.cleanup_id == cleanup_id)
         & (cleanup_batches.c.store == _STORE)
-        & (cleanup_batches.c.number == batch.number)
+        & among(cleanup_batches.c.number, numbers)
     )
+
+
+def _integers(values: Iterable[int]) -> sa.ColumnElement[Any]:
+    return sa.bindparam(None, list(values), type_=ARRAY(sa.Integer))
 
 
 async def open_batches(connection: AsyncConnection, cleanup_id: str) -> list[PointBatch]:
@@ -123,17 +128,26 @@ async def next_number(connection: AsyncConnection, cleanup_id: str, store: str) 
     return int((await connection.execute(statement)).scalar_one())
 
 
-async def record_counts(connection: AsyncConnection, counts: Iterable[tuple[PointBatch, int]]) -> None:
+async def record_counts(connection: AsyncConnection, counts: Sequence[tuple[PointBatch, int]]) -> None:
     """Writes how many of each batch's points there are, unless that was written already: the first count stands."""
-    for batch, count in counts:
-        statement = sa.update(cleanup_batches).where(_this(batch), ~cleanup_batches.c.counts.has_key(_STORE))
-        await connection.execute(statement.values(counts={_STORE: count}))
+    for cleanup_id in {batch.cleanup_id for batch, _ in counts}:
+        found = {batch.number: count for batch, count in counts if batch.cleanup_id == cleanup_id}
+        given = sa.func.unnest(_integers(found), _integers(found.values())).table_valued("number", "count")
+        given = given.render_derived()
+        statement = (
+            sa.update(cleanup_batches)
+            .where(_these(cleanup_id, found), cleanup_batches.c.number == given.c.number)
+            .where(~cleanup_batches.c.counts.has_key(_STORE))
+            .values(counts=sa.func.jsonb_build_object(sa.cast(_STORE, sa.Text), given.c.count))
+        )
+        await connection.execute(statement)
 
 
-async def finish_points(connection: AsyncConnection, batches: Iterable[PointBatch]) -> None:
+async def finish_points(connection: AsyncConnection, batches: Sequence[PointBatch]) -> None:
     """Marks batches as done and forgets their ids, which nothing needs any more."""
-    for batch in batches:
-        statement = sa.update(cleanup_batches).where(_this(batch), ~cleanup_batches.c.done)
+    for cleanup_id in {batch.cleanup_id for batch in batches}:
+        numbers = [batch.number for batch in batches if batch.cleanup_id == cleanup_id]
+        statement = sa.update(cleanup_batches).where(_these(cleanup_id, numbers), ~cleanup_batches.c.done)
         await connection.execute(statement.values(done=True, ids=[]))
 
 

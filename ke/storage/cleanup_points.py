@@ -2,7 +2,10 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from typing import TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.errors import VectorStoreUnavailable
 from ke.storage.cleanup_batches import (
@@ -13,25 +16,25 @@ from ke.storage.cleanup_batches import (
     open_batches,
     record_counts,
 )
-from ke.storage.cleanup_rows import next_made, owned_ids
+from ke.storage.cleanup_rows import PointPage, next_sources, points_made, points_of
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.database import Database
 from ke.storage.vectors.base import MAX_BATCH, VectorStore
 
+S = TypeVar("S")
+T = TypeVar("T")
 
-def pieces_of(rows: Iterable[tuple[uuid.UUID, str]], collections: Collection[str]) -> list[Piece]:
-    """The points of rows, of which these are ids and collections, at most `MAX_BATCH` in a piece.
+
+def pieces_of(page: PointPage, collections: Collection[str]) -> list[Piece]:
+    """The points of a page, at most `MAX_BATCH` in a piece.
 
     Those of a collection that is not there are left out: it never had any.
     """
-    ids: dict[str, list[uuid.UUID]] = {}
-    for point, collection in rows:
-        if collection in collections:
-            ids.setdefault(collection, []).append(point)
     return [
-        (collection, found[first : first + MAX_BATCH])
-        for collection, found in ids.items()
-        for first in range(0, len(found), MAX_BATCH)
+        (collection, ids[first : first + MAX_BATCH])
+        for collection, ids in page.ids.items()
+        if collection in collections
+        for first in range(0, len(ids), MAX_BATCH)
     ]
 
 
@@ -64,23 +67,23 @@ class PointSweep:
                 yield collection, ids
                 after = ids[-1]
 
-    async def _of_rows(self) -> AsyncIterator[Sequence[tuple[uuid.UUID, str]]]:
-        after: uuid.UUID | None = None
-        while True:
-            async with self._database.transaction() as connection:
-                owned = await owned_ids(connection, self._target, after, MAX_BATCH)
-            if not owned:
-                break
-            yield owned
-            after = owned[-1][0]
-        seq = 0
-        while True:
-            async with self._database.transaction() as connection:
-                made = await next_made(connection, self._target, seq, MAX_BATCH)
-            if not made:
-                return
-            yield [(point, collection) for _, point, collection in made]
-            seq = made[-1][0]
+    async def _of_rows(self) -> AsyncIterator[PointPage]:
+        after = 0
+        while batches := await self._read(next_sources, self._target, after):
+            for batch in batches:
+                last = 0
+                while page := await self._read(points_of, batch, last):
+                    yield page
+                    last = page.last_seq
+            after = batches[-1].last_seq
+        after = 0
+        while page := await self._read(points_made, self._target, after):
+            yield page
+            after = page.last_seq
+
+    async def _read(self, read: Callable[[AsyncConnection, S, int], Awaitable[T]], of: S, after: int) -> T:
+        async with self._database.transaction() as connection:
+            return await read(connection, of, after)
 
     async def finish_open(self) -> None:
         """Finishes what an attempt that is gone has left half done."""
@@ -107,7 +110,7 @@ class PointSweep:
         if uncounted:
             found = await asyncio.gather(*(self._vectors.count_ids(batch.collection, batch.ids) for batch in uncounted))
             async with self._database.transaction() as connection:
-                await record_counts(connection, zip(uncounted, found, strict=True))
+                await record_counts(connection, list(zip(uncounted, found, strict=True)))
         # Side by side, so that the store makes them durable together.
         left = await asyncio.gather(*(self._vectors.delete(batch.collection, batch.ids) for batch in batches))
         if any(left):

@@ -1,11 +1,13 @@
 """Rows that a cleanup deletes: each batch is one transaction, with the record of what it took."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.storage.arrays import among
@@ -29,38 +31,44 @@ MAX_EXTRACTIONS: Final = 5_000
 """Extractions that a batch takes, at most, unless one source alone has more."""
 MAX_ROWS: Final = 10_000
 """Rows without dependents in a batch, at most."""
-MadeChunk = tuple[int, uuid.UUID, str]
-"""An extraction: its seq, its id, and the collection of its point."""
+_MAX_POINTS: Final = MAX_EXTRACTIONS + 1
+"""Ids that are read at once, at most: those of a batch, and it is known that there are no more."""
 
 
-async def owned_ids(
-    connection: AsyncConnection, target: CleanupTarget, after: uuid.UUID | None, limit: int
-) -> list[tuple[uuid.UUID, str]]:
-    """Extractions of the target's sources, by whichever job: id and collection, in order of id, after `after`."""
-    statement = sa.select(extractions.c.id, extractions.c.collection).where(target.owned)
-    if after is not None:
-        statement = statement.where(extractions.c.id > after)
-    found = await connection.execute(statement.order_by(extractions.c.id).limit(limit))
-    return [(record.id, record.collection) for record in found]
+@dataclass(frozen=True, slots=True)
+class PointPage:
+    """The points of some extractions, which have the ids of these."""
+
+    ids: Mapping[str, Sequence[uuid.UUID]]
+    """By collection, in order of seq."""
+    last_seq: int
+    is_last: bool
+    """Whether there are no more."""
 
 
-async def next_made(
-    connection: AsyncConnection, target: CleanupTarget, after: int, limit: int | None = None
-) -> list[MadeChunk]:
-    """The next extractions that a job made of other jobs' sources, in order of seq."""
-    return await _chunks(connection, target.made, after, limit or MAX_EXTRACTIONS)
+async def points_made(connection: AsyncConnection, target: CleanupTarget, after: int) -> PointPage | None:
+    """The points of the next extractions that a job made of other jobs' sources, in order of seq; None at the end."""
+    return await _points(connection, target.made, after)
 
 
-async def _chunks(
-    connection: AsyncConnection, these: sa.ColumnElement[bool], after: int, limit: int
-) -> list[MadeChunk]:
-    statement = (
+async def _points(connection: AsyncConnection, these: sa.ColumnElement[bool], after: int) -> PointPage | None:
+    page = (
         sa.select(extractions.c.seq, extractions.c.id, extractions.c.collection)
         .where(these, extractions.c.seq > after)
         .order_by(extractions.c.seq)
-        .limit(limit)
+        .limit(_MAX_POINTS)
+        .subquery()
     )
-    return [(record.seq, record.id, record.collection) for record in await connection.execute(statement)]
+    ids = aggregate_order_by(page.c.id, page.c.seq)
+    statement = sa.select(
+        page.c.collection, sa.func.array_agg(ids).label("ids"), sa.func.max(page.c.seq).label("last")
+    ).group_by(page.c.collection)
+    found = list(await connection.execute(statement))
+    if not found:
+        return None
+    page_ids = {record.collection: record.ids for record in found}
+    is_last = sum(map(len, page_ids.values())) < _MAX_POINTS
+    return PointPage(page_ids, max(record.last for record in found), is_last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,7 @@ class SourceBatch:
 
 async def next_sources(connection: AsyncConnection, target: CleanupTarget, after: int) -> list[SourceBatch]:
     """The target's next sources, in order of `seq`, in batches that a transaction can take; none at the end."""
+    # Source by source, by the index: the planner would sooner read all chunks of all jobs.
     weight = sa.select(sa.func.count()).where(extractions.c.source_id == sources.c.id).scalar_subquery()
     statement = (
         sa.select(sources.c.seq, sources.c.id, weight.label("weight"))
@@ -97,9 +106,9 @@ def _bounded(found: Iterable[sa.Row[Any]]) -> Iterator[SourceBatch]:
         yield SourceBatch([other.id for other in chosen], chosen[-1].seq)
 
 
-async def next_chunks(connection: AsyncConnection, batch: SourceBatch, after: int) -> list[MadeChunk]:
-    """The next extractions of these sources, by whichever job, in order of seq; at most `MAX_EXTRACTIONS`."""
-    return await _chunks(connection, among(extractions.c.source_id, batch.ids), after, MAX_EXTRACTIONS)
+async def points_of(connection: AsyncConnection, batch: SourceBatch, after: int) -> PointPage | None:
+    """The points of the next extractions of these sources, by whichever job, in order of seq; None at the end."""
+    return await _points(connection, among(extractions.c.source_id, batch.ids), after)
 
 
 async def delete_source_batch(connection: AsyncConnection, target: CleanupTarget, batch: SourceBatch) -> None:
@@ -118,10 +127,10 @@ async def delete_source_batch(connection: AsyncConnection, target: CleanupTarget
     await _record(connection, target.receipt_id, "sources", {"sources": deleted.rowcount, **counts})
 
 
-async def delete_made_batch(connection: AsyncConnection, target: CleanupTarget, made: Sequence[MadeChunk]) -> None:
+async def delete_made_batch(connection: AsyncConnection, target: CleanupTarget, made: PointPage) -> None:
     """Deletes extractions that a job made of other jobs' sources, with their entities, and records what there was."""
     await lock_receipt(connection, target.receipt_id)
-    these = among(extractions.c.id, [extraction for _, extraction, _ in made])
+    these = among(extractions.c.id, chain.from_iterable(made.ids.values()))
     if not await _lock(connection, extractions, these):
         return
     counts = {"entities": await _count_entities(connection, these)}
@@ -192,8 +201,8 @@ async def _lock(connection: AsyncConnection, table: sa.Table, which: sa.ColumnEl
 
 async def _count_entities(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> int:
     # As an array, which is looked up in the index: how many entities an extraction has, the planner does not know.
-    made = sa.select(extractions.c.id).where(which).scalar_subquery()
-    statement = sa.select(sa.func.count()).where(entities.c.extraction_id == sa.any_(sa.func.array(made)))
+    made = sa.func.array(sa.select(extractions.c.id).where(which).scalar_subquery())
+    statement = sa.select(sa.func.count()).where(entities.c.extraction_id == sa.any_(made))
     return int((await connection.execute(statement)).scalar_one())
 
 
