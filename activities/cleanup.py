@@ -22,6 +22,7 @@ from ke.contracts.errors import Conflict
 from ke.contracts.naming import job_workflow_id, retry_id
 from ke.runtime.temporal_client import erase_workflow
 from ke.storage import cleanup_rows as rows
+from ke.storage.cleanup_artifacts import ArtifactSweep
 from ke.storage.cleanup_points import PointSweep
 from ke.storage.cleanup_runs import blocked_message, close_cleanup, fail_run, open_cleanup, record_plan
 from ke.storage.cleanup_sources import open_source_cleanup
@@ -85,7 +86,7 @@ class CleanupActivities(contract.CleanupActivities):
             async for collection, ids in sweep.pieces():
                 if beat.stopping:
                     return
-                await sweep.delete(collection, ids)
+                await sweep.delete([(collection, ids)])
                 seen += len(ids)
                 beat.progress(f"{seen} points, now in {collection}")
 
@@ -93,12 +94,12 @@ class CleanupActivities(contract.CleanupActivities):
 
     @activity.defn(name="delete_sources")
     async def delete_sources(self, cleanup: CleanupInput) -> None:
-        """Deletes the sources; extractions and entities go by cascade and are counted."""
+        """Deletes the sources and the points of what was made of them; extractions and entities go by cascade."""
         target = CleanupTarget.of(cleanup)
 
         async def body(beat: Beat) -> None:
-            await self._empty(beat, "sources", lambda c, after: rows.delete_owned_batch(c, target, after))
-            await self._empty(beat, "extractions", lambda c, after: rows.delete_made_batch(c, target, after))
+            sweep = ArtifactSweep(self._database, self._vectors, target, lambda: beat.stopping)
+            await sweep.run(beat.progress)
             await self._empty(beat, "records", lambda c, after: rows.delete_records_batch(c, target, after))
             await self._empty(beat, "tasks", lambda c, _: rows.delete_tasks_batch(c, target))
 

@@ -16,8 +16,8 @@ from ke.storage.cleanups import get_receipt
 from tests.seeding import Seeded
 from tests.stores import Stores
 
-STEPS = ("begin_cleanup", "delete_vectors", "delete_sources", "purge_dead_letters", "verify_cleanup")
-SOURCE_STEPS = ("begin_cleanup", "delete_vectors", "purge_dead_letters", "delete_sources", "verify_cleanup")
+STEPS = ("begin_cleanup", "delete_sources", "purge_dead_letters", "verify_cleanup")
+SOURCE_STEPS = ("begin_cleanup", "purge_dead_letters", "delete_sources", "verify_cleanup")
 """Of a source: what names it in the frontier is found by its row, and goes before it."""
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -10,6 +11,9 @@ from ke.contracts.activities import CleanupActivities
 from ke.contracts.cleanup import CleanupFailure, CleanupInput, CleanupReceipt, CleanupStatus, StoreCounts
 from ke.contracts.naming import CLEANUP_WORKFLOW
 from workflows import policies
+
+_POINTS_WITH_ROWS: Final = "points-with-rows"
+"""A patch: runs from before it delete all points in a step of their own, before the first row."""
 
 _Deletion = Callable[[CleanupActivities, CleanupInput], Awaitable[None]]
 
@@ -63,7 +67,8 @@ class CleanupWorkflow:
                 await self._erase(cleanup)
             return receipt
         self._planned = receipt.planned
-        await self._delete(CleanupActivities.delete_vectors, cleanup, "delete vectors")
+        if not workflow.patched(_POINTS_WITH_ROWS):
+            await self._delete(CleanupActivities.delete_vectors, cleanup, "delete vectors")
         await self._delete_rows(cleanup)
         if not receipt.fenced:
             # The store cannot refuse a late write itself: what a worker that was thought dead still wrote goes now.
@@ -80,7 +85,7 @@ class CleanupWorkflow:
 
     async def _delete_rows(self, cleanup: CleanupInput) -> None:
         steps: list[tuple[_Deletion, str]] = [
-            (CleanupActivities.delete_sources, "delete sources and what was made of them"),
+            (CleanupActivities.delete_sources, "delete vectors, sources and what was made of them"),
             (CleanupActivities.purge_dead_letters, "purge dead letters and frontier"),
         ]
         if cleanup.source_id is not None:

@@ -7,19 +7,22 @@ that shares the points) may finish it: deleting again changes nothing.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, UUID
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ke.storage.arrays import among
 from ke.storage.tables import cleanup_batches, cleanups
 
 _STORE: Final = "vectors"
 _CLAIM_LOCK: Final = 0x6B66
-"""An advisory lock: claims are made one at a time, each in a transaction of two statements."""
+"""An advisory lock: claims are made one at a time, each in a transaction of a few statements."""
+Piece = tuple[str, Sequence[uuid.UUID]]
+"""A collection, and ids of points in it: a batch to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class PointBatch:
     number: int
     collection: str
     ids: Sequence[uuid.UUID]
+    counted: bool = False
+    """Whether it had its count when it was looked at."""
 
 
 def _open_batches() -> sa.Select[Any]:
@@ -39,6 +44,7 @@ def _open_batches() -> sa.Select[Any]:
             cleanup_batches.c.number,
             cleanup_batches.c.collection,
             cleanup_batches.c.ids,
+            cleanup_batches.c.counts.has_key(_STORE).label("counted"),
         )
         .where(cleanup_batches.c.store == _STORE, ~cleanup_batches.c.done)
         .order_by(cleanup_batches.c.cleanup_id, cleanup_batches.c.number)
@@ -46,15 +52,19 @@ def _open_batches() -> sa.Select[Any]:
 
 
 def _batch(record: sa.Row[Any]) -> PointBatch:
-    return PointBatch(record.cleanup_id, record.number, record.collection, record.ids)
+    return PointBatch(record.cleanup_id, record.number, record.collection, record.ids, record.counted)
 
 
-def _this(batch: PointBatch) -> sa.ColumnElement[bool]:
+def _these(cleanup_id: str, numbers: Iterable[int]) -> sa.ColumnElement[bool]:
     return (
-        (cleanup_batches.c.cleanup_id == batch.cleanup_id)
+        (cleanup_batches.c.cleanup_id == cleanup_id)
         & (cleanup_batches.c.store == _STORE)
-        & (cleanup_batches.c.number == batch.number)
+        & among(cleanup_batches.c.number, numbers)
     )
+
+
+def _integers(values: Iterable[int]) -> sa.ColumnElement[Any]:
+    return sa.bindparam(None, list(values), type_=ARRAY(sa.Integer))
 
 
 async def open_batches(connection: AsyncConnection, cleanup_id: str) -> list[PointBatch]:
@@ -64,26 +74,41 @@ async def open_batches(connection: AsyncConnection, cleanup_id: str) -> list[Poi
 
 
 async def claim_points(
-    connection: AsyncConnection, cleanup_id: str, collection: str, ids: Sequence[uuid.UUID]
-) -> tuple[PointBatch | None, list[PointBatch]]:
-    """Claims points for a new batch, unless open batches hold some of them.
+    connection: AsyncConnection, cleanup_id: str, pieces: Sequence[Piece]
+) -> tuple[list[PointBatch], list[PointBatch]]:
+    """Claims points for new batches, unless open batches hold some of them.
 
     Returns:
-        The batch; or None and the batches that are in the way, to be finished first.
+        The batches, one for each piece; or none, and those that are in the way, to be finished first.
     """
     await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CLAIM_LOCK)))
-    wanted = sa.cast(list(ids), ARRAY(UUID(as_uuid=True)))
-    in_the_way = _open_batches().where(cleanup_batches.c.ids.overlap(wanted))
-    others = [_batch(record) for record in await connection.execute(in_the_way)]
+    others = await _holding(connection, [point for _, ids in pieces for point in ids])
     if others:
-        return None, others
-    number = await next_number(connection, cleanup_id, _STORE)
+        return [], others
+    first = await next_number(connection, cleanup_id, _STORE)
+    batches = [PointBatch(cleanup_id, first + place, *piece) for place, piece in enumerate(pieces)]
     await connection.execute(
-        sa.insert(cleanup_batches).values(
-            cleanup_id=cleanup_id, store=_STORE, number=number, collection=collection, ids=list(ids)
-        )
+        sa.insert(cleanup_batches),
+        [
+            {
+                "cleanup_id": cleanup_id,
+                "store": _STORE,
+                "number": batch.number,
+                "collection": batch.collection,
+                "ids": list(batch.ids),
+            }
+            for batch in batches
+        ],
     )
-    return PointBatch(cleanup_id, number, collection, ids), []
+    return batches, []
+
+
+async def _holding(connection: AsyncConnection, ids: Sequence[uuid.UUID]) -> list[PointBatch]:
+    """The open batches that hold some of these points."""
+    # Compared here, by their hashes: Postgres's operator for arrays with something in common compares each with each.
+    wanted = set(ids)
+    found = [_batch(record) for record in await connection.execute(_open_batches())]
+    return [batch for batch in found if not wanted.isdisjoint(batch.ids)]
 
 
 async def unclaimed(connection: AsyncConnection, ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
@@ -91,10 +116,7 @@ async def unclaimed(connection: AsyncConnection, ids: Sequence[uuid.UUID]) -> li
     if not ids:
         return []
     await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CLAIM_LOCK)))
-    held: set[uuid.UUID] = set()
-    in_the_way = _open_batches().where(cleanup_batches.c.ids.overlap(sa.cast(list(ids), ARRAY(UUID(as_uuid=True)))))
-    for record in await connection.execute(in_the_way):
-        held.update(record.ids)
+    held = {point for batch in await _holding(connection, ids) for point in batch.ids}
     return [point for point in ids if point not in held]
 
 
@@ -106,24 +128,33 @@ async def next_number(connection: AsyncConnection, cleanup_id: str, store: str) 
     return int((await connection.execute(statement)).scalar_one())
 
 
-async def is_counted(connection: AsyncConnection, batch: PointBatch) -> bool:
-    """Whether the batch has its count; one that is done has."""
-    statement = sa.select(cleanup_batches.c.counts).where(_this(batch))
-    return _STORE in (await connection.execute(statement)).scalar_one()
+async def record_counts(connection: AsyncConnection, counts: Sequence[tuple[PointBatch, int]]) -> None:
+    """Writes how many of each batch's points there are, unless that was written already: the first count stands."""
+    for cleanup_id in {batch.cleanup_id for batch, _ in counts}:
+        found = {batch.number: count for batch, count in counts if batch.cleanup_id == cleanup_id}
+        given = sa.func.unnest(_integers(found), _integers(found.values())).table_valued("number", "count")
+        given = given.render_derived()
+        statement = (
+            sa.update(cleanup_batches)
+            .where(_these(cleanup_id, found), cleanup_batches.c.number == given.c.number)
+            .where(~cleanup_batches.c.counts.has_key(_STORE))
+            .values(counts=sa.func.jsonb_build_object(sa.cast(_STORE, sa.Text), given.c.count))
+        )
+        await connection.execute(statement)
 
 
-async def record_count(connection: AsyncConnection, batch: PointBatch, count: int) -> None:
-    """Writes how many of the batch's points there are, unless that was written already: the first count stands."""
-    statement = sa.update(cleanup_batches).where(_this(batch), ~cleanup_batches.c.counts.has_key(_STORE))
-    await connection.execute(statement.values(counts={_STORE: count}))
-
-
-async def finish_points(connection: AsyncConnection, batch: PointBatch) -> None:
-    """Marks the batch as done and forgets its ids, which nothing needs any more."""
-    statement = sa.update(cleanup_batches).where(_this(batch), ~cleanup_batches.c.done)
-    await connection.execute(statement.values(done=True, ids=[]))
+async def finish_points(connection: AsyncConnection, batches: Sequence[PointBatch]) -> None:
+    """Marks batches as done and forgets their ids, which nothing needs any more."""
+    for cleanup_id in {batch.cleanup_id for batch in batches}:
+        numbers = [batch.number for batch in batches if batch.cleanup_id == cleanup_id]
+        statement = sa.update(cleanup_batches).where(_these(cleanup_id, numbers), ~cleanup_batches.c.done)
+        await connection.execute(statement.values(done=True, ids=[]))
 
 
 async def lock_receipt(connection: AsyncConnection, cleanup_id: str) -> None:
-    """Keeps every other attempt of this cleanup from deleting rows until the transaction ends."""
-    await connection.execute(sa.select(cleanups.c.id).where(cleanups.c.id == cleanup_id).with_for_update())
+    """Keeps every other attempt of this cleanup from deleting rows until the transaction ends.
+
+    It may claim points meanwhile, whose batches refer to the receipt.
+    """
+    held = sa.select(cleanups.c.id).where(cleanups.c.id == cleanup_id)
+    await connection.execute(held.with_for_update(key_share=True))

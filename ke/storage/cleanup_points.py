@@ -1,21 +1,41 @@
 """Deleting the points of a job or a source: by the ids of its rows, and then whatever is left under its name."""
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from typing import TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.errors import VectorStoreUnavailable
 from ke.storage.cleanup_batches import (
+    Piece,
     PointBatch,
     claim_points,
     finish_points,
-    is_counted,
     open_batches,
-    record_count,
+    record_counts,
 )
-from ke.storage.cleanup_rows import made_ids, owned_ids
+from ke.storage.cleanup_rows import PointPage, next_sources, points_made, points_of
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.database import Database
 from ke.storage.vectors.base import MAX_BATCH, VectorStore
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+def pieces_of(page: PointPage, collections: Collection[str]) -> list[Piece]:
+    """The points of a page, at most `MAX_BATCH` in a piece.
+
+    Those of a collection that is not there are left out: it never had any.
+    """
+    return [
+        (collection, ids[first : first + MAX_BATCH])
+        for collection, ids in page.ids.items()
+        if collection in collections
+        for first in range(0, len(ids), MAX_BATCH)
+    ]
 
 
 class PointSweep:
@@ -27,73 +47,74 @@ class PointSweep:
         self._vectors = vectors
         self._target = target
 
-    async def pieces(self) -> AsyncIterator[tuple[str, list[uuid.UUID]]]:
+    async def pieces(self) -> AsyncIterator[Piece]:
         """All points there may be, at most `MAX_BATCH` of one collection at a time; few are in memory at once.
 
-        First those of the target's rows. What comes after them are points that belong to it and have no row; as they
-        are looked up by its name they are exactly those that were not deleted by then.
+        First those of the target's rows, then what has no row.
         """
-        present = await self._vectors.collections()
-        async for piece in self._of_rows():
-            for collection in {collection for _, collection in piece} & set(present):
-                yield collection, [point for point, name in piece if name == collection]
-        for collection in present:
+        present = set(await self._vectors.collections())
+        async for page in self._of_rows():
+            for piece in pieces_of(page, present):
+                yield piece
+        async for piece in self.left():
+            yield piece
+
+    async def left(self) -> AsyncIterator[Piece]:
+        """Points that belong to the target by its name: where those of its rows are deleted, those that have none."""
+        for collection in await self._vectors.collections():
             after: uuid.UUID | None = None
             while ids := await self._target.scroll_points(self._vectors, collection, limit=MAX_BATCH, after=after):
-                yield collection, list(ids)
+                yield collection, ids
                 after = ids[-1]
 
-    async def _of_rows(self) -> AsyncIterator[Sequence[tuple[uuid.UUID, str]]]:
-        after: uuid.UUID | None = None
-        while True:
-            async with self._database.transaction() as connection:
-                owned = await owned_ids(connection, self._target, after, MAX_BATCH)
-            if not owned:
-                break
-            yield owned
-            after = owned[-1][0]
-        seq = 0
-        while True:
-            async with self._database.transaction() as connection:
-                made = await made_ids(connection, self._target, seq, MAX_BATCH)
-            if not made:
-                return
-            yield [(point, collection) for _, point, collection in made]
-            seq = made[-1][0]
+    async def _of_rows(self) -> AsyncIterator[PointPage]:
+        after = 0
+        while batches := await self._read(next_sources, self._target, after):
+            for batch in batches:
+                last = 0
+                while page := await self._read(points_of, batch, last):
+                    yield page
+                    last = page.last_seq
+            after = batches[-1].last_seq
+        after = 0
+        while page := await self._read(points_made, self._target, after):
+            yield page
+            after = page.last_seq
+
+    async def _read(self, read: Callable[[AsyncConnection, S, int], Awaitable[T]], of: S, after: int) -> T:
+        async with self._database.transaction() as connection:
+            return await read(connection, of, after)
 
     async def finish_open(self) -> None:
         """Finishes what an attempt that is gone has left half done."""
         async with self._database.transaction() as connection:
             left = await open_batches(connection, self._target.receipt_id)
-        for batch in left:
-            await self._finish(batch)
+        await self._finish(left)
 
-    async def delete(self, collection: str, ids: Sequence[uuid.UUID]) -> None:
-        """Deletes these points and records how many there were; ids without a point cost one count.
+    async def delete(self, pieces: Sequence[Piece]) -> None:
+        """Deletes these points and records how many there were, at most `MAX_BATCH` in a batch of its own.
 
         Raises:
             VectorStoreUnavailable: The store did not answer, or has points that it was told to delete.
             DatabaseUnavailable: Postgres did not answer.
         """
-        while await self._vectors.count_ids(collection, ids):
+        while pieces:
             async with self._database.transaction() as connection:
-                batch, others = await claim_points(connection, self._target.receipt_id, collection, ids)
-            for other in others:
-                await self._finish(other)
-            if batch is not None:
-                await self._finish(batch)
+                batches, others = await claim_points(connection, self._target.receipt_id, pieces)
+            await self._finish(batches or others)
+            if batches:
                 return
 
-    async def _finish(self, batch: PointBatch) -> None:
-        async with self._database.transaction() as connection:
-            counted = await is_counted(connection, batch)
-        if not counted:
-            count = await self._vectors.count_ids(batch.collection, batch.ids)
+    async def _finish(self, batches: Sequence[PointBatch]) -> None:
+        uncounted = [batch for batch in batches if not batch.counted]
+        if uncounted:
+            found = await asyncio.gather(*(self._vectors.count_ids(batch.collection, batch.ids) for batch in uncounted))
             async with self._database.transaction() as connection:
-                await record_count(connection, batch, count)
-        await self._vectors.delete(batch.collection, batch.ids)
-        left = await self._vectors.count_ids(batch.collection, batch.ids)
-        if left:
-            raise VectorStoreUnavailable(f"{left} points are still in {batch.collection} after they were deleted.")
-        async with self._database.transaction() as connection:
-            await finish_points(connection, batch)
+                await record_counts(connection, list(zip(uncounted, found, strict=True)))
+        # Side by side, so that the store makes them durable together.
+        left = await asyncio.gather(*(self._vectors.delete(batch.collection, batch.ids) for batch in batches))
+        if any(left):
+            raise VectorStoreUnavailable(f"{sum(left)} points are still there after they were deleted.")
+        if batches:
+            async with self._database.transaction() as connection:
+                await finish_points(connection, batches)

@@ -1,12 +1,16 @@
 """Rows that a cleanup deletes: each batch is one transaction, with the record of what it took."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ke.storage.arrays import among
 from ke.storage.cleanup_batches import lock_receipt, next_number
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.tables import (
@@ -27,44 +31,57 @@ MAX_EXTRACTIONS: Final = 5_000
 """Extractions that a batch takes, at most, unless one source alone has more."""
 MAX_ROWS: Final = 10_000
 """Rows without dependents in a batch, at most."""
+_MAX_POINTS: Final = MAX_EXTRACTIONS + 1
+"""Ids that are read at once, at most: those of a batch, and it is known that there are no more."""
 
 
-async def owned_ids(
-    connection: AsyncConnection, target: CleanupTarget, after: uuid.UUID | None, limit: int
-) -> list[tuple[uuid.UUID, str]]:
-    """Extractions of the target's sources, by whichever job: id and collection, in order of id, after `after`."""
-    statement = sa.select(extractions.c.id, extractions.c.collection).where(target.owned)
-    if after is not None:
-        statement = statement.where(extractions.c.id > after)
-    found = await connection.execute(statement.order_by(extractions.c.id).limit(limit))
-    return [(record.id, record.collection) for record in found]
+@dataclass(frozen=True, slots=True)
+class PointPage:
+    """The points of some extractions, which have the ids of these."""
+
+    ids: Mapping[str, Sequence[uuid.UUID]]
+    """By collection, in order of seq."""
+    last_seq: int
+    is_last: bool
+    """Whether there are no more."""
 
 
-async def made_ids(
-    connection: AsyncConnection, target: CleanupTarget, after: int, limit: int
-) -> list[tuple[int, uuid.UUID, str]]:
-    """Extractions that a job made of other jobs' sources: seq, id and collection, in order of seq."""
-    statement = (
+async def points_made(connection: AsyncConnection, target: CleanupTarget, after: int) -> PointPage | None:
+    """The points of the next extractions that a job made of other jobs' sources, in order of seq; None at the end."""
+    return await _points(connection, target.made, after)
+
+
+async def _points(connection: AsyncConnection, these: sa.ColumnElement[bool], after: int) -> PointPage | None:
+    page = (
         sa.select(extractions.c.seq, extractions.c.id, extractions.c.collection)
-        .where(target.made, extractions.c.seq > after)
+        .where(these, extractions.c.seq > after)
         .order_by(extractions.c.seq)
-        .limit(limit)
+        .limit(_MAX_POINTS)
+        .subquery()
     )
-    return [(record.seq, record.id, record.collection) for record in await connection.execute(statement)]
+    ids = aggregate_order_by(page.c.id, page.c.seq)
+    statement = sa.select(
+        page.c.collection, sa.func.array_agg(ids).label("ids"), sa.func.max(page.c.seq).label("last")
+    ).group_by(page.c.collection)
+    found = list(await connection.execute(statement))
+    if not found:
+        return None
+    page_ids = {record.collection: record.ids for record in found}
+    is_last = sum(map(len, page_ids.values())) < _MAX_POINTS
+    return PointPage(page_ids, max(record.last for record in found), is_last)
 
 
-async def delete_owned_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:
-    """Deletes the target's next sources, with what goes by cascade, and records the batch.
+@dataclass(frozen=True, slots=True)
+class SourceBatch:
+    """Sources that are deleted together."""
 
-    Args:
-        connection: The transaction.
-        target: What the cleanup is about.
-        after: The `seq` after which to look.
+    ids: Sequence[uuid.UUID]
+    last_seq: int
 
-    Returns:
-        The `seq` of the last source deleted, or None when there was none.
-    """
-    await lock_receipt(connection, target.receipt_id)
+
+async def next_sources(connection: AsyncConnection, target: CleanupTarget, after: int) -> list[SourceBatch]:
+    """The target's next sources, in order of `seq`, in batches that a transaction can take; none at the end."""
+    # Source by source, by the index: the planner would sooner read all chunks of all jobs.
     weight = sa.select(sa.func.count()).where(extractions.c.source_id == sources.c.id).scalar_subquery()
     statement = (
         sa.select(sources.c.seq, sources.c.id, weight.label("weight"))
@@ -72,51 +89,53 @@ async def delete_owned_batch(connection: AsyncConnection, target: CleanupTarget,
         .order_by(sources.c.seq)
         .limit(MAX_SOURCES)
     )
-    chosen = _bounded(list(await connection.execute(statement)))
-    if not chosen:
-        return None
-    ids = [record.id for record in chosen]
-    # Locked first: from here on nobody can add an extraction to these sources, or an entity to their extractions.
-    await _lock(connection, sources, sources.c.id.in_(ids))
-    made = extractions.c.source_id.in_(ids)
-    counts = {
-        "extractions": await _lock(connection, extractions, made),
-        "entities": await _count_entities(connection, made),
-        "records": await _lock(connection, records, records.c.source_id.in_(ids)),
-    }
-    deleted = await connection.execute(sa.delete(sources).where(sources.c.id.in_(ids)))
-    await _record(connection, target.receipt_id, "sources", {"sources": deleted.rowcount, **counts})
-    return int(chosen[-1].seq)
+    return list(_bounded(await connection.execute(statement)))
 
 
-def _bounded(found: Sequence[sa.Row[Any]]) -> list[sa.Row[Any]]:
-    """The first sources that together have no more than `MAX_EXTRACTIONS`, and one in any case."""
+def _bounded(found: Iterable[sa.Row[Any]]) -> Iterator[SourceBatch]:
+    """Batches that together have no more than `MAX_EXTRACTIONS` each, and one source in any case."""
     chosen: list[sa.Row[Any]] = []
     weight = 0
     for record in found:
-        weight += record.weight
-        if chosen and weight > MAX_EXTRACTIONS:
-            break
+        if chosen and weight + record.weight > MAX_EXTRACTIONS:
+            yield SourceBatch([other.id for other in chosen], chosen[-1].seq)
+            chosen, weight = [], 0
         chosen.append(record)
-    return chosen
+        weight += record.weight
+    if chosen:
+        yield SourceBatch([other.id for other in chosen], chosen[-1].seq)
 
 
-async def delete_made_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:
-    """Deletes the next extractions that a job made of other jobs' sources, with their entities, and records the batch.
+async def points_of(connection: AsyncConnection, batch: SourceBatch, after: int) -> PointPage | None:
+    """The points of the next extractions of these sources, by whichever job, in order of seq; None at the end."""
+    return await _points(connection, among(extractions.c.source_id, batch.ids), after)
 
-    Returns:
-        The `seq` of the last extraction deleted, or None when there was none.
-    """
+
+async def delete_source_batch(connection: AsyncConnection, target: CleanupTarget, batch: SourceBatch) -> None:
+    """Deletes sources whose points are deleted, with what goes by cascade, and records what there was."""
     await lock_receipt(connection, target.receipt_id)
-    found = await made_ids(connection, target, after, MAX_EXTRACTIONS)
-    if not found:
-        return None
-    these = extractions.c.id.in_([extraction for _, extraction, _ in found])
-    await _lock(connection, extractions, these)
+    these, made = among(sources.c.id, batch.ids), among(extractions.c.source_id, batch.ids)
+    # Locked first: from here on nobody can add an extraction to these sources, or an entity to their extractions.
+    if not await _lock(connection, sources, these):
+        return
+    counts = {
+        "extractions": await _lock(connection, extractions, made),
+        "entities": await _count_entities(connection, made),
+        "records": await _lock(connection, records, among(records.c.source_id, batch.ids)),
+    }
+    deleted = await connection.execute(sa.delete(sources).where(these))
+    await _record(connection, target.receipt_id, "sources", {"sources": deleted.rowcount, **counts})
+
+
+async def delete_made_batch(connection: AsyncConnection, target: CleanupTarget, made: PointPage) -> None:
+    """Deletes extractions that a job made of other jobs' sources, with their entities, and records what there was."""
+    await lock_receipt(connection, target.receipt_id)
+    these = among(extractions.c.id, chain.from_iterable(made.ids.values()))
+    if not await _lock(connection, extractions, these):
+        return
     counts = {"entities": await _count_entities(connection, these)}
     deleted = await connection.execute(sa.delete(extractions).where(these))
     await _record(connection, target.receipt_id, "extractions", {"extractions": deleted.rowcount, **counts})
-    return found[-1][0]
 
 
 async def delete_records_batch(connection: AsyncConnection, target: CleanupTarget, after: int) -> int | None:
@@ -181,7 +200,9 @@ async def _lock(connection: AsyncConnection, table: sa.Table, which: sa.ColumnEl
 
 
 async def _count_entities(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> int:
-    statement = sa.select(sa.func.count()).select_from(entities.join(extractions)).where(which)
+    # As an array, which is looked up in the index: how many entities an extraction has, the planner does not know.
+    made = sa.func.array(sa.select(extractions.c.id).where(which).scalar_subquery())
+    statement = sa.select(sa.func.count()).where(entities.c.extraction_id == sa.any_(made))
     return int((await connection.execute(statement)).scalar_one())
 
 

@@ -53,11 +53,13 @@ async def row_counts(connection: AsyncConnection, target: CleanupTarget) -> Stor
         statement = sa.select(sa.func.count()).select_from(table).where(these)
         return int((await connection.execute(statement)).scalar_one())
 
-    mentions = entities.join(extractions)
+    its_own = target.owned | target.made
+    chunks = await count(extractions, its_own)
     return StoreCounts(
         sources=await count(sources, target.sources),
-        extractions=await count(extractions, target.owned) + await count(extractions, target.made),
-        entities=await count(mentions, target.owned) + await count(mentions, target.made),
+        extractions=chunks,
+        # Without an extraction there is no entity, which the index of a table that was just emptied is slow to tell.
+        entities=await count(entities.join(extractions), its_own) if chunks else 0,
         dead_letters=await count(dead_letters, target.dead_letters),
         pages=await count(pages, await target.pages(connection)),
         records=await count(records, target.owned_records) + await count(records, target.made_records),

@@ -16,6 +16,8 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
+from ke.storage.vectors.edge_searches import PATH as SEARCHES
+
 CHUNK: Final = 64 * 1024
 UPSTREAM_TIMEOUT_S: Final = 5.0
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -200,6 +202,7 @@ class VectorsProxy:
     async def start(self) -> None:
         """Serves the socket."""
         app = web.Application(client_max_size=2**30)
+        app.router.add_get(SEARCHES, self._search)
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
@@ -240,6 +243,35 @@ class VectorsProxy:
             self.dropped += 1
             return self._cut(request)
         return answer
+
+    async def _search(self, request: web.Request) -> web.StreamResponse:
+        """Searches come over connections of their own; a switch turned meanwhile counts from the next one on."""
+        upstream = self._upstream()
+        if upstream is None:
+            return self._cut(request)
+        near = web.WebSocketResponse(max_msg_size=0)
+        try:
+            connector = aiohttp.UnixConnector(path=str(upstream))
+            async with (
+                aiohttp.ClientSession(connector=connector) as session,
+                session.ws_connect(f"http://vectors{SEARCHES}", max_msg_size=0) as far,
+            ):
+                await near.prepare(request)
+                async for message in near:
+                    self.calls += 1
+                    await asyncio.sleep(self.delay_s)
+                    if not self._flowing.is_set() and not self._hold_upserts:
+                        self.holding.set()
+                        await self._flowing.wait()
+                    if self.refuse or self.fail:
+                        self.failed += self.fail
+                        self.failing.set()
+                        return self._cut(request)
+                    await far.send_bytes(message.data)
+                    await near.send_bytes(await far.receive_bytes())
+        except (aiohttp.ClientError, OSError, TypeError):
+            pass  # one of the two sides is gone
+        return self._cut(request)
 
     async def _forward(self, request: web.Request, body: bytes) -> web.StreamResponse:
         upstream = self._upstream()

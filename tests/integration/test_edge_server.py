@@ -10,6 +10,7 @@ import subprocess
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import orjson
@@ -279,8 +280,6 @@ async def test_health_answers_amid_writes(lasting_store: EdgeVectors) -> None:
         ("POST", f"/collections/{COLLECTION}/upsert", b"{", 422),
         ("POST", f"/collections/{COLLECTION}/upsert", b"[]", 422),
         ("POST", f"/collections/{COLLECTION}/upsert", b"{}", 422),
-        ("POST", f"/collections/{COLLECTION}/search", b'{"vector": "@", "dimensions": 16, "limit": 1}', 422),
-        ("POST", f"/collections/{COLLECTION}/search", b'{"vector": "AAAA", "dimensions": 0, "limit": 1}', 422),
         ("POST", f"/collections/{COLLECTION}/count", b'{"ids": ["x"]}', 422),
         ("POST", "/collections/nowhere/count", b'{"ids": ["00000000-0000-0000-0000-000000000000"]}', 404),
         ("PUT", "/fences/x", b'{"epoch": 1}', 422),
@@ -303,6 +302,42 @@ async def test_malformed_calls_are_problems(
         assert content["code"]
         assert content["detail"]
     assert COLLECTION in await lasting_store.collections()
+
+
+@pytest.mark.parametrize(
+    ("content", "vector", "status"),
+    [
+        ({"collection": COLLECTION, "limit": 1}, b"odd", 422),
+        ({"collection": COLLECTION, "limit": 1}, b"", 422),
+        ({"collection": COLLECTION}, bytes(64), 422),
+        ({"collection": COLLECTION, "limit": "many"}, bytes(64), 422),
+        ({"collection": COLLECTION, "limit": 1, "job_ids": ["x"]}, bytes(64), 422),
+        ({"collection": "nowhere", "limit": 1}, bytes(64), 404),
+    ],
+)
+async def test_malformed_searches_are_problems(
+    lasting_store: EdgeVectors, content: dict[str, Any], vector: bytes, status: int
+) -> None:
+    """A search that cannot be answered is told why, and its connection serves the next one."""
+    for _ in range(2):
+        answer = await lasting_store._searches.ask(lasting_store._open_session(), content, vector)
+        assert (answer[0], set(answer[1])) == (status, {"code", "detail"})
+
+
+async def test_search_that_is_given_up_leaves_no_answer_behind(lasting_store: EdgeVectors) -> None:
+    """A search that was cancelled is not answered to the next one on its connection."""
+    job = uuid.uuid4()
+    points = some_points(job, 20)
+    await lasting_store.upsert(COLLECTION, points, epochs={job: 1})
+    for point in points:
+        task = asyncio.create_task(lasting_store.search(COLLECTION, points[0].vector, limit=5))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        [hit] = await lasting_store.search(COLLECTION, point.vector, limit=1, ids=[point.id])
+        assert hit.id == point.id
+    await lasting_store.delete(COLLECTION, [point.id for point in points])
 
 
 async def test_hanging_up_does_not_undo_a_write(lasting: VectorsProcess, lasting_store: EdgeVectors) -> None:

@@ -139,6 +139,16 @@ async def _cleanup_second_sweep(stage: Stage) -> Mapping[str, WorkflowHistory]:
     return {"cleanup_second_sweep": await handle.fetch_history()}
 
 
+async def _cleanup_in_batches(stage: Stage) -> Mapping[str, WorkflowHistory]:
+    """A job's cleanup with the points of each batch before its rows; older files have all points first."""
+    job_id = "00000000-0000-4000-8000-000000000002"
+    handle = await stage.client.start_workflow(
+        CLEANUP_WORKFLOW, CleanupInput(job_id), id=cleanup_id(job_id), task_queue=TaskQueue.CLEANUP.value
+    )
+    await stage.ended(handle)
+    return {"cleanup_in_batches": await handle.fetch_history()}
+
+
 async def _cleanup_source(stage: Stage) -> Mapping[str, WorkflowHistory]:
     job_id, source_id = "00000000-0000-4000-8000-000000000000", "00000000-0000-4000-8000-000000000001"
     handle = await stage.client.start_workflow(
@@ -270,6 +280,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     _cancel,
     _cancel_with_cleanup,
     _cleanup_second_sweep,
+    _cleanup_in_batches,
     _cleanup_source,
     _project_cleanup,
     _pause_resume,

@@ -28,6 +28,7 @@ LAST_EVENTS = {
     "cancel": "WORKFLOW_EXECUTION_CANCELED",
     "cancel_with_cleanup": "WORKFLOW_EXECUTION_CANCELED",
     "cleanup": "WORKFLOW_EXECUTION_COMPLETED",
+    "cleanup_in_batches": "WORKFLOW_EXECUTION_COMPLETED",
     "cleanup_second_sweep": "WORKFLOW_EXECUTION_COMPLETED",
     "cleanup_source": "WORKFLOW_EXECUTION_COMPLETED",
     "continue_as_new": "WORKFLOW_EXECUTION_CONTINUED_AS_NEW",

@@ -66,8 +66,12 @@ class VectorStore(Protocol):
         """From now on refuses writes for this job under an older epoch; returns whether the store can do that."""
         ...
 
-    async def delete(self, collection: str, ids: Sequence[uuid.UUID]) -> None:
-        """Deletes at most `MAX_BATCH` points, durable when it returns; ids that are not there are no error."""
+    async def delete(self, collection: str, ids: Sequence[uuid.UUID]) -> int:
+        """Deletes at most `MAX_BATCH` points, durable when it returns; ids that are not there are no error.
+
+        Returns:
+            How many of them are there afterwards, counted exactly: 0, unless the store failed.
+        """
         ...
 
     async def count_ids(self, collection: str, ids: Sequence[uuid.UUID]) -> int:

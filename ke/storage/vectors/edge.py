@@ -1,8 +1,10 @@
 """The embedded vector store, from outside: a client of `edge_server.py` over its Unix socket."""
 
+import asyncio
 import base64
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +21,7 @@ from ke.storage.vectors.checks import (
     check_matrix,
     check_search_ids,
 )
+from ke.storage.vectors.edge_searches import SearchClient
 
 HEALTH_TIMEOUT_S: Final = 1.0
 _ERRORS: Final[dict[str, type[KeError]]] = {error.code: error for error in (Fenced, InvalidInput, NotFound)}
@@ -35,6 +38,7 @@ class EdgeVectors:
         self._socket = socket
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
+        self._searches = SearchClient()
 
     async def ensure_collection(self, collection: str, dimensions: int) -> None:
         """Creates the collection when it is missing; `InvalidInput` when it has another dimension."""
@@ -68,11 +72,12 @@ class EdgeVectors:
         await self._call("PUT", f"/fences/{job_id}", {"epoch": epoch})
         return True
 
-    async def delete(self, collection: str, ids: Sequence[uuid.UUID]) -> None:
-        """Deletes points, durable when it returns; absent ones are no error."""
+    async def delete(self, collection: str, ids: Sequence[uuid.UUID]) -> int:
+        """Deletes points, durable when it returns; absent ones are no error. Returns how many are left, exactly."""
         check_batch(len(ids))
-        if ids:
-            await self._call("POST", f"{_path(collection)}/delete", {"ids": list(ids)})
+        if not ids:
+            return 0
+        return int((await self._call("POST", f"{_path(collection)}/delete", {"ids": list(ids)}))["left"])
 
     async def count_ids(self, collection: str, ids: Sequence[uuid.UUID]) -> int:
         """How many of these ids are there, exactly."""
@@ -108,18 +113,17 @@ class EdgeVectors:
     ) -> list[Hit]:
         """The nearest points, best first; with `job_ids` or `ids` only those made by these jobs, or named."""
         check_search_ids(ids)
-        row = as_matrix([vector])
-        answer = await self._call(
-            "POST",
-            f"{_path(collection)}/search",
-            {
-                "vector": base64.b64encode(row.astype("<f4").tobytes()).decode("ascii"),
-                "dimensions": row.shape[1],
-                "limit": limit,
-                "job_ids": None if job_ids is None else list(job_ids),
-                "ids": None if ids is None else list(ids),
-            },
-        )
+        check_collection(collection)
+        content = {
+            "collection": collection,
+            "limit": limit,
+            "job_ids": None if job_ids is None else list(job_ids),
+            "ids": None if ids is None else list(ids),
+        }
+        row = as_matrix([vector]).astype("<f4").tobytes()
+        with _translated():
+            async with asyncio.timeout(self._timeout_s):
+                answer = _checked(*await self._searches.ask(self._open_session(), content, row))
         return [Hit(id=uuid.UUID(point), score=score) for point, score in answer["hits"]]
 
     async def scroll_job(
@@ -148,6 +152,7 @@ class EdgeVectors:
 
     async def close(self) -> None:
         """Ends the connections."""
+        await self._searches.close()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -172,15 +177,26 @@ class EdgeVectors:
     ) -> dict[str, Any]:
         data = None if body is None else orjson.dumps(body, default=str)  # asyncpg has a UUID class of its own
         deadline = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s)
-        try:
+        with _translated():
             async with self._open_session().request(method, path, data=data, timeout=deadline) as response:
                 status, content = response.status, orjson.loads(await response.read())
-        except (TimeoutError, aiohttp.ClientError, OSError, orjson.JSONDecodeError) as error:
-            raise VectorStoreUnavailable(f"the vector store did not answer: {error or type(error).__name__}") from error
-        if status < 400:  # noqa: PLR2004
-            return dict(content)
-        detail = str(content.get("detail", ""))
-        raise _ERRORS.get(str(content.get("code")), VectorStoreUnavailable)(detail)
+        return _checked(status, content)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turns every sign of an absent process into `VectorStoreUnavailable`."""
+    try:
+        yield
+    except (TimeoutError, aiohttp.ClientError, OSError, EOFError, orjson.JSONDecodeError) as error:
+        raise VectorStoreUnavailable(f"the vector store did not answer: {error or type(error).__name__}") from error
+
+
+def _checked(status: int, content: dict[str, Any]) -> dict[str, Any]:
+    if status < 400:  # noqa: PLR2004
+        return content
+    detail = str(content.get("detail", ""))
+    raise _ERRORS.get(str(content.get("code")), VectorStoreUnavailable)(detail)
 
 
 def _path(collection: str) -> str:

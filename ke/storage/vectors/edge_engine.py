@@ -163,14 +163,20 @@ class EdgeEngine:
         collection.shard.update(qdrant.UpdateOperation.upsert_points(points))
         collection.journal.append(edge_frames.upsert(ids, payloads, vectors))
 
-    def delete(self, name: str, ids: Sequence[uuid.UUID]) -> None:
-        """Deletes at most `MAX_BATCH` points; absent ones are no error. Not durable before `sync`."""
+    def delete(self, name: str, ids: Sequence[uuid.UUID]) -> int:
+        """Deletes at most `MAX_BATCH` points; absent ones are no error. Not durable before `sync`.
+
+        Returns:
+            How many of them are there afterwards.
+        """
         collection = self.collection(name)
         check_batch(len(ids))
-        if ids:
-            _changes(collection, ids)
-            collection.shard.update(qdrant.UpdateOperation.delete_points(list(ids)))
-            collection.journal.append(edge_frames.delete(ids))
+        if not ids:
+            return 0
+        _changes(collection, ids)
+        collection.shard.update(qdrant.UpdateOperation.delete_points(list(ids)))
+        collection.journal.append(edge_frames.delete(ids))
+        return len(collection.shard.retrieve(list(ids), with_payload=False, with_vector=False))
 
     def fence(self, job_id: uuid.UUID, epoch: int) -> None:
         """Refuses this job's writes under an older epoch from now on; durable when it returns."""

@@ -34,6 +34,8 @@ from ke.storage.vectors.edge_engine import EdgeEngine, FolderInUse, Owner
 from ke.storage.vectors.edge_files import FolderDamaged
 from ke.storage.vectors.edge_optimise import Tuning
 from ke.storage.vectors.edge_optimiser import Optimiser
+from ke.storage.vectors.edge_searches import PATH as SEARCHES
+from ke.storage.vectors.edge_searches import SearchServer
 from ke.storage.vectors.edge_worker import EngineThread
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
@@ -62,16 +64,21 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     """Turns every error into `{code, detail}`."""
     try:
         return await handler(request)
-    except KeError as error:
-        return _answer({"code": error.code, "detail": error.message}, _STATUS.get(type(error), 500))
     except web.HTTPException as error:
         return _answer({"code": InvalidInput.code, "detail": error.reason}, error.status)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except Exception as error:  # noqa: BLE001  the edge of the process: the engine raises nothing narrower
+        return _answer(*_problem(error, f"{request.method} {request.path}"))
+
+
+def _problem(error: Exception, what: str) -> tuple[dict[str, Any], int]:
+    """What is answered instead, and the status; what is nobody's fault but ours goes to the log."""
+    if isinstance(error, KeError):
+        return {"code": error.code, "detail": error.message}, _STATUS.get(type(error), 500)
+    if isinstance(error, (KeyError, TypeError, ValueError, OverflowError)):
         detail = f"malformed request: {type(error).__name__}: {error}"
-        return _answer({"code": InvalidInput.code, "detail": detail}, 422)
-    except Exception as error:  # the edge of the process: the engine raises nothing narrower
-        log.exception("%s %s failed", request.method, request.path)
-        return _answer({"code": "internal", "detail": str(error)}, 500)
+        return {"code": InvalidInput.code, "detail": detail}, 422
+    log.error("%s failed", what, exc_info=error)
+    return {"code": "internal", "detail": str(error)}, 500
 
 
 async def health(request: web.Request) -> web.Response:
@@ -113,11 +120,11 @@ async def upsert(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """Deletes points by id."""
+    """Deletes points by id; answers how many of them are left."""
     name, body = request.match_info["name"], await _body(request)
     ids = _ids(body["ids"])
-    await request.app[ENGINE].write(name, lambda engine: engine.delete(name, ids))
-    return _answer({})
+    left = await request.app[ENGINE].write(name, lambda engine: engine.delete(name, ids))
+    return _answer({"left": left})
 
 
 async def count(request: web.Request) -> web.Response:
@@ -144,17 +151,27 @@ async def present(request: web.Request) -> web.Response:
     return _answer({"ids": await request.app[ENGINE].read(lambda engine: engine.present(name, ids))})
 
 
-async def search(request: web.Request) -> web.Response:
+def searching(engine: EngineThread) -> SearchServer:
+    """What answers searches, which come over connections of their own."""
+
+    async def answer(body: dict[str, Any], vector: bytes) -> tuple[int, bytes]:
+        try:
+            return 200, orjson.dumps({"hits": await search(engine, body, vector)})
+        except Exception as error:  # noqa: BLE001  the edge of the process: the engine raises nothing narrower
+            content, status = _problem(error, "a search")
+            return status, orjson.dumps(content)
+
+    return SearchServer(answer)
+
+
+async def search(engine: EngineThread, body: dict[str, Any], vector: bytes) -> list[tuple[uuid.UUID, float]]:
     """The nearest points."""
-    name, body = request.match_info["name"], await _body(request)
-    vector = _matrix(body["vector"], int(body["dimensions"]))
+    name, limit = str(body["collection"]), int(body["limit"])
+    row = np.frombuffer(vector, dtype="<f4").reshape(1, -1)
     job_ids = None if body.get("job_ids") is None else _ids(body["job_ids"])
     ids = None if body.get("ids") is None else _ids(body["ids"])
-    limit = int(body["limit"])
-    hits = await request.app[ENGINE].read(
-        lambda engine: engine.search(name, vector, limit=limit, job_ids=job_ids, ids=ids)
-    )
-    return _answer({"hits": [(hit.id, hit.score) for hit in hits]})
+    hits = await engine.read(lambda engine: engine.search(name, row, limit=limit, job_ids=job_ids, ids=ids))
+    return [(hit.id, hit.score) for hit in hits]
 
 
 async def scroll(request: web.Request) -> web.Response:
@@ -178,6 +195,8 @@ def create_app(engine: EngineThread) -> web.Application:
     """The API over an engine."""
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY_BYTES)
     app[ENGINE] = engine
+    searches = searching(engine)
+    app.on_shutdown.append(searches.close)
     app.add_routes(
         [
             web.get("/healthz", health),
@@ -187,7 +206,7 @@ def create_app(engine: EngineThread) -> web.Application:
             web.post("/collections/{name}/delete", delete),
             web.post("/collections/{name}/count", count),
             web.post("/collections/{name}/present", present),
-            web.post("/collections/{name}/search", search),
+            web.get(SEARCHES, searches.serve),
             web.post("/collections/{name}/scroll", scroll),
             web.put("/fences/{job}", put_fence),
         ]

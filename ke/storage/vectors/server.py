@@ -96,13 +96,15 @@ class ServerVectors:
         """A Qdrant server cannot refuse stale writes: always False."""
         return False
 
-    async def delete(self, collection: str, ids: Sequence[uuid.UUID]) -> None:
-        """Deletes points and waits until that is applied; absent ones are no error."""
+    async def delete(self, collection: str, ids: Sequence[uuid.UUID]) -> int:
+        """Deletes points and waits until that is applied; absent ones are no error. Returns how many are left."""
         check_batch(len(ids))
         await self._dimensions_of(collection)
-        if ids:
-            selector = models.PointIdsList(points=[str(point_id) for point_id in ids])
-            await self._call(lambda: self._client.delete(collection, points_selector=selector, wait=True))
+        if not ids:
+            return 0
+        selector = models.PointIdsList(points=[str(point_id) for point_id in ids])
+        await self._call(lambda: self._client.delete(collection, points_selector=selector, wait=True))
+        return await self.count_ids(collection, ids)
 
     async def count_ids(self, collection: str, ids: Sequence[uuid.UUID]) -> int:
         """How many of these ids are there, exactly."""

@@ -133,7 +133,7 @@ async def test_points_that_a_cleanup_has_counted_are_left_to_it(stores: Stores) 
     left = list(job.extractions[:3])
     await run_step(stores, job, "begin_cleanup")
     async with stores.database.transaction() as connection:
-        await claim_points(connection, job.cleanup_id, COLLECTION, left)
+        await claim_points(connection, job.cleanup_id, [(COLLECTION, left)])
         await connection.execute(sa.text("DELETE FROM extractions WHERE job_id = :id"), {"id": job.id})
     compare = ReconcileActivities(stores.database, stores.vectors)
     [finding] = await ActivityEnvironment().run(compare.compare_points, ReconcileStep("reconcile-test", repair=True))
