@@ -213,7 +213,8 @@ async def test_large_sources_make_smaller_batches(stores: Stores, monkeypatch: p
     receipt = await clean(stores, job)
     assert receipt.deleted == job.counts
     batches = [row.counts for row in await _batches(stores, job.cleanup_id) if row.store == "sources"]
-    assert [batch["sources"] for batch in batches] == [2, 2, 1]
+    # Several are under way at once, and any may be the first to be done.
+    assert sorted(batch["sources"] for batch in batches) == [1, 2, 2]
 
 
 async def test_failed_verification_can_be_made_good(stores: Stores) -> None:

@@ -18,12 +18,13 @@ from ke.runtime.loop_watch import STALL_S, watched_loop
 def written() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
+    before = structlog.get_config()
     stream = io.StringIO()
     logs.configure("test", stream=stream)
     yield stream
     root.handlers, root.level = handlers, level
     logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
+    structlog.configure(**before)
 
 
 def lines(written: io.StringIO) -> list[dict]:
