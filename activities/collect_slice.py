@@ -102,7 +102,7 @@ class CollectRun:
         self._note = WaitingNote(self._hold.write_note)
         self._idle_since: float | None = None
         self._is_crowded = False
-        self._is_done = False
+        self._ended_by: str | None = None
         self._ends_at = time.monotonic() + piece.max_seconds
 
     async def run(self) -> SliceReport:
@@ -395,7 +395,7 @@ class CollectRun:
         if not self._buffer:
             return
         batch, self._buffer = self._buffer, []
-        self._hold.totals, self._is_done = await write_batch(
+        self._hold.totals, self._ended_by = await write_batch(
             self._database,
             self._job_id,
             self._piece.epoch,
@@ -461,7 +461,7 @@ class CollectRun:
         if note is None and (held := self._gate.held_hosts()):
             async with self._hold.writing() as connection:
                 await keep_hosts(connection, self._job_id, held)
-        done = self._is_done
+        note, done = note or self._ended_by, self._ended_by is not None
         while note is not None and not done:
             async with self._hold.writing() as connection:
                 await self._look(connection)

@@ -234,6 +234,10 @@ class _Slice:
                 texts = [SourceText(source.id, source.text) for source in some]
                 try:
                     return list(zip(some, await extract_short(self._pool, texts, self._piece.spec), strict=True))
+                except WorkLost:
+                    # Whoever killed the process has company no more.
+                    async with self._alone:
+                        return [(source, await self._try_again(source, 1)) for source in some]
                 except Exception:
                     # Of any kind: `_try` has the last word on it.
                     log.info("sources could not be extracted together", sources=len(some), exc_info=True)
@@ -242,14 +246,20 @@ class _Slice:
     async def _one(self, source: ClaimedSource) -> ExtractedSource | KeError:
         """Extracts one source; returns what is wrong with it when that is final."""
         result = await self._try(source)
-        attempts = 1
-        while isinstance(result, WorkLost) and attempts < MAX_ATTEMPTS:
+        if not isinstance(result, WorkLost):
+            return result
+        # Whose fault was it? Alone in this slice, an innocent source succeeds now.
+        async with self._alone:
+            return await self._try_again(source, 1)
+
+    async def _try_again(self, source: ClaimedSource, attempts: int) -> ExtractedSource | KeError:
+        """Extracts a source whose process died so often, as often as it may."""
+        while True:
             log.warning("a pool process died under an extraction", source_id=str(source.id), attempt=attempts)
-            # Whose fault was it? Alone in this slice, an innocent source succeeds now.
-            async with self._alone:
-                result = await self._try(source)
+            result = await self._try(source)
             attempts += 1
-        return result
+            if not isinstance(result, WorkLost) or attempts >= MAX_ATTEMPTS:
+                return result
 
     async def _try(self, source: ClaimedSource) -> ExtractedSource | KeError:
         try:

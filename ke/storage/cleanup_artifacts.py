@@ -33,6 +33,9 @@ class ArtifactSweep:
         self._target = target
         self._stopping = stopping
         self._points = PointSweep(database, vectors, target)
+        self._rows = asyncio.Lock()
+        """They wait for each other at the receipt: here, and not each with a connection of its own."""
+        self._progress: Callable[[str], None] = lambda _: None
         self._collections: frozenset[str] = frozenset()
 
     async def run(self, progress: Callable[[str], None]) -> None:
@@ -45,6 +48,7 @@ class ArtifactSweep:
             VectorStoreUnavailable: The store did not answer, or has points that it was told to delete.
             DatabaseUnavailable: Postgres did not answer.
         """
+        self._progress = progress
         await self._points.finish_open()
         self._collections = frozenset(await self._vectors.collections())
         running: set[asyncio.Task[None]] = set()
@@ -95,11 +99,12 @@ class ArtifactSweep:
         while page := await self._read_points(batch, after):
             await self._points.delete(pieces_of(page, self._collections))
             after = page.last_seq
+            self._progress("points of sources")
             if self._stopping():
                 return
             if page.is_last:
                 break
-        async with self._database.transaction() as connection:
+        async with self._rows, self._database.transaction() as connection:
             await rows.delete_source_batch(connection, self._target, batch)
 
     async def _read_points(self, batch: rows.SourceBatch, after: int) -> rows.PointPage | None:
@@ -110,7 +115,7 @@ class ArtifactSweep:
         await self._points.delete(pieces_of(page, self._collections))
         if self._stopping():
             return
-        async with self._database.transaction() as connection:
+        async with self._rows, self._database.transaction() as connection:
             await rows.delete_made_batch(connection, self._target, page)
 
 

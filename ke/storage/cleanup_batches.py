@@ -130,7 +130,7 @@ async def next_number(connection: AsyncConnection, cleanup_id: str, store: str) 
 
 async def record_counts(connection: AsyncConnection, counts: Sequence[tuple[PointBatch, int]]) -> None:
     """Writes how many of each batch's points there are, unless that was written already: the first count stands."""
-    for cleanup_id in {batch.cleanup_id for batch, _ in counts}:
+    for cleanup_id in sorted({batch.cleanup_id for batch, _ in counts}):
         found = {batch.number: count for batch, count in counts if batch.cleanup_id == cleanup_id}
         given = sa.func.unnest(_integers(found), _integers(found.values())).table_valued("number", "count")
         given = given.render_derived()
@@ -145,7 +145,7 @@ async def record_counts(connection: AsyncConnection, counts: Sequence[tuple[Poin
 
 async def finish_points(connection: AsyncConnection, batches: Sequence[PointBatch]) -> None:
     """Marks batches as done and forgets their ids, which nothing needs any more."""
-    for cleanup_id in {batch.cleanup_id for batch in batches}:
+    for cleanup_id in sorted({batch.cleanup_id for batch in batches}):
         numbers = [batch.number for batch in batches if batch.cleanup_id == cleanup_id]
         statement = sa.update(cleanup_batches).where(_these(cleanup_id, numbers), ~cleanup_batches.c.done)
         await connection.execute(statement.values(done=True, ids=[]))

@@ -33,7 +33,7 @@ async def write_batch(
     shard: Shard = WHOLE,
     held: Held = _NOTHING,
     end: Callable[[Counters], str | None] = lambda _: None,
-) -> tuple[Counters, bool]:
+) -> tuple[Counters, str | None]:
     """Writes a batch, in short transactions: its links but the last `PIECE`, then the pages with the rest.
 
     Args:
@@ -49,7 +49,7 @@ async def write_batch(
         end: Says, by the lane's totals after this batch, why the lane is at its end; None when it is not.
 
     Returns:
-        The lane's totals, and whether it is done, which is then written with the batch.
+        The lane's totals, and what `end` said where the lane is done, which is then written with the batch.
 
     Raises:
         Fenced: The job may not be written any more.
@@ -65,7 +65,10 @@ async def write_batch(
         if not shard.is_whole:
             await hold_pages(connection, job_id, shard, held)
         note = end(totals)
-        return (totals, False) if note is None else await skip_batch(connection, job_id, note)
+        if note is None:
+            return totals, None
+        totals, done = await skip_batch(connection, job_id, note)
+        return totals, note if done else None
 
 
 def _split_links(batch: Sequence[PageOutcome]) -> tuple[list[tuple[str, int]], list[PageOutcome]]:

@@ -65,7 +65,8 @@ FAR: Final = 16_384
 later, and a search through all of a long page for each of its blocks would take seconds."""
 
 _NO_TEXT: Final = "script, style, svg, noscript, template, iframe, object, canvas, select, video, audio"
-_LONG_VALUE: Final = re.compile(r'="[^"]{300,}"')
+_LONG_VALUE: Final = re.compile(r'="[^"<>]{300,}"')
+"""Of an attribute; without angle brackets, as a text may have quotation marks, and never goes beyond its element."""
 _STRUCTURED: Final = ("`", "|", ">")
 """How code, tables and quotes begin."""
 _ENDS: Final = (".", ":", "!", "?")
@@ -155,7 +156,8 @@ def _is_enough(kept: Sequence[Block], written: Written) -> bool:
 
 def _lean(tree: LexborHTMLParser) -> str:
     """The page without what is no text, which is half of what a page of the news has."""
-    for node in tree.css(_NO_TEXT):
+    # Inner ones first.
+    for node in reversed(tree.css(_NO_TEXT)):
         node.decompose()
     return _LONG_VALUE.sub('=""', tree.html or "")
 

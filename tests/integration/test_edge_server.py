@@ -18,8 +18,9 @@ import pytest
 
 from ke.contracts.errors import Fenced, InvalidInput, VectorStoreUnavailable
 from ke.storage.vectors.base import Point
-from ke.storage.vectors.edge import EdgeVectors
+from ke.storage.vectors.edge import CALLS, EdgeVectors
 from ke.storage.vectors.edge_engine import EdgeEngine, FolderInUse
+from ke.storage.vectors.edge_searches import CONNECTIONS
 from tests.integration.vectors_process import VectorsProcess
 
 DIMENSIONS = 16
@@ -322,6 +323,22 @@ async def test_malformed_searches_are_problems(
     for _ in range(2):
         answer = await lasting_store._searches.ask(lasting_store._open_session(), content, vector)
         assert (answer[0], set(answer[1])) == (status, {"code", "detail"})
+
+
+async def test_many_searches_at_once_leave_room_for_other_calls(process: VectorsProcess) -> None:
+    """They wait for each other; their connections stay open and are in nobody's way, also when the store was gone."""
+    store = EdgeVectors(process.socket, timeout_s=10)
+    await store.ensure_collection(COLLECTION, DIMENSIONS)
+    job = uuid.uuid4()
+    points = some_points(job, 3)
+    await store.upsert(COLLECTION, points, epochs={job: 1})
+    for _ in range(2):
+        searches = (store.search(COLLECTION, points[0].vector, limit=1) for _ in range(3 * CONNECTIONS))
+        assert {hits[0].id for hits in await asyncio.gather(*searches)} == {points[0].id}
+        assert await asyncio.gather(*(store.collections() for _ in range(2 * CALLS))) == [[COLLECTION]] * 2 * CALLS
+        await process.stop(signal.SIGKILL)
+        await process.start()
+    await store.close()
 
 
 async def test_search_that_is_given_up_leaves_no_answer_behind(lasting_store: EdgeVectors) -> None:

@@ -102,10 +102,10 @@ async def test_lane_that_a_batch_brings_to_its_end_is_done_with_it(database: Dat
     def end(totals: Counters) -> str | None:
         return "max_pages" if totals.pages_fetched == 2 else None
 
-    totals, done = await write_batch(database, job, EPOCH, claim, batch, extract=False, end=end)
+    totals, ended_by = await write_batch(database, job, EPOCH, claim, batch, extract=False, end=end)
     async with database.transaction() as connection:
         lane = await lane_progress(connection, job, Lane.COLLECT)
-    assert (done, lane.done, lane.note, lane.counters) == (True, True, "max_pages", totals)
+    assert (ended_by, lane.done, lane.note, lane.counters) == ("max_pages", True, "max_pages", totals)
     assert await states(database, pages, job) == {"fetched": 2, "skipped": 1}
 
 
@@ -249,8 +249,8 @@ async def test_many_links_go_before_their_pages(database: Database, monkeypatch:
     monkeypatch.setattr(collect_batches, "PIECE", 10)
     job, claim, step = await a_crawl(database, 3), uuid.uuid4(), Stepper()
     batch = [fetched(entry, 14) for entry in await claimed(database, job, claim)]
-    totals, done = await write_batch(database, job, EPOCH, claim, batch, extract=False, progress=step)
-    assert (totals.pages_fetched, done, step.steps) == (3, False, 4)
+    totals, ended_by = await write_batch(database, job, EPOCH, claim, batch, extract=False, progress=step)
+    assert (totals.pages_fetched, ended_by, step.steps) == (3, None, 4)
     links = await claimed(database, job, claim)
     assert {link.url for link in links} == {link for outcome in batch for link in outcome.links}
     assert [link.url for link in links] == [link for outcome in batch for link in outcome.links]

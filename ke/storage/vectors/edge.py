@@ -21,9 +21,11 @@ from ke.storage.vectors.checks import (
     check_matrix,
     check_search_ids,
 )
-from ke.storage.vectors.edge_searches import SearchClient
+from ke.storage.vectors.edge_searches import CONNECTIONS, SearchClient
 
 HEALTH_TIMEOUT_S: Final = 1.0
+CALLS: Final = 32
+"""Of one client at once, beside its searches, whose connections stay open."""
 _ERRORS: Final[dict[str, type[KeError]]] = {error.code: error for error in (Fenced, InvalidInput, NotFound)}
 
 
@@ -168,7 +170,7 @@ class EdgeVectors:
     def _open_session(self) -> aiohttp.ClientSession:
         """Made with the first call, as it belongs to the event loop that runs then."""
         if self._session is None:
-            connector = aiohttp.UnixConnector(path=str(self._socket), limit=32)
+            connector = aiohttp.UnixConnector(path=str(self._socket), limit=CALLS + CONNECTIONS)
             self._session = aiohttp.ClientSession(connector=connector, base_url="http://vectors")
         return self._session
 

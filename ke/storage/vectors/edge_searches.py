@@ -17,6 +17,8 @@ from aiohttp import web
 PATH: Final = "/searches"
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Of a message; the ids of as many jobs as there may be."""
+CONNECTIONS: Final = 32
+"""Searches of one client at once; more wait for their turn."""
 _HEAD: Final = struct.Struct("<I")
 _CLOSE_S: Final = 0.1
 
@@ -58,10 +60,11 @@ class SearchServer:
 
 
 class SearchClient:
-    """Connections for searches, kept for the next ones; for all tasks of an event loop."""
+    """Connections for searches, at most `CONNECTIONS`, kept for the next ones; for all tasks of an event loop."""
 
     def __init__(self) -> None:
         """Connects with the first search."""
+        self._room = asyncio.Semaphore(CONNECTIONS)
         self._idle: list[aiohttp.ClientWebSocketResponse] = []
 
     async def ask(
@@ -78,12 +81,13 @@ class SearchClient:
         """
         asked = orjson.dumps(content, default=str)  # asyncpg has a UUID class of its own
         message = _HEAD.pack(len(asked)) + asked + vector
-        while self._idle:
-            with suppress(aiohttp.ClientError, OSError):
-                return await self._exchange(self._idle.pop(), message)
-        timeout = aiohttp.ClientWSTimeout(ws_close=_CLOSE_S)
-        opened = await session.ws_connect(PATH, max_msg_size=MAX_BYTES, timeout=timeout)
-        return await self._exchange(opened, message)
+        async with self._room:
+            while self._idle:
+                with suppress(aiohttp.ClientError, OSError):
+                    return await self._exchange(self._idle.pop(), message)
+            timeout = aiohttp.ClientWSTimeout(ws_close=_CLOSE_S)
+            opened = await session.ws_connect(PATH, max_msg_size=MAX_BYTES, timeout=timeout)
+            return await self._exchange(opened, message)
 
     async def _exchange(
         self, connection: aiohttp.ClientWebSocketResponse, message: bytes
