@@ -99,7 +99,7 @@ def read_content(tree: LexborHTMLParser, links: Mapping[str, str], reading: Read
     page = _Page(body, content_of(tree) or body, links)
     dense = _dense(page.content, declared=page.is_declared)
     if _is_clear(page, dense):
-        return document(_dense(page.content, declared=page.is_declared, doubtful=True)), "density"
+        return document(dense), "density"
     if reading is Reading.THOROUGH:
         kept = _agreed(page, dense, _compact(_main_text(_lean(tree))))
         if kept:
@@ -127,7 +127,12 @@ class _Page:
 
 
 def _is_clear(page: _Page, dense: Sequence[Block]) -> bool:
-    """Whether there is next to nothing around what density takes, so that no opinion could change much."""
+    """Whether there is next to nothing around what density takes, so that no opinion could change much.
+
+    What is named as no content may be some all the same: it is in doubt.
+    """
+    if any(block.doubtful for block in page.content.blocks):
+        return False
     size = _size(dense)
     if size < MIN_CLEAR_CHARS or size < (ALL if page.is_declared else CLEAR) * _size(page.content.blocks):
         return False
@@ -181,20 +186,14 @@ def _size(blocks: Sequence[Block]) -> int:
     return sum(len(block.plain) for block in blocks)
 
 
-def _dense(written: Written, *, declared: bool, doubtful: bool = False) -> list[Block]:
-    """The blocks where words are that are no links.
-
-    Args:
-        written: The page, or a part of it.
-        declared: Whether the page says that this is its content: then it is looked for in all of it.
-        doubtful: Whether to take blocks that are named as what stands around content, too, where they stand amid it.
-    """
+def _dense(written: Written, *, declared: bool) -> list[Block]:
+    """The blocks where words are that are no links; all that reads on, where the page declares what its content is."""
     blocks = written.blocks
     weights = [0 if block.doubtful else max(0, len(block.plain) - 2 * block.linked) for block in blocks]
     first, end = (0, len(blocks)) if declared else _innermost(written.spans, weights, MOST)
     first, end = _without_edges(blocks, first, end)
     title = _title_above(blocks, first)
-    amid = [n for n in range(first, end) if (doubtful or not blocks[n].doubtful) and _reads_on(blocks[n])]
+    amid = [n for n in range(first, end) if not blocks[n].doubtful and _reads_on(blocks[n])]
     return [blocks[n] for n in (amid if title is None else [title, *amid])]
 
 
