@@ -141,15 +141,15 @@ async def check_records(gateway: Gateway, body: AnyBody) -> None:
     where, options = options_of(body)
     if options is None or options.record_schema is None:
         return
-    if not gateway.has_language_model:
-        raise _unfit(f"{where}/schema", "This stack has no language model: KE_LLM_URL is not set.")
-    if options.model is None and not gateway.names_model:
-        raise _unfit(f"{where}/model", "Name a model: KE_LLM_MODEL is not set.")
     try:
         # In a thread: a long schema takes 100 ms.
         await asyncio.to_thread(check_schema, options.record_schema)
     except BadSchema as error:
         raise _unfit(f"{where}/schema", error.message) from None
+    if not gateway.has_language_model:
+        raise _unfit(f"{where}/schema", "This stack has no language model: KE_LLM_URL is not set.")
+    if options.model is None and not gateway.names_model:
+        raise _unfit(f"{where}/model", "Name a model: KE_LLM_MODEL is not set.")
 
 
 def _unfit(pointer: str, detail: str) -> ValidationFailed:

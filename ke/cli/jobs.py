@@ -102,6 +102,8 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
         output.note(f"Stopped watching; the job goes on. To cancel it: ke jobs cancel {job_id}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     output.emit(job, output.job_detail, as_json=as_json)
+    if output.counters_of(job).get("dead_letters"):
+        output.note(f"What failed, and why: ke dead-letters list {job_id}")
     tell_of_recrawl(job)
     if job["status"] not in GOOD_ENDS:
         error = job.get("error") or {}

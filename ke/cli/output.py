@@ -94,7 +94,7 @@ def _table(columns: Sequence[str], *, numbers: Iterable[str] = ()) -> Table:
 
 
 def _cell(value: Any) -> Text:
-    return value if isinstance(value, Text) else Text(clean(value) or "-")
+    return value if isinstance(value, Text) else Text("-" if value is None else clean(value) or "-")
 
 
 def _facts(out: Console, facts: Iterable[tuple[str, Any]]) -> None:
@@ -258,6 +258,9 @@ def search_hits(out: Console, answer: Document) -> None:
         heading.append(clean(hit.get("url")), style="bold")
         out.print(heading, no_wrap=True, overflow="ignore", crop=False)
         out.print(Padding(_snippet(hit), (0, 0, 0, 4), expand=False))
+        place = Text(f"    source {clean(hit.get('source_id'))}", style="dim")
+        place.append(f"  {clean(hit['heading'])}" if hit.get("heading") else "")
+        out.print(place, no_wrap=True, overflow="ignore", crop=False)
         out.print()
     if answer.get("complete") is False:
         out.print("There may be more: not all that fits could be looked at.", style="yellow")

@@ -147,7 +147,8 @@ def test_watching_a_failed_job_gives_exit_code_1_and_its_reason(ke: RunKe, api: 
     job = api.add_job("failed")
     done = ke("jobs", "watch", job)
     assert done.returncode == 1
-    assert done.stderr == f"error: job {job} failed: it broke\n"
+    letters = f"What failed, and why: ke dead-letters list {job}\n"
+    assert done.stderr == f"{letters}error: job {job} failed: it broke\n"
 
 
 def test_watch_gives_up_when_its_time_is_up(ke: RunKe, api: ApiTwin) -> None:
