@@ -3,9 +3,9 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
+from typing import Final, ParamSpec, TypeAlias, TypeVar
 
 import structlog
 from temporalio import activity
@@ -13,6 +13,7 @@ from temporalio import activity
 from activities.entities import EntityActivities
 from activities.heartbeat import Beat, run_with_heartbeat
 from activities.lane_lease import LaneLease
+from ke import tasks
 from ke.contracts import activities as contract
 from ke.contracts.activities import EntitySlice, ExtractSlice, SliceReport
 from ke.contracts.errors import KeError, WorkLost
@@ -140,16 +141,16 @@ class _Slice:
                 group = await self._claim_group()
                 if group:
                     under_way.add(asyncio.create_task(self._extract(group)))
-                    under_way = await _fewer(under_way, GROUPS)
+                    under_way = await tasks.fewer(under_way, GROUPS)
                 elif under_way:
-                    under_way = await _fewer(under_way, len(under_way))
+                    under_way = await tasks.fewer(under_way, len(under_way))
                 elif await self._nothing_more_comes():
                     done = True
                 else:
                     await self._beat.wait(POLL_S)
-            await _fewer(under_way, 1)
+            await tasks.fewer(under_way, 1)
         finally:
-            await _end(under_way)
+            await tasks.end(under_way)
         if self._beat.stopping:
             async with self._database.transaction() as connection:
                 await extracting.release_tasks(connection, self._job_id, claim=self._claim)
@@ -218,7 +219,7 @@ class _Slice:
                     await self._keep(made)
                     made = []
         finally:
-            await _end({*waiting, stop})
+            await tasks.end({*waiting, stop})
 
     async def _keep(self, ready: Sequence[_Made]) -> None:
         """Commits what became of these sources."""
@@ -327,22 +328,6 @@ class _Slice:
         letter = DeadLetter.of("source", source.id, source.url, error, attempts=attempts)
         async with self._database.transaction() as connection:
             self._totals = await extracting.fail_task(connection, self._job_id, self._piece.epoch, self._claim, letter)
-
-
-async def _fewer(tasks: set[asyncio.Task[None]], number: int) -> set[asyncio.Task[None]]:
-    """Waits until fewer than `number` of the tasks are left, and returns these; raises what one has failed with."""
-    while len(tasks) >= number:
-        finished, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in finished:
-            task.result()
-    return tasks
-
-
-async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancels what is left of the tasks, and waits until it has ended."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _short_together(group: Sequence[ClaimedSource]) -> Iterator[list[ClaimedSource]]:

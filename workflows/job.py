@@ -4,10 +4,9 @@ import asyncio
 from dataclasses import replace
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 from ke.contracts.activities import CloseJob, OpenedJob, RecordActivities, StatusChange
-from ke.contracts.cleanup import CleanupInput
 from ke.contracts.errors import Stopping
 from ke.contracts.jobs import (
     ENDED_WELL,
@@ -25,17 +24,14 @@ from ke.contracts.jobs import (
     LimitsChange,
 )
 from ke.contracts.naming import (
-    CLEANUP_WORKFLOW,
     JOB_KIND,
     JOB_STATUS,
     JOB_WORKFLOW,
     PROJECT,
-    TaskQueue,
-    cleanup_id,
     job_workflow_id,
 )
 from workflows import policies
-from workflows.children import start_forgetting
+from workflows.children import start_cleanup, start_forgetting
 from workflows.lanes import Lanes, error_of, shielded
 from workflows.recording import record_at_once
 
@@ -250,7 +246,7 @@ class JobWorkflow:
         self._lanes.count_anew(outcome.counters)
         self._show(outcome.status)
         if self._cancel is not None:
-            await self._start_cleanup(self._cancel)
+            await start_cleanup(self._job.job_id, delete_record=self._cancel.delete_record)
         elif outcome.status in ENDED_WELL and self._job.collect is not None and self._job.collect.forget_replaced:
             await start_forgetting(self._job.job_id, job_workflow_id(self._job.job_id))
         return outcome
@@ -279,21 +275,6 @@ class JobWorkflow:
             timed_out=tuple(self._lanes.timed_out),
             reason=self._reason,
         )
-
-    async def _start_cleanup(self, request: CancelRequest) -> None:
-        """Starts the cleanup as a child that neither this job's end nor its cancellation touches."""
-        try:
-            await workflow.start_child_workflow(
-                CLEANUP_WORKFLOW,
-                CleanupInput(self._job.job_id, delete_record=request.delete_record),
-                id=cleanup_id(self._job.job_id),
-                task_queue=TaskQueue.CLEANUP,
-                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-                cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
-                static_summary=f"clean up job {self._job.job_id}",
-            )
-        except WorkflowAlreadyStartedError:
-            workflow.logger.info("A cleanup of this job is running already.")
 
     # What the web UI shows
 

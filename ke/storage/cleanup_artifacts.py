@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Final
 
+from ke import tasks
 from ke.storage import cleanup_rows as rows
 from ke.storage.cleanup_points import PointSweep, pieces_of
 from ke.storage.cleanup_targets import CleanupTarget
@@ -57,14 +58,12 @@ class ArtifactSweep:
             async for deletion in self._deletions():
                 running.add(asyncio.create_task(deletion))
                 if len(running) == _AT_ONCE:
-                    running = await _first_of(running)
-                    done += 1
+                    running = await tasks.fewer(running, _AT_ONCE)
+                    done += _AT_ONCE - len(running)
                     progress(f"sources and extractions, batch {done}")
-            await asyncio.gather(*running)
+            await tasks.fewer(running, 1)
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await tasks.end(running)
         async for piece in self._points.left():
             if self._stopping():
                 return
@@ -117,11 +116,3 @@ class ArtifactSweep:
             return
         async with self._rows, self._database.transaction() as connection:
             await rows.delete_made_batch(connection, self._target, page)
-
-
-async def _first_of(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    """Waits until one of these has ended well; returns those that have not ended."""
-    ended, others = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-    for task in ended:
-        task.result()
-    return others

@@ -98,9 +98,7 @@ def read_content(tree: LexborHTMLParser, links: Mapping[str, str], reading: Read
         return "", "structure"
     page = _Page(body, content_of(tree) or body, links)
     dense = _dense(page.content, declared=page.is_declared)
-    if _is_clear(page, dense):
-        return document(dense), "density"
-    if reading is Reading.THOROUGH:
+    if reading is Reading.THOROUGH and not _is_clear(page, dense):
         kept = _agreed(page, dense, _compact(_main_text(_lean(tree))))
         if kept:
             return document(kept), "main"
