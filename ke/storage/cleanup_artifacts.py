@@ -11,7 +11,7 @@ from typing import Final
 
 from ke import tasks
 from ke.storage import cleanup_rows as rows
-from ke.storage.cleanup_points import PointSweep, pieces_of
+from ke.storage.cleanup_points import PointSweep, pieces_of, points_of
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.database import Database
 from ke.storage.vectors.base import VectorStore
@@ -72,12 +72,11 @@ class ArtifactSweep:
 
     async def _deletions(self) -> AsyncIterator[_Deletion]:
         after = 0
-        while batches := await self._read_sources(after):
-            for batch in batches:
-                if self._stopping():
-                    return
-                yield self._delete_sources(batch)
-            after = batches[-1].last_seq
+        while batch := await self._read_sources(after):
+            if self._stopping():
+                return
+            yield self._delete_sources(batch)
+            after = batch.last_seq
         after = 0
         while made := await self._read_made(after):
             if self._stopping():
@@ -85,7 +84,7 @@ class ArtifactSweep:
             yield self._delete_made(made)
             after = made.last_seq
 
-    async def _read_sources(self, after: int) -> list[rows.SourceBatch]:
+    async def _read_sources(self, after: int) -> rows.SourceBatch | None:
         async with self._database.transaction() as connection:
             return await rows.next_sources(connection, self._target, after)
 
@@ -94,24 +93,16 @@ class ArtifactSweep:
             return await rows.points_made(connection, self._target, after)
 
     async def _delete_sources(self, batch: rows.SourceBatch) -> None:
-        after = 0
-        while page := await self._read_points(batch, after):
-            await self._points.delete(pieces_of(page, self._collections))
-            after = page.last_seq
+        async for points in points_of(self._database, batch):
+            await self._points.delete(pieces_of(points, self._collections))
             self._progress("points of sources")
             if self._stopping():
                 return
-            if page.is_last:
-                break
         async with self._rows, self._database.transaction() as connection:
             await rows.delete_source_batch(connection, self._target, batch)
 
-    async def _read_points(self, batch: rows.SourceBatch, after: int) -> rows.PointPage | None:
-        async with self._database.transaction() as connection:
-            return await rows.points_of(connection, batch, after)
-
     async def _delete_made(self, page: rows.PointPage) -> None:
-        await self._points.delete(pieces_of(page, self._collections))
+        await self._points.delete(pieces_of(page.ids, self._collections))
         if self._stopping():
             return
         async with self._rows, self._database.transaction() as connection:

@@ -7,7 +7,7 @@ that shares the points) may finish it: deleting again changes nothing.
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -74,15 +74,22 @@ async def open_batches(connection: AsyncConnection, cleanup_id: str) -> list[Poi
 
 
 async def claim_points(
-    connection: AsyncConnection, cleanup_id: str, pieces: Sequence[Piece]
+    connection: AsyncConnection, cleanup_id: str, pieces: Sequence[Piece], *, under_way: Collection[int] = ()
 ) -> tuple[list[PointBatch], list[PointBatch]]:
     """Claims points for new batches, unless open batches hold some of them.
+
+    Args:
+        connection: The transaction.
+        cleanup_id: The cleanup.
+        pieces: The points, by batch.
+        under_way: Numbers of this cleanup's open batches that have none of these points, as the caller knows.
 
     Returns:
         The batches, one for each piece; or none, and those that are in the way, to be finished first.
     """
     await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CLAIM_LOCK)))
-    others = await _holding(connection, [point for _, ids in pieces for point in ids])
+    mine = (cleanup_batches.c.cleanup_id == cleanup_id) & among(cleanup_batches.c.number, under_way)
+    others = await _holding(connection, [point for _, ids in pieces for point in ids], but=mine)
     if others:
         return [], others
     first = await next_number(connection, cleanup_id, _STORE)
@@ -103,11 +110,14 @@ async def claim_points(
     return batches, []
 
 
-async def _holding(connection: AsyncConnection, ids: Sequence[uuid.UUID]) -> list[PointBatch]:
+async def _holding(
+    connection: AsyncConnection, ids: Sequence[uuid.UUID], *, but: sa.ColumnElement[bool] | None = None
+) -> list[PointBatch]:
     """The open batches that hold some of these points."""
     # Compared here, by their hashes: Postgres's operator for arrays with something in common compares each with each.
     wanted = set(ids)
-    found = [_batch(record) for record in await connection.execute(_open_batches())]
+    others = _open_batches() if but is None else _open_batches().where(~but)
+    found = [_batch(record) for record in await connection.execute(others)]
     return [batch for batch in found if not wanted.isdisjoint(batch.ids)]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,7 +16,7 @@ from ke.storage.cleanup_batches import (
     open_batches,
     record_counts,
 )
-from ke.storage.cleanup_rows import PointPage, next_sources, points_made, points_of
+from ke.storage.cleanup_rows import SourceBatch, more_points_of, next_sources, points_made
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.database import Database
 from ke.storage.vectors.base import MAX_BATCH, VectorStore
@@ -25,17 +25,36 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def pieces_of(page: PointPage, collections: Collection[str]) -> list[Piece]:
-    """The points of a page, at most `MAX_BATCH` in a piece.
+Points = Mapping[str, Sequence[uuid.UUID]]
+"""Ids of points, by their collection."""
+
+
+def pieces_of(points: Points, collections: Collection[str]) -> list[Piece]:
+    """These points, at most `MAX_BATCH` in a piece.
 
     Those of a collection that is not there are left out: it never had any.
     """
     return [
         (collection, ids[first : first + MAX_BATCH])
-        for collection, ids in page.ids.items()
+        for collection, ids in points.items()
         if collection in collections
         for first in range(0, len(ids), MAX_BATCH)
     ]
+
+
+async def points_of(database: Database, batch: SourceBatch) -> AsyncIterator[Points]:
+    """The points of some sources: at once, unless one source has very many."""
+    if batch.points is not None:
+        yield batch.points
+        return
+    after = 0
+    while True:
+        async with database.transaction() as connection:
+            page = await more_points_of(connection, batch, after)
+        if page is None:
+            return
+        yield page.ids
+        after = page.last_seq
 
 
 class PointSweep:
@@ -46,6 +65,8 @@ class PointSweep:
         self._database = database
         self._vectors = vectors
         self._target = target
+        self._under_way: set[int] = set()
+        """Numbers of the batches it works on, no two of which have a point in common."""
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """All points there may be, at most `MAX_BATCH` of one collection at a time; few are in memory at once.
@@ -53,8 +74,8 @@ class PointSweep:
         First those of the target's rows, then what has no row.
         """
         present = set(await self._vectors.collections())
-        async for page in self._of_rows():
-            for piece in pieces_of(page, present):
+        async for points in self._of_rows():
+            for piece in pieces_of(points, present):
                 yield piece
         async for piece in self.left():
             yield piece
@@ -67,18 +88,15 @@ class PointSweep:
                 yield collection, ids
                 after = ids[-1]
 
-    async def _of_rows(self) -> AsyncIterator[PointPage]:
+    async def _of_rows(self) -> AsyncIterator[Points]:
         after = 0
-        while batches := await self._read(next_sources, self._target, after):
-            for batch in batches:
-                last = 0
-                while page := await self._read(points_of, batch, last):
-                    yield page
-                    last = page.last_seq
-            after = batches[-1].last_seq
+        while batch := await self._read(next_sources, self._target, after):
+            async for points in points_of(self._database, batch):
+                yield points
+            after = batch.last_seq
         after = 0
         while page := await self._read(points_made, self._target, after):
-            yield page
+            yield page.ids
             after = page.last_seq
 
     async def _read(self, read: Callable[[AsyncConnection, S, int], Awaitable[T]], of: S, after: int) -> T:
@@ -100,10 +118,19 @@ class PointSweep:
         """
         while pieces:
             async with self._database.transaction() as connection:
-                batches, others = await claim_points(connection, self._target.receipt_id, pieces)
-            await self._finish(batches or others)
-            if batches:
-                return
+                batches, others = await claim_points(
+                    connection, self._target.receipt_id, pieces, under_way=self._under_way
+                )
+            if not batches:
+                await self._finish(others)
+                continue
+            numbers = {batch.number for batch in batches}
+            self._under_way |= numbers
+            try:
+                await self._finish(batches)
+            finally:
+                self._under_way -= numbers
+            return
 
     async def _finish(self, batches: Sequence[PointBatch]) -> None:
         uncounted = [batch for batch in batches if not batch.counted]

@@ -1,7 +1,7 @@
 """Rows that a cleanup deletes: each batch is one transaction, with the record of what it took."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
@@ -31,8 +31,6 @@ MAX_EXTRACTIONS: Final = 5_000
 """Extractions that a batch takes, at most, unless one source alone has more."""
 MAX_ROWS: Final = 10_000
 """Rows without dependents in a batch, at most."""
-_MAX_POINTS: Final = MAX_EXTRACTIONS + 1
-"""Ids that are read at once, at most: those of a batch, and it is known that there are no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +40,6 @@ class PointPage:
     ids: Mapping[str, Sequence[uuid.UUID]]
     """By collection, in order of seq."""
     last_seq: int
-    is_last: bool
-    """Whether there are no more."""
 
 
 async def points_made(connection: AsyncConnection, target: CleanupTarget, after: int) -> PointPage | None:
@@ -56,7 +52,7 @@ async def _points(connection: AsyncConnection, these: sa.ColumnElement[bool], af
         sa.select(extractions.c.seq, extractions.c.id, extractions.c.collection)
         .where(these, extractions.c.seq > after)
         .order_by(extractions.c.seq)
-        .limit(_MAX_POINTS)
+        .limit(MAX_EXTRACTIONS)
         .subquery()
     )
     ids = aggregate_order_by(page.c.id, page.c.seq)
@@ -66,9 +62,7 @@ async def _points(connection: AsyncConnection, these: sa.ColumnElement[bool], af
     found = list(await connection.execute(statement))
     if not found:
         return None
-    page_ids = {record.collection: record.ids for record in found}
-    is_last = sum(map(len, page_ids.values())) < _MAX_POINTS
-    return PointPage(page_ids, max(record.last for record in found), is_last)
+    return PointPage({record.collection: record.ids for record in found}, max(record.last for record in found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,36 +71,62 @@ class SourceBatch:
 
     ids: Sequence[uuid.UUID]
     last_seq: int
+    points: Mapping[str, Sequence[uuid.UUID]] | None
+    """The ids of all points of theirs, by collection; None for one source that has more than `MAX_EXTRACTIONS`."""
 
 
-async def next_sources(connection: AsyncConnection, target: CleanupTarget, after: int) -> list[SourceBatch]:
-    """The target's next sources, in order of `seq`, in batches that a transaction can take; none at the end."""
-    # Source by source, by the index: the planner would sooner read all chunks of all jobs.
-    weight = sa.select(sa.func.count()).where(extractions.c.source_id == sources.c.id).scalar_subquery()
-    statement = (
-        sa.select(sources.c.seq, sources.c.id, weight.label("weight"))
+async def next_sources(connection: AsyncConnection, target: CleanupTarget, after: int) -> SourceBatch | None:
+    """The target's next sources, in order of `seq`, as many as a transaction can take; None at the end."""
+    some = (
+        sa.select(sources.c.seq, sources.c.id)
         .where(target.sources, sources.c.seq > after)
         .order_by(sources.c.seq)
         .limit(MAX_SOURCES)
+        .subquery()
     )
-    return list(_bounded(await connection.execute(statement)))
+    # Source by source, by the index, as far as the limit: the planner would sooner read all chunks of all jobs.
+    most = MAX_EXTRACTIONS + 1
+    made = (
+        sa.select(extractions.c.id, extractions.c.collection)
+        .where(extractions.c.source_id == some.c.id)
+        .limit(most)
+        .lateral()
+    )
+    page = (
+        sa.select(some.c.seq, some.c.id, made.c.id.label("point"), made.c.collection)
+        .select_from(some.outerjoin(made, sa.true()))
+        .order_by(some.c.seq)
+        .limit(most)
+        .subquery()
+    )
+    points = sa.func.array_agg(page.c.point).label("points")
+    statement = (
+        sa.select(page.c.seq, page.c.id, page.c.collection, points)
+        .group_by(page.c.seq, page.c.id, page.c.collection)
+        .order_by(page.c.seq)
+    )
+    return _batch(list(await connection.execute(statement)))
 
 
-def _bounded(found: Iterable[sa.Row[Any]]) -> Iterator[SourceBatch]:
-    """Batches that together have no more than `MAX_EXTRACTIONS` each, and one source in any case."""
-    chosen: list[sa.Row[Any]] = []
-    weight = 0
+def _batch(found: Sequence[sa.Row[Any]]) -> SourceBatch | None:
+    """The sources of a page, without the last one when the page has not all of it, unless it is the only one."""
+    if not found:
+        return None
+    last = found[-1].seq
+    if sum(len(record.points) for record in found) > MAX_EXTRACTIONS:
+        found = [record for record in found if record.seq != last] or found
+        if found[-1].seq == last:
+            return SourceBatch([found[0].id], last, None)
+        last = found[-1].seq
+    ids: dict[str, list[uuid.UUID]] = {}
     for record in found:
-        if chosen and weight + record.weight > MAX_EXTRACTIONS:
-            yield SourceBatch([other.id for other in chosen], chosen[-1].seq)
-            chosen, weight = [], 0
-        chosen.append(record)
-        weight += record.weight
-    if chosen:
-        yield SourceBatch([other.id for other in chosen], chosen[-1].seq)
+        # A source without extractions has one row, of nothing.
+        if record.collection is not None:
+            ids.setdefault(record.collection, []).extend(record.points)
+    return SourceBatch(list(dict.fromkeys(record.id for record in found)), last, ids)
 
 
-async def points_of(connection: AsyncConnection, batch: SourceBatch, after: int) -> PointPage | None:
+async def more_points_of(connection: AsyncConnection, batch: SourceBatch, after: int) -> PointPage | None:
     """The points of the next extractions of these sources, by whichever job, in order of seq; None at the end."""
     return await _points(connection, among(extractions.c.source_id, batch.ids), after)
 
@@ -120,7 +140,7 @@ async def delete_source_batch(connection: AsyncConnection, target: CleanupTarget
         return
     counts = {
         "extractions": await _lock(connection, extractions, made),
-        "entities": await _count_entities(connection, made),
+        "entities": await _delete_entities(connection, made),
         "records": await _lock(connection, records, among(records.c.source_id, batch.ids)),
     }
     deleted = await connection.execute(sa.delete(sources).where(these))
@@ -133,7 +153,7 @@ async def delete_made_batch(connection: AsyncConnection, target: CleanupTarget, 
     these = among(extractions.c.id, chain.from_iterable(made.ids.values()))
     if not await _lock(connection, extractions, these):
         return
-    counts = {"entities": await _count_entities(connection, these)}
+    counts = {"entities": await _delete_entities(connection, these)}
     deleted = await connection.execute(sa.delete(extractions).where(these))
     await _record(connection, target.receipt_id, "extractions", {"extractions": deleted.rowcount, **counts})
 
@@ -199,11 +219,11 @@ async def _lock(connection: AsyncConnection, table: sa.Table, which: sa.ColumnEl
     return int((await connection.execute(sa.select(sa.func.count()).select_from(locked))).scalar_one())
 
 
-async def _count_entities(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> int:
+async def _delete_entities(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> int:
+    """Deletes the entities of locked extractions; returns how many, which a cascade does not tell."""
     # As an array, which is looked up in the index: how many entities an extraction has, the planner does not know.
     made = sa.func.array(sa.select(extractions.c.id).where(which).scalar_subquery())
-    statement = sa.select(sa.func.count()).where(entities.c.extraction_id == sa.any_(made))
-    return int((await connection.execute(statement)).scalar_one())
+    return (await connection.execute(sa.delete(entities).where(entities.c.extraction_id == sa.any_(made)))).rowcount
 
 
 async def _record(connection: AsyncConnection, cleanup_id: str, store: str, counts: dict[str, int]) -> None:

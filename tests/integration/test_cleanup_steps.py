@@ -206,15 +206,18 @@ async def test_rows_of_a_collection_that_never_was_are_no_error(stores: Stores) 
     assert receipt.deleted.vectors == 0
 
 
-async def test_large_sources_make_smaller_batches(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bound", "sizes"), [(9, [1, 2, 2]), (8, [1, 2, 2]), (7, [1] * 5), (3, [1] * 5)])
+async def test_large_sources_make_smaller_batches(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, bound: int, sizes: list[int]
+) -> None:
     """A transaction takes no more extractions than its bound, and one source in any case."""
-    monkeypatch.setattr("ke.storage.cleanup_rows.MAX_EXTRACTIONS", 9)
+    monkeypatch.setattr("ke.storage.cleanup_rows.MAX_EXTRACTIONS", bound)
     job = await seed_crawl(stores.database, stores.vectors, n_sources=5, chunks_each=4)
     receipt = await clean(stores, job)
     assert receipt.deleted == job.counts
     batches = [row.counts for row in await _batches(stores, job.cleanup_id) if row.store == "sources"]
     # Several are under way at once, and any may be the first to be done.
-    assert sorted(batch["sources"] for batch in batches) == [1, 2, 2]
+    assert sorted(batch["sources"] for batch in batches) == sizes
 
 
 async def test_failed_verification_can_be_made_good(stores: Stores) -> None:
