@@ -71,7 +71,7 @@ class CleanupActivities(contract.CleanupActivities):
             await PointSweep(self._database, self._vectors, target).finish_open()
             found, _ = await self._count(target, beat)
             async with self._database.transaction() as connection:
-                return await record_plan(connection, opened.receipt.id, found, fenced=fenced)
+                return await record_plan(connection, target, found, fenced=fenced)
 
         return await run_with_heartbeat(body)
 

@@ -78,6 +78,11 @@ class PageItem(_Item):
         description="The document that has its content: its own, that of the page it is the same as, or, where it is "
         "`unchanged` or `gone`, that of the earlier job"
     )
+    source_is_stored: bool | None = Field(
+        None,
+        description="Whether that is there; false: it was deleted since, as by the cleanup of the earlier job. A "
+        "re-crawl of this job then fetches and extracts the page anew",
+    )
     previous_source_id: UUID | None = Field(
         None, description="Of a re-crawl, where the page has changed or is gone: the document that it had"
     )

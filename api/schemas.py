@@ -188,12 +188,6 @@ class ExtractOptions(Body):
         None, description="Tokens that the job may spend on the model, in questions and answers; null: no limit"
     )
 
-    @model_validator(mode="after")
-    def _only_with_schema(self) -> Self:
-        if self.record_schema is None and (self.instructions or self.model is not None or self.max_tokens is not None):
-            raise PydanticCustomError("no_schema", "instructions, model and max_tokens go with a schema only")
-        return self
-
     def to_spec(self) -> ExtractSpec:
         """The same as the job's input has it."""
         return ExtractSpec(
@@ -219,7 +213,8 @@ RecrawlOf = Annotated[
     UUID | None,
     Field(
         description="An ended scrape or crawl: what is as it was then is neither stored nor extracted again, and what "
-        "is not there any more is `gone`"
+        "is not there any more is `gone`. Every field that is not given is that job's, `labels` and "
+        "`forget_replaced` aside"
     ),
 ]
 
@@ -263,7 +258,7 @@ class ScrapeBody(FetchingBody):
     )
 
     kind: Literal["scrape"]
-    urls: Urls
+    urls: Urls | None = Field(None, description="Required, unless `recrawl_of` is a scrape too")
     reading: Reading = Field(
         Reading.THOROUGH,
         description="How a page's content is told from what is around it: `thorough`, or `fast`: less exact on news "
@@ -275,7 +270,7 @@ class ScrapeBody(FetchingBody):
     def to_specs(self) -> tuple[CollectSpec | None, ExtractSpec | None]:
         """What the two lanes are to do."""
         collect = CollectSpec(
-            urls=self.urls,
+            urls=self.urls or (),
             follow=False,
             recrawl_of=_text_of(self.recrawl_of),
             forget_replaced=self.forget_replaced,
@@ -297,7 +292,7 @@ class CrawlBody(FetchingBody):
     )
 
     kind: Literal["crawl"]
-    seeds: Urls
+    seeds: Urls | None = Field(None, description="Required, unless `recrawl_of` is a crawl too")
     limits: LimitsBody = LimitsBody()
     scope: ScopeBody = ScopeBody()
     rate: RateBody = RateBody()
@@ -312,7 +307,7 @@ class CrawlBody(FetchingBody):
     def to_specs(self) -> tuple[CollectSpec | None, ExtractSpec | None]:
         """What the two lanes are to do."""
         collect = CollectSpec(
-            urls=self.seeds,
+            urls=self.seeds or (),
             follow=True,
             limits=CrawlLimits(**self.limits.model_dump()),
             scope=CrawlScope(**self.scope.model_dump()),
@@ -363,8 +358,8 @@ def _text_of(job_id: UUID | None) -> str | None:
 SubmitBody = Annotated[ScrapeBody | CrawlBody | ExtractBody, Field(discriminator="kind")]
 
 
-def urls_of(body: ScrapeBody | CrawlBody | ExtractBody) -> tuple[str, tuple[str, ...]]:
-    """The name of the field with URLs, and the URLs."""
+def urls_of(body: ScrapeBody | CrawlBody | ExtractBody) -> tuple[str, tuple[str, ...] | None]:
+    """The name of the field with URLs, and the URLs; None where they are not given."""
     match body:
         case ScrapeBody():
             return "urls", body.urls
@@ -440,7 +435,9 @@ class SearchBody(Body):
     )
     limit: Annotated[int, Field(strict=True, ge=1, le=100, description="Hits, at most")] = 10
     distinct_sources: Flag = Field(
-        default=True, description="One hit for each source, its best chunk; false: as many chunks as fit"
+        default=True,
+        description="One hit for each source, its best chunk, copies that several jobs of a project stored of a page "
+        "counting as one; false: as many chunks as fit",
     )
     job_ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=100)] | None = Field(
         None, description="Only chunks that these jobs made"

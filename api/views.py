@@ -1,14 +1,14 @@
 """What the gateway answers: the shapes of jobs, receipts and lists."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ke.contracts.cleanup import CleanupReceipt, CleanupScope, StoreCounts
+from ke.contracts.cleanup import CleanupReceipt, CleanupScope, RelyingPages, StoreCounts
 from ke.contracts.jobs import COUNTER_NAMES, Artifacts, Counters, JobKind, JobStatus, Lane
 from ke.contracts.retries import RetryStatus
 from ke.storage.cleanup_projects import ProjectCounts
@@ -80,6 +80,10 @@ class ResultView(CountersView):
         "where the budget covered no further source",
         examples=[["max_pages"]],
     )
+    pages_new: int | None = Field(
+        None, description="Of a re-crawl: fetched pages and duplicates that had no document in the earlier job"
+    )
+    pages_changed: int | None = Field(None, description="Of a re-crawl: those that had another one")
     cancellation: CancellationView | None = None
 
 
@@ -88,6 +92,14 @@ class ErrorView(BaseModel):
 
     type: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outdated:
+    """What an ended re-crawl has left of documents that its pages do not have any more."""
+
+    pages: int
+    forgetting: Literal["running", "ended"] | None = None
 
 
 class JobView(BaseModel):
@@ -100,7 +112,9 @@ class JobView(BaseModel):
     project: str
     labels: dict[str, str]
     params: dict[str, Any] = Field(
-        description="What was submitted, with the defaults filled in; `least_depth` where `max_depth` was lowered since"
+        description="What was submitted, with the defaults filled in; of a re-crawl with what was not given as the "
+        "earlier job had it, and `taken_over`, JSON pointers to what of that is no default; `least_depth` where "
+        "`max_depth` was lowered since, 0 where a page was forgotten"
     )
     progress: CountersView
     result: ResultView | None = Field(description="Set as soon as the job has ended, however it ended")
@@ -109,6 +123,16 @@ class JobView(BaseModel):
         None,
         description="Of a re-crawl, once it has begun: how many URLs of the earlier job are in its scope and asked for "
         "again. 0: it has nothing in common with that job, as when seeds or scope are others",
+    )
+    previous_stored: int | None = Field(
+        None,
+        description="Of a re-crawl that has ended: its pages that have changed or are gone and whose earlier document "
+        "is still stored, so that a search finds it; counted up to 10,000, and told by GET /jobs/{id} only",
+    )
+    forgetting: Literal["running", "ended"] | None = Field(
+        None,
+        description="Where there are such and `forget_replaced` was asked for: whether their deletion is still at "
+        "work, told by GET /jobs/{id} only. What is left by one that has ended another page has, or is not replaced",
     )
     retry_id: str | None = Field(None, description="The retry of dead letters that is at work, if one is")
     waiting_for: str | None = Field(None, description="Why it does not move; told by GET /jobs/{id} only")
@@ -120,7 +144,9 @@ class JobView(BaseModel):
     completed_at: datetime | None
 
     @classmethod
-    def of(cls, row: JobRow, lanes: LaneMap, *, waiting_for: str | None = None) -> Self:
+    def of(
+        cls, row: JobRow, lanes: LaneMap, *, waiting_for: str | None = None, outdated: Outdated | None = None
+    ) -> Self:
         """The job that a row and the progress of its lanes tell."""
         return cls(
             id=row.id,
@@ -134,6 +160,8 @@ class JobView(BaseModel):
             result=ResultView(**row.result) if row.result is not None else None,
             error=ErrorView(**row.error) if row.error is not None else None,
             earlier_pages=lanes[key].earlier_pages if (key := (row.id, Lane.COLLECT)) in lanes else None,
+            previous_stored=outdated.pages if outdated is not None else None,
+            forgetting=outdated.forgetting if outdated is not None else None,
             retry_id=row.retry_id,
             waiting_for=waiting_for,
             workflow_id=row.workflow_id,
@@ -171,6 +199,14 @@ class StoreCountsView(BaseModel):
     records: int = 0
 
 
+class RelyingView(BaseModel):
+    """Pages of other jobs, re-crawls that found them unchanged, whose document goes with a cleanup."""
+
+    pages: int = 0
+    jobs: int = Field(0, description="How many jobs these are of")
+    job_ids: list[UUID] = Field(default_factory=list, description="The first ten of these")
+
+
 class ReceiptView(BaseModel):
     """What a cleanup has really deleted, and what is left."""
 
@@ -188,6 +224,12 @@ class ReceiptView(BaseModel):
     planned: StoreCountsView = Field(description="What there was when the cleanup began")
     deleted: StoreCountsView = Field(description="What was deleted, not what was found before")
     remaining: StoreCountsView = Field(description="Exact counts after the last batch")
+    relying: RelyingView = Field(
+        default_factory=RelyingView,
+        description="Pages of jobs that it leaves (of a project: those of others) and whose document it takes, as of "
+        "its beginning. They stay, without a document, and a re-crawl of such a job fetches them anew; of one source "
+        "they go with it, and are among `planned.pages`",
+    )
     started_at: str | None
     completed_at: str | None
     delete_record: bool
@@ -204,23 +246,38 @@ class ReceiptView(BaseModel):
 
     @classmethod
     def plan(
-        cls, target: CleanupTarget, found: StoreCounts, *, delete_record: bool = False, running: bool = False
+        cls,
+        target: CleanupTarget,
+        found: StoreCounts,
+        relying: RelyingPages,
+        *,
+        delete_record: bool = False,
+        running: bool = False,
     ) -> Self:
         """What a cleanup would delete, or, when it is `running`, of one whose own receipt is not there yet."""
-        plan = cls._plan(target.receipt_id, found, delete_record=delete_record, running=running)
+        plan = cls._plan(target.receipt_id, found, relying, delete_record=delete_record, running=running)
         about = {"scope": target.scope, "job_id": target.job_id, "source_id": target.source_id}
         return plan.model_copy(update=about)
 
     @classmethod
     def plan_of_project(
-        cls, receipt_id: str, project: str, found: ProjectCounts, *, delete_record: bool, running: bool = False
+        cls,
+        receipt_id: str,
+        project: str,
+        found: ProjectCounts,
+        relying: RelyingPages,
+        *,
+        delete_record: bool,
+        running: bool = False,
     ) -> Self:
         """As `plan`, for a project."""
-        plan = cls._plan(receipt_id, found.counts, delete_record=delete_record, running=running)
+        plan = cls._plan(receipt_id, found.counts, relying, delete_record=delete_record, running=running)
         return plan.model_copy(update={"scope": CleanupScope.PROJECT, "project": project, "jobs": found.jobs})
 
     @classmethod
-    def _plan(cls, receipt_id: str, found: StoreCounts, *, delete_record: bool, running: bool) -> Self:
+    def _plan(
+        cls, receipt_id: str, found: StoreCounts, relying: RelyingPages, *, delete_record: bool, running: bool
+    ) -> Self:
         counts = StoreCountsView(**asdict(found))
         return cls(
             id=receipt_id,
@@ -229,6 +286,7 @@ class ReceiptView(BaseModel):
             planned=counts,
             deleted=StoreCountsView(),
             remaining=counts,
+            relying=RelyingView(**asdict(relying)),
             started_at=None,
             completed_at=None,
             delete_record=delete_record,

@@ -21,6 +21,8 @@ from ke.client_entities import EntityCalls
 from ke.client_http import ApiError, ClientError, GatewayUnreachable, RequestRefused, each, segment
 from ke.client_letters import DeadLetterCalls
 from ke.client_types import (
+    NOT_GIVEN,
+    Extract,
     Job,
     Page,
     PageItem,
@@ -51,59 +53,60 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
 
     async def submit_scrape(
         self,
-        urls: Sequence[str],
+        urls: Sequence[str] | None = None,
         *,
         reading: str | None = None,
-        extract: Mapping[str, Any] | None = None,
+        extract: Extract = NOT_GIVEN,
         recrawl_of: str | None = None,
         forget_replaced: bool = False,
-        browser: bool = False,
-        project: str = "default",
+        browser: bool | None = None,
+        project: str | None = None,
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Fetches a list of URLs.
 
+        What is not given has the gateway's default; with `recrawl_of` it is as that job had it, `labels` and
+        `forget_replaced` aside.
+
         Args:
-            urls: At most 1,000.
-            reading: How a page's content is found: `thorough` (the gateway's default) or `fast`.
-            extract: What to extract from the pages; `{}`: with all defaults; None: nothing.
+            urls: At most 1,000; may be left out where `recrawl_of` is a scrape too.
+            reading: How a page's content is found: `thorough` (the default) or `fast`.
+            extract: What to extract from the pages; `{}`: with all defaults; None, the default: nothing.
             recrawl_of: A job that has ended: what is as it was then is neither stored nor extracted again.
             forget_replaced: With `recrawl_of`: once the job has ended well, delete the earlier documents of pages that
                 have changed or are gone.
             browser: Whether HTML pages are shown by the worker's Chromium and read as their scripts have made them.
-            project: What the job belongs to.
+            project: What the job belongs to; `default` by default.
             labels: At most 32 names and values of the caller's.
             idempotency_key: Names the job: the same key gives the same job. None: one is made, so that a repeat
                 inside this call is safe.
         """
-        body: dict[str, Any] = {"kind": "scrape", "urls": list(urls), "extract": extract}
-        body |= {"recrawl_of": recrawl_of} if recrawl_of is not None else {}
-        body |= {"forget_replaced": True} if forget_replaced else {}
-        body |= {"reading": reading} if reading is not None else {}
-        body |= {"browser": True} if browser else {}
+        given = {"urls": list(urls) if urls is not None else None, "reading": reading, "browser": browser}
+        again = {"recrawl_of": recrawl_of, "forget_replaced": forget_replaced or None}
+        body = {"kind": "scrape", **_given(given | again), **_extract(extract)}
         return await self._submit(body, project, labels, idempotency_key)
 
     async def submit_crawl(
         self,
-        seeds: Sequence[str],
+        seeds: Sequence[str] | None = None,
         *,
         limits: Mapping[str, Any] | None = None,
         scope: Mapping[str, Any] | None = None,
         rate: Mapping[str, Any] | None = None,
         reading: str | None = None,
-        extract: Mapping[str, Any] | None = None,
+        extract: Extract = NOT_GIVEN,
         recrawl_of: str | None = None,
         forget_replaced: bool = False,
-        browser: bool = False,
-        project: str = "default",
+        browser: bool | None = None,
+        project: str | None = None,
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
-        """Fetches a site from its seeds and sitemaps, within limits.
+        """Fetches a site from its seeds and sitemaps, within limits. What is not given is as in `submit_scrape`.
 
         Args:
-            seeds: Where to begin; at most 1,000.
+            seeds: Where to begin; at most 1,000; may be left out where `recrawl_of` is a crawl too.
             limits: `max_pages`, `max_depth`, `max_bytes`, `max_seconds`.
             scope: `include`, `exclude`, `same_host`, `sitemaps`, `robots`, `drop_params`.
             rate: `concurrency`, `delay_s`.
@@ -116,15 +119,10 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
             labels: As in `submit_scrape`.
             idempotency_key: As in `submit_scrape`.
         """
-        body: dict[str, Any] = {"kind": "crawl", "seeds": list(seeds), "extract": extract}
-        if recrawl_of is not None:
-            body["recrawl_of"] = recrawl_of
-        if forget_replaced:
-            body["forget_replaced"] = True
-        if browser:
-            body["browser"] = True
-        body |= {k: dict(v) for k, v in (("limits", limits), ("scope", scope), ("rate", rate)) if v is not None}
-        body |= {"reading": reading} if reading is not None else {}
+        groups = {name: dict(v) for name, v in (("limits", limits), ("scope", scope), ("rate", rate)) if v is not None}
+        given = {"seeds": list(seeds) if seeds is not None else None, "reading": reading, "browser": browser}
+        again = {"recrawl_of": recrawl_of, "forget_replaced": forget_replaced or None}
+        body = {"kind": "crawl", **_given(given | again), **groups, **_extract(extract)}
         return await self._submit(body, project, labels, idempotency_key)
 
     async def submit_extract(
@@ -132,7 +130,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         *,
         source_job_id: str | None = None,
         source_ids: Sequence[str] | None = None,
-        project: str = "default",
+        project: str | None = None,
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         **options: Any,
@@ -156,9 +154,9 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         return await self._submit(body, project, labels, idempotency_key)
 
     async def _submit(
-        self, body: dict[str, Any], project: str, labels: Mapping[str, str] | None, key: str | None
+        self, body: dict[str, Any], project: str | None, labels: Mapping[str, str] | None, key: str | None
     ) -> Job:
-        body |= {"project": project, "labels": dict(labels or {})}
+        body |= {"labels": dict(labels or {}), **_given({"project": project})}
         if key and not (key.isascii() and key.isprintable()):
             raise RequestRefused("An idempotency key is printable ASCII: it is sent as a header.")
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}
@@ -453,3 +451,11 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         except ClientError:
             return False
         return True
+
+
+def _given(members: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _extract(extract: Extract) -> dict[str, Any]:
+    return {} if extract is NOT_GIVEN else {"extract": extract}

@@ -1,8 +1,21 @@
-"""The shapes in which the gateway answers, as types for Python's callers."""
+"""The shapes in which the gateway answers, as types for Python's callers, and what they give it."""
 
-from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final, Generic, Literal, NotRequired, TypeAlias, TypedDict, TypeVar
 
 ItemT = TypeVar("ItemT")
+
+
+class NotGiven(Enum):
+    """What stands for an argument that is not given, where None is a value of its own."""
+
+    NOT_GIVEN = "not given"
+
+
+NOT_GIVEN: Final = NotGiven.NOT_GIVEN
+Extract: TypeAlias = Mapping[str, Any] | Literal[NotGiven.NOT_GIVEN] | None
+"""What to extract from pages: None means nothing."""
 
 
 class Page(TypedDict, Generic[ItemT]):
@@ -57,6 +70,10 @@ class ResultView(CountersView):
 
     limits_reached: NotRequired[list[str] | None]
     """The limits that left something undone, as `max_pages`, or `max_tokens`."""
+    pages_new: NotRequired[int | None]
+    """Of a re-crawl: fetched pages and duplicates that had no document in the earlier job."""
+    pages_changed: NotRequired[int | None]
+    """Of a re-crawl: those that had another one."""
     cancellation: NotRequired[CancellationView | None]
 
 
@@ -82,6 +99,10 @@ class Job(TypedDict):
     error: JobErrorView | None
     earlier_pages: int | None
     """Of a re-crawl, once it has begun: URLs of the earlier job that are in its scope and asked for again."""
+    previous_stored: NotRequired[int | None]
+    """Of a re-crawl that has ended: pages that changed or are gone whose earlier document is stored; not in lists."""
+    forgetting: NotRequired[Literal["running", "ended"] | None]
+    """Where there are such and `forget_replaced` was asked for: whether their deletion is at work; not in lists."""
     retry_id: str | None
     """The retry of dead letters that is at work, if one is."""
     waiting_for: NotRequired[str | None]
@@ -113,6 +134,15 @@ class StoreCountsView(TypedDict):
     records: int
 
 
+class RelyingView(TypedDict):
+    """Pages of other jobs whose document goes with a cleanup."""
+
+    pages: int
+    jobs: int
+    job_ids: list[str]
+    """The first ten."""
+
+
 class Receipt(TypedDict):
     """What a cleanup has really deleted, and what is left. A dry run has the status `planned`."""
 
@@ -128,6 +158,7 @@ class Receipt(TypedDict):
     planned: StoreCountsView
     deleted: StoreCountsView
     remaining: StoreCountsView
+    relying: RelyingView
     started_at: str | None
     completed_at: str | None
     delete_record: bool
@@ -147,6 +178,8 @@ class PageItem(TypedDict):
     final_url: str | None
     canonical_url: str | None
     source_id: str | None
+    source_is_stored: bool | None
+    """Whether that is there; False: it was deleted since."""
     previous_source_id: str | None
     """Of a re-crawl, where the page has changed or is gone: the document that it had."""
     previous_is_stored: bool | None

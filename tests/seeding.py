@@ -29,7 +29,6 @@ from ke.storage.vectors.base import MAX_BATCH, Point, VectorStore
 
 DIMENSIONS = 4
 COLLECTION = "seeded_4"
-CONTENT_HASH = b"\x01" * 32
 _NOW = sa.func.clock_timestamp()
 _ROWS_A_STATEMENT = 5_000
 RECORDS_EACH = 2
@@ -48,6 +47,11 @@ class Seeded:
     @property
     def cleanup_id(self) -> str:
         return f"cleanup-{self.id}"
+
+
+def content_hash(job: uuid.UUID) -> bytes:
+    """That of all sources of a job that was written: another than any other job's, so that none is a copy."""
+    return job.bytes * 2
 
 
 async def seed_job(
@@ -217,7 +221,7 @@ def _source(job: uuid.UUID, key: uuid.UUID, number: int) -> dict[str, Any]:
         "url": f"https://site.example/{number}",
         "text": f"Text {number}",
         "content_type": "text/html",
-        "content_hash": CONTENT_HASH,
+        "content_hash": content_hash(job),
         "bytes": 10,
         "fetched_at": datetime.now(UTC),
     }
@@ -246,7 +250,7 @@ def _letter(job: uuid.UUID, number: int) -> dict[str, Any]:
 
 def _extraction(job: uuid.UUID, owner: uuid.UUID, source: uuid.UUID, number: int, collection: str) -> dict[str, Any]:
     return {
-        "id": extraction_id(job, source, CONTENT_HASH, number, collection),
+        "id": extraction_id(job, source, content_hash(owner), number, collection),
         "job_id": job,
         "owner_job_id": owner,
         "source_id": source,
@@ -264,7 +268,7 @@ def _extraction(job: uuid.UUID, owner: uuid.UUID, source: uuid.UUID, number: int
 
 def _record(job: uuid.UUID, owner: uuid.UUID, source: uuid.UUID, number: int) -> dict[str, Any]:
     return {
-        "id": record_id(job, source, CONTENT_HASH, number),
+        "id": record_id(job, source, content_hash(owner), number),
         "job_id": job,
         "owner_job_id": owner,
         "source_id": source,

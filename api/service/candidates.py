@@ -3,11 +3,12 @@
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from api.resources import Gateway
 from ke.storage.search import (
     ChunkFilter,
+    Document,
     fitting_chunks,
     prefer_indexes,
     project_jobs,
@@ -23,13 +24,21 @@ _STEP: Final = 4
 _NO_UUID: Final = uuid.UUID(int=0)
 
 
+class Origin(NamedTuple):
+    """What a chunk is from."""
+
+    source_id: uuid.UUID
+    document: Document
+    """What that source is a copy of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Half:
     """What one half of a search found."""
 
     scores: Mapping[uuid.UUID, float] = field(default_factory=dict)
     """Of chunks, best first."""
-    sources: Mapping[uuid.UUID, uuid.UUID] = field(default_factory=dict)
+    origins: Mapping[uuid.UUID, Origin] = field(default_factory=dict)
     """What they are from."""
     by_words: Mapping[uuid.UUID, float] = field(default_factory=dict)
     """Of the half by meaning: what the words make of the same chunks."""
@@ -127,7 +136,7 @@ async def _shown(
 def _half(scores: Mapping[uuid.UUID, float], shown: Mapping[uuid.UUID, TextHit], *, more: bool) -> Half:
     return Half(
         scores,
-        {key: shown[key].source_id for key in scores},
+        {key: _origin(shown[key]) for key in scores},
         {key: shown[key].score for key in scores if shown[key].score},
         more=more,
     )
@@ -164,7 +173,11 @@ async def by_words(gateway: Gateway, query: TextQuery, scope: Scope, *, depth: i
             more = len(hits) == depth
         else:
             hits, more = await best_by_words(connection, query, scope.matching, limit=depth)
-    return Half({hit.id: hit.score for hit in hits}, {hit.id: hit.source_id for hit in hits}, more=more)
+    return Half({hit.id: hit.score for hit in hits}, {hit.id: _origin(hit) for hit in hits}, more=more)
+
+
+def _origin(hit: TextHit) -> Origin:
+    return Origin(hit.source_id, hit.document)
 
 
 async def read_words(gateway: Gateway, query: str) -> TextQuery:

@@ -23,6 +23,7 @@ from ke.storage.cleanup_runs import ask_record_deletion
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import active_dependents, find_receipt, tombstone
 from ke.storage.jobs import JobRow, find_job, get_job
+from ke.storage.relying import relying_on
 from ke.storage.retries import end_retry
 
 SETTLED_AT_ONCE: Final = 10
@@ -54,8 +55,7 @@ async def clean_up(
     async with gateway.database.transaction() as connection:
         before = await find_receipt(connection, cleanup_id(str(job_id)))
     if body.dry_run:
-        found = await count_all(gateway, CleanupTarget(job_id))
-        return ReceiptView.plan(CleanupTarget(job_id), found, delete_record=body.delete_record), True
+        return await plan_of(gateway, CleanupTarget(job_id), delete_record=body.delete_record), True
     if row.artifacts is not Artifacts.CLEANED or before is None:
         await _start(gateway, row, body)
     if body.delete_record:
@@ -63,9 +63,22 @@ async def clean_up(
     stale = before if before is not None and before.status is CleanupStatus.FAILED else None
     receipt = await receipt_of_run(gateway, cleanup_id(str(job_id)), stale=stale, wait_s=wait_s)
     if receipt is None:
-        found = await count_all(gateway, CleanupTarget(job_id))
-        return ReceiptView.plan(CleanupTarget(job_id), found, delete_record=body.delete_record, running=True), False
+        return await plan_of(gateway, CleanupTarget(job_id), delete_record=body.delete_record, running=True), False
     return ReceiptView.of(receipt), receipt.status is not CleanupStatus.RUNNING
+
+
+async def plan_of(
+    gateway: Gateway, target: CleanupTarget, *, delete_record: bool = False, running: bool = False
+) -> ReceiptView:
+    """What a cleanup would delete, or, when it is `running`, of one whose own receipt is not there yet.
+
+    Raises:
+        Unavailable: A store does not answer.
+    """
+    found = await count_all(gateway, target)
+    async with gateway.database.transaction() as connection:
+        relying = await relying_on(connection, target)
+    return ReceiptView.plan(target, found, relying, delete_record=delete_record, running=running)
 
 
 async def _ended_job(gateway: Gateway, job_id: uuid.UUID) -> JobRow:

@@ -5,12 +5,12 @@ import uuid
 from api.errors import JobActive
 from api.resources import Gateway
 from api.service import states
-from api.service.cleaning import settled_dependents
+from api.service.cleaning import plan_of, settled_dependents
 from api.service.receipts import receipt_of_run
 from api.views import ReceiptView
 from ke.contracts.cleanup import CleanupInput, CleanupReceipt, CleanupStatus
 from ke.contracts.errors import NotFound
-from ke.runtime.settling import count_all, settle, settle_cleanup
+from ke.runtime.settling import settle, settle_cleanup
 from ke.storage.cleanup_sources import owner_of
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import find_receipt
@@ -45,12 +45,12 @@ async def forget_source(
     if not is_done:
         await _check(gateway, target)
     if dry_run:
-        return ReceiptView.plan(target, await count_all(gateway, target)), True
+        return await plan_of(gateway, target), True
     await gateway.engine.start_cleanup(CleanupInput(str(target.job_id), source_id=str(source_id)))
     stale = before if before is not None and before.status is not CleanupStatus.RUNNING else None
     receipt = await receipt_of_run(gateway, target.receipt_id, stale=stale, wait_s=wait_s)
     if receipt is None:
-        return ReceiptView.plan(target, await count_all(gateway, target), running=True), False
+        return await plan_of(gateway, target, running=True), False
     return ReceiptView.of(receipt), receipt.status is not CleanupStatus.RUNNING
 
 

@@ -18,6 +18,7 @@ from ke.contracts.naming import project_cleanup_workflow_id
 from ke.storage.cleanup_projects import active_jobs, blocked_message, count_project, project_exists
 from ke.storage.cleanups import find_receipt
 from ke.storage.jobs import find_job
+from ke.storage.relying import relying_on_project
 
 CLOSING_S: Final = 2.0
 """Seconds for which a run that has closed its receipt is waited for."""
@@ -46,21 +47,24 @@ async def clean_up_project(
     """
     await _check(gateway, project)
     if body.dry_run:
-        found = await count_project(gateway.database, gateway.vectors, project)
-        key = project_cleanup_workflow_id(project)
-        return ReceiptView.plan_of_project(key, project, found, delete_record=body.delete_record), True
+        return await _plan(gateway, project_cleanup_workflow_id(project), project, body, running=False), True
     receipt_id = await _start(gateway, ProjectCleanupInput(project, body.delete_record))
     receipt = await receipt_of_run(gateway, receipt_id, stale=None, wait_s=wait_s)
     if receipt is None:
-        found = await count_project(gateway.database, gateway.vectors, project)
-        plan = ReceiptView.plan_of_project(receipt_id, project, found, delete_record=body.delete_record, running=True)
-        return plan, False
+        return await _plan(gateway, receipt_id, project, body, running=True), False
     if body.delete_record and not receipt.delete_record:
         raise CleanupRunning(
             f"The project is being cleaned up, but its jobs' records stay: GET /cleanups/{receipt_id} tells how far. "
             "Ask again when that has ended."
         )
     return ReceiptView.of(receipt), receipt.status is not CleanupStatus.RUNNING
+
+
+async def _plan(gateway: Gateway, key: str, project: str, body: CleanupBody, *, running: bool) -> ReceiptView:
+    found = await count_project(gateway.database, gateway.vectors, project)
+    async with gateway.database.transaction() as connection:
+        relying = await relying_on_project(connection, project)
+    return ReceiptView.plan_of_project(key, project, found, relying, delete_record=body.delete_record, running=running)
 
 
 async def _start(gateway: Gateway, cleanup: ProjectCleanupInput) -> str:

@@ -5,16 +5,24 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
+
+from temporalio.client import WorkflowExecutionStatus
 
 from api.resources import Gateway
 from api.service.waiting import waiting_for
-from api.views import JobView, LaneMap
-from ke.contracts.jobs import Artifacts
+from api.views import JobView, LaneMap, Outdated
+from ke.contracts.errors import TemporalUnavailable
+from ke.contracts.jobs import ENDED_WELL, Artifacts
+from ke.contracts.naming import forgetting_id, job_workflow_id, retry_id
+from ke.runtime.engine import GLANCE_S
 from ke.runtime.settling import Sighting, look, settle_cleanup, settle_retry
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.jobs import JobRow, get_job, progress_of
+from ke.storage.replaced import count_outdated
 
+MAX_OUTDATED: Final = 10_000
+"""Pages whose earlier document is still stored that one read of a re-crawl counts, at most."""
 POLL_FIRST_S: Final = 0.1
 POLL_MAX_S: Final = 1.0
 LOOK_FIRST_S: Final = 1.0
@@ -56,7 +64,12 @@ async def read_job(
             over = over or row.status.is_terminal
         if over or await is_gone():
             sighting = replace(sighting, row=row) if sighting is not None else Sighting(row)
-            return JobView.of(row, lanes, waiting_for=await waiting_for(gateway, sighting, lanes))
+            return JobView.of(
+                row,
+                lanes,
+                waiting_for=await waiting_for(gateway, sighting, lanes),
+                outdated=await _outdated(gateway, row),
+            )
         await asyncio.sleep(min(pause, max(0.0, deadline - now)))
         pause = min(pause * 1.5, POLL_MAX_S)
 
@@ -66,3 +79,32 @@ async def load(gateway: Gateway, job_id: uuid.UUID) -> tuple[JobRow, LaneMap]:
     async with gateway.database.transaction() as connection:
         row = await get_job(connection, job_id)
         return row, await progress_of(connection, [job_id])
+
+
+async def _outdated(gateway: Gateway, row: JobRow) -> Outdated | None:
+    """What an ended re-crawl has left of what its pages said before; None where there was nothing."""
+    done = row.result or {}
+    if not (done.get("pages_changed") or (done.get("pages_gone") and row.params.get("recrawl_of"))):
+        return None
+    async with gateway.database.transaction() as connection:
+        number = await count_outdated(connection, row.id, MAX_OUTDATED)
+    is_forgotten = number and row.params.get("forget_replaced") and row.status in ENDED_WELL
+    return Outdated(number, await _forgetting(gateway, row) if is_forgotten else None)
+
+
+async def _forgetting(gateway: Gateway, row: JobRow) -> Literal["running", "ended"] | None:
+    """Whether what a re-crawl has replaced is still being deleted; None where Temporal cannot tell."""
+    begun_by = [job_workflow_id(str(row.id))]
+    if row.retries:
+        begun_by.append(retry_id(str(row.id), row.retries))
+    try:
+        for workflow in begun_by:
+            status = await gateway.engine.cleanup_status(forgetting_id(workflow), timeout_s=GLANCE_S)
+            if status is None:
+                # It begins as the last thing that the workflow does: or that has ended, and was long ago.
+                status = await gateway.engine.cleanup_status(workflow, timeout_s=GLANCE_S)
+            if status is WorkflowExecutionStatus.RUNNING:
+                return "running"
+    except TemporalUnavailable:
+        return None
+    return "ended"

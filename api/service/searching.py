@@ -10,14 +10,14 @@ from api.errors import ValidationFailed
 from api.problems import pointer_of
 from api.resources import Gateway
 from api.schemas import SearchBody
-from api.service.candidates import Half, Scope, add_cosines, by_meaning, by_words, find_scope, read_words
+from api.service.candidates import Half, Origin, Scope, add_cosines, by_meaning, by_words, find_scope, read_words
 from api.service.reranking import RERANKED, rerank
 from api.service.snippets import cut_snippet, find_marks, new_marks
 from api.views import SearchHit, SearchResult, SnippetView
 from ke.contracts.errors import InvalidInput, NotFound
 from ke.extraction.embed import embed, embedder_names, find_embedder
 from ke.storage.jobs import missing_jobs
-from ke.storage.search import FoundChunk, embedders_of, prefer_indexes, visible_chunks
+from ke.storage.search import Document, FoundChunk, embedders_of, prefer_indexes, visible_chunks
 from ke.storage.text_search import TextQuery, mark_words
 
 DEPTH: Final = 100
@@ -34,7 +34,7 @@ class Ranked:
     """A chunk with its scores."""
 
     id: uuid.UUID
-    source_id: uuid.UUID
+    origin: Origin
     score: float
     """As the mode has it."""
     share: float
@@ -60,17 +60,27 @@ class Question:
         return self.body.limit
 
     def pick(self, ranked: Sequence[Ranked]) -> list[Ranked]:
-        """The best, or the best of each source."""
+        """The best, or the best of each document: several jobs of a project may have stored copies of one."""
         if not self.body.distinct_sources:
             return list(ranked[: self.wanted])
-        best: dict[uuid.UUID, Ranked] = {}
+        best: dict[Document, Ranked] = {}
         for one in ranked:
-            best.setdefault(one.source_id, one)
+            best.setdefault(one.origin.document, one)
         return list(best.values())[: self.wanted]
+
+    def without_copies(self, ranked: Sequence[Ranked]) -> list[Ranked]:
+        """The ranking with one source of each document, that of its best chunk."""
+        if not self.body.distinct_sources:
+            return list(ranked)
+        first: dict[Document, uuid.UUID] = {}
+        return [
+            one for one in ranked if first.setdefault(one.origin.document, one.origin.source_id) == one.origin.source_id
+        ]
 
     def is_enough(self, half: Half) -> bool:
         """Whether a half alone has as much as is wanted."""
-        number = len(set(half.sources.values())) if self.body.distinct_sources else len(half.scores)
+        documents = {origin.document for origin in half.origins.values()}
+        number = len(documents) if self.body.distinct_sources else len(half.scores)
         return number >= self.wanted
 
 
@@ -92,7 +102,7 @@ async def search(gateway: Gateway, body: SearchBody) -> SearchResult:
             break
         depth = min(depth * _STEP, MAX_DEPTH)
     if body.rerank is not None:
-        picked = question.pick(await _look_again(gateway, question, body.rerank, ranked))
+        picked = question.pick(await _look_again(gateway, question, body.rerank, question.without_copies(ranked)))
     hits = await _tell(gateway, question, picked)
     embedders = None
     if body.mode != "text" and all(one.cosine is None for one in ranked):
@@ -166,9 +176,9 @@ async def _rank(gateway: Gateway, question: Question, depth: int) -> tuple[list[
     near, wordy = await asyncio.gather(meaning(), by_words(gateway, question.words, question.scope, depth=depth))
     cosines = await add_cosines(gateway, question.collection, question.vector, near, wordy)
     scores = {**near.by_words, **wordy.scores}
-    sources = {**near.sources, **wordy.sources}
+    origins = {**near.origins, **wordy.origins}
     keys = cosines.keys() | scores.keys()
-    ranked = [_judge(question, key, sources[key], cosines, scores) for key in keys if key in sources]
+    ranked = [_judge(question, key, origins[key], cosines, scores) for key in keys if key in origins]
     ranked.sort(key=lambda one: (-one.score, one.id))
     return ranked, near.more or wordy.more
 
@@ -176,7 +186,7 @@ async def _rank(gateway: Gateway, question: Question, depth: int) -> tuple[list[
 def _judge(
     question: Question,
     key: uuid.UUID,
-    source: uuid.UUID,
+    origin: Origin,
     cosines: Mapping[uuid.UUID, float],
     scores: Mapping[uuid.UUID, float],
 ) -> Ranked:
@@ -190,12 +200,12 @@ def _judge(
     near = max(cosine or 0.0, 0.0)
     wordy = (bm25 or 0.0) / (question.words.bound or 1.0)
     if question.body.mode == "dense":
-        return Ranked(key, source, cosine or 0.0, near, cosine, bm25)
+        return Ranked(key, origin, cosine or 0.0, near, cosine, bm25)
     if question.body.mode == "text":
-        return Ranked(key, source, bm25 or 0.0, wordy, cosine, bm25)
+        return Ranked(key, origin, bm25 or 0.0, wordy, cosine, bm25)
     weight = find_embedder(question.body.embedder).weight
     score = weight * near + (1 - weight) * wordy
-    return Ranked(key, source, score, score, cosine, bm25)
+    return Ranked(key, origin, score, score, cosine, bm25)
 
 
 async def _look_again(gateway: Gateway, question: Question, name: str, ranked: Sequence[Ranked]) -> list[Ranked]:

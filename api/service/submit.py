@@ -14,7 +14,8 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from api.errors import IdempotencyKeyReused, ValidationFailed
 from api.problems import MAX_ERRORS, pointer_of
 from api.resources import Gateway
-from api.schemas import CrawlBody, ExtractBody, ScrapeBody, kind_of, options_of, urls_of
+from api.schemas import ExtractBody, kind_of, options_of, urls_of
+from api.service.earlier_options import AnyBody, WholeBody, with_earlier_options
 from api.service.references import check_references
 from api.views import JobView
 from ke.contracts.errors import Gone, InvalidInput, TemporalUnavailable
@@ -26,8 +27,6 @@ from ke.web.egress import EgressPolicy
 
 TENANT: Final = "default"
 """Everything belongs to one tenant until there are API keys."""
-
-AnyBody = ScrapeBody | CrawlBody | ExtractBody
 
 
 async def submit(gateway: Gateway, body: AnyBody, key: str | None) -> JobView:
@@ -49,9 +48,10 @@ async def submit(gateway: Gateway, body: AnyBody, key: str | None) -> JobView:
         Unavailable: The job was not accepted, or it is not known whether it was: the same submit with the same key
             tells.
     """
-    check_urls(gateway.policy, body)
-    await check_records(gateway, body)
-    job = job_input(body, key)
+    whole = await with_earlier_options(gateway, body)
+    check_urls(gateway.policy, whole.body)
+    await check_records(gateway, whole.body)
+    job = job_input(whole, key)
     job_id = uuid.UUID(job.job_id)
     async with gateway.database.transaction() as connection:
         if await insert_job(connection, job):
@@ -66,11 +66,14 @@ async def submit(gateway: Gateway, body: AnyBody, key: str | None) -> JobView:
         return JobView.of(row, await progress_of(connection, [job_id]))
 
 
-def job_input(body: AnyBody, key: str | None) -> JobInput:
+def job_input(whole: WholeBody, key: str | None) -> JobInput:
     """The workflow's input for a body; its id is the key's, or a new one."""
+    body = whole.body
     job_id = job_id_for_key(TENANT, key) if key is not None else uuid.uuid4()
     collect, extract = body.to_specs()
-    canonical = json.dumps(_canonical(body), sort_keys=True, separators=(",", ":"))
+    if collect is not None:
+        collect = replace(collect, taken_over=whole.taken_over)
+    canonical = json.dumps(_canonical(whole.given), sort_keys=True, separators=(",", ":"))
     return JobInput(
         job_id=str(job_id),
         kind=kind_of(body),
@@ -103,8 +106,11 @@ _LATER: Final[Mapping[str, object]] = {
 def _canonical(body: AnyBody) -> dict[str, Any]:
     """The body with its defaults, by which a repeated submit is known again.
 
-    Without what came later it reads as it did before there was any of that: a key must outlast an upgrade.
+    Without what came later it reads as it did before there was any of that: a key must outlast an upgrade. A re-crawl
+    is known by what was given alone: what is left out means the earlier job's, whatever becomes of that job.
     """
+    if not isinstance(body, ExtractBody) and body.recrawl_of is not None:
+        return body.model_dump(mode="json", exclude_unset=True)
     dumped = body.model_dump(mode="json")
     for part in (dumped, dumped.get("scope"), dumped.get("extract")):
         for name, default in _LATER.items():
@@ -114,12 +120,14 @@ def _canonical(body: AnyBody) -> dict[str, Any]:
 
 
 def check_urls(policy: EgressPolicy, body: AnyBody) -> None:
-    """Refuses URLs that can be seen to be out of bounds without asking anyone.
+    """Refuses URLs that can be seen to be out of bounds without asking anyone, and a body that has none.
 
     Raises:
         ValidationFailed: With a pointer to each such URL.
     """
     name, urls = urls_of(body)
+    if urls is None:
+        raise _unfit(f"/{name}", "This is required, unless recrawl_of is a job of the same kind.")
     errors = []
     for number, url in enumerate(urls):
         try:
@@ -133,13 +141,17 @@ def check_urls(policy: EgressPolicy, body: AnyBody) -> None:
 
 
 async def check_records(gateway: Gateway, body: AnyBody) -> None:
-    """Refuses a schema that cannot be used, and any where there is no language model to ask.
+    """Refuses a schema that cannot be used, any where there is no language model to ask, and what goes with one only.
 
     Raises:
         ValidationFailed: With a pointer to what is wrong.
     """
     where, options = options_of(body)
-    if options is None or options.record_schema is None:
+    if options is None:
+        return
+    if options.record_schema is None:
+        if options.instructions or options.model is not None or options.max_tokens is not None:
+            raise _unfit(where, "instructions, model and max_tokens go with a schema only.")
         return
     try:
         # In a thread: a long schema takes 100 ms.

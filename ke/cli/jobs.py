@@ -14,8 +14,9 @@ from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, Timeout, 
 from ke.cli.projects import say_where
 from ke.cli.receipts import clean_up, show
 from ke.cli.session import call
+from ke.cli.telling import tell_more
 from ke.cli.watch import follow, follow_cleanup, follow_retry, has_ended, view_for
-from ke.contracts.jobs import ENDED_WELL, Artifacts, JobKind, JobStatus
+from ke.contracts.jobs import Artifacts, JobKind, JobStatus
 
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
@@ -55,7 +56,7 @@ def get(job: JobId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
     """Show one job: its state, its numbers, and what it waits for."""
     found = call(api_url, lambda ke: ke.get_job(job))
     output.emit(found, output.job_detail, as_json=as_json)
-    tell_of_recrawl(found)
+    tell_more(found)
 
 
 @app.command()
@@ -104,7 +105,7 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
     output.emit(job, output.job_detail, as_json=as_json)
     if output.counters_of(job).get("dead_letters"):
         output.note(f"What failed, and why: ke dead-letters list {job_id}")
-    tell_of_recrawl(job)
+    tell_more(job)
     if job["status"] not in GOOD_ENDS:
         error = job.get("error") or {}
         raise CommandFailed(
@@ -112,22 +113,6 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
             ExitCode.NOT_DONE,
             {"type": f"urn:ke:problem:{error.get('type') or 'job-failed'}", "detail": error.get("message")},
         )
-
-
-def tell_of_recrawl(job: Mapping[str, Any]) -> None:
-    """Say what a search still finds of before, or that a re-crawl has nothing to compare with."""
-    params, done, job_id = job.get("params") or {}, output.counters_of(job), job.get("id")
-    earlier = params.get("recrawl_of")
-    if not earlier:
-        return
-    if job.get("earlier_pages") == 0:
-        output.note(f"No page of job {earlier} is in this job's scope: all its pages are new, and none is replaced.")
-    elif job["status"] in ENDED_WELL and any(done.get(name) for name in ("pages_fetched", "pages_gone")):
-        if params.get("forget_replaced"):
-            told = "What pages said before they changed or went is being deleted; what is left of it"
-        else:
-            told = "A search still finds what pages said before they changed or went (--forget-replaced deletes that)"
-        output.note(f"{told}: ke jobs pages {job_id} --state changed, and --state gone")
 
 
 @app.command()

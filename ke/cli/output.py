@@ -33,6 +33,13 @@ STATUS_STYLE: Final[Mapping[str, str]] = {
 }
 SNIPPET_CHARS: Final = 320
 _DRY_RUN: Final = "dry run: nothing was deleted"
+_FATES: Final[Mapping[str, tuple[str, str]]] = {
+    "planned": ("would lose", "would go"),
+    "running": ("will lose", "will go"),
+    "cleaned": ("lost", "went"),
+    "failed": ("may have lost", "may have gone"),
+}
+"""What becomes of pages of other jobs, by the state of a cleanup: the document they have, or they themselves."""
 _BLANKS: Final = re.compile(r"\s+")
 PIPE_WIDTH: Final = 1000
 """Columns of a table that goes to a file or a pipe: nothing is cut."""
@@ -42,6 +49,8 @@ COUNTERS: Final = (
     ("pages failed", "pages_failed"),
     ("pages skipped", "pages_skipped"),
     ("pages duplicate", "pages_duplicate"),
+    ("pages new", "pages_new"),
+    ("pages changed", "pages_changed"),
     ("pages unchanged", "pages_unchanged"),
     ("pages gone", "pages_gone"),
     ("sources", "sources"),
@@ -169,6 +178,7 @@ def job_detail(out: Console, job: Document) -> None:
             ("project", job.get("project")),
             ("labels", ", ".join(f"{key}={value}" for key, value in (job.get("labels") or {}).items()) or None),
             ("pages in common", _in_common(job)),
+            ("taken over", ", ".join(_taken_over(job)) or None),
             ("retry at work", job.get("retry_id")),
             ("waiting for", job.get("waiting_for") or None),
             ("error", f"{error.get('type')}: {error.get('message')}" if error else None),
@@ -202,6 +212,20 @@ def _in_common(job: Document) -> str | None:
     return f"{count(number)} with job {earlier}" if earlier and number is not None else None
 
 
+def _taken_over(job: Document) -> list[str]:
+    """The options that a re-crawl has from the earlier job, with their values where these are short."""
+    params = job.get("params") or {}
+    found = []
+    for pointer in params.get("taken_over") or ():
+        value: Any = params if pointer != "/project" else job
+        for step in pointer.split("/")[1:]:
+            value = (value or {}).get(step) if isinstance(value, Mapping) else None
+        name = "--extract" if pointer == "/extract" else option_of(pointer)
+        is_short = isinstance(value, int | float | str) and not isinstance(value, bool)
+        found.append(f"{name} {shorten(value, 60)}" if is_short else name)
+    return found
+
+
 def cancellation_receipt(out: Console, receipt: Document) -> None:
     """When a cancelled job stood still, and why it was cancelled."""
     _facts(
@@ -229,6 +253,7 @@ def cleanup_receipt(out: Console, receipt: Document) -> None:
             ("source", receipt.get("source_id")),
             ("job", receipt.get("job_id")),
             ("status", _status(_DRY_RUN if receipt.get("status") == "planned" else receipt.get("status"))),
+            ("other jobs", _relying(receipt)),
             ("error", receipt.get("error")),
         ),
     )
@@ -241,6 +266,22 @@ def cleanup_receipt(out: Console, receipt: Document) -> None:
             store.replace("_", " "), count(planned.get(store)), count(deleted.get(store)), count(remaining.get(store))
         )
     out.print(table)
+
+
+def _relying(receipt: Document) -> str | None:
+    """Whose pages lose their document by a cleanup, or go with it; None where no other job's do."""
+    relying = receipt.get("relying") or {}
+    pages, jobs, named = relying.get("pages"), relying.get("jobs"), relying.get("job_ids") or []
+    if not pages or not jobs:
+        return None
+    lose, go = _FATES.get(str(receipt.get("status")), _FATES["running"])
+    whose = "1 page" if pages == 1 else f"{count(pages)} pages"
+    whose += " of 1 other job" if jobs == 1 else f" of {count(jobs)} other jobs"
+    fate = (
+        f"{go} with it" if receipt.get("scope") == "source" else f"{lose} {'its' if pages == 1 else 'their'} document"
+    )
+    more = f" and {count(jobs - len(named))} more" if jobs > len(named) else ""
+    return f"{whose} {fate}: {', '.join(named)}{more}"
 
 
 def search_hits(out: Console, answer: Document) -> None:
@@ -322,10 +363,17 @@ def page_list(out: Console, page: Document) -> None:
     for item in pages:
         is_forgotten = item.get("previous_is_stored") is False
         earlier = ["forgotten" if is_forgotten else item.get("previous_source_id")] if has_earlier else []
-        cells = (item.get("state"), item.get("http_status"), *earlier, item.get("url"), item.get("reason"))
+        cells = (item.get("state"), item.get("http_status"), *earlier, item.get("url"), _reason(item))
         table.add_row(*map(_cell, cells))
     out.print(table)
     next_page(page)
+
+
+def _reason(item: Document) -> str | None:
+    """Why a page is as it is, and that its document was deleted since; of one that is gone another column tells."""
+    is_deleted = item.get("source_is_stored") is False and item.get("state") != "gone"
+    told = [item.get("reason"), "its document was deleted since" if is_deleted else None]
+    return "; ".join(filter(None, told)) or None
 
 
 def record_list(out: Console, page: Document) -> None:

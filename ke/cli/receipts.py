@@ -9,7 +9,7 @@ from ke.cli import output
 from ke.cli.errors import CommandFailed, ExitCode
 from ke.cli.session import call
 from ke.cli.watch import follow_cleanup
-from ke.contracts.cleanup import CleanupStatus
+from ke.contracts.cleanup import CleanupScope, CleanupStatus
 
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
@@ -46,6 +46,8 @@ def show(receipt: Mapping[str, Any], *, as_json: bool) -> None:
         CommandFailed: It is of a cleanup that failed.
     """
     output.emit(receipt, output.cleanup_receipt, as_json=as_json)
+    if (receipt.get("relying") or {}).get("pages") and receipt.get("scope") != CleanupScope.SOURCE:
+        output.note("A re-crawl of such a job (--recrawl-of) fetches and extracts these pages anew.")
     if receipt["status"] == CleanupStatus.RUNNING:
         output.note(f"The cleanup is running. To see its receipt: ke receipts get {receipt['id']}")
     if receipt["status"] == CleanupStatus.FAILED:

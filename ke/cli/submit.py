@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -25,13 +25,26 @@ from ke.cli.options import (
 from ke.cli.record_options import Instructions, MaxTokens, Model, Schema, check_records, record_options
 from ke.cli.session import call
 from ke.cli.wording import option_of
+from ke.client_types import NOT_GIVEN
 
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
+    from ke.client_types import Extract as ExtractOptions
 
-Urls = Annotated[list[str], typer.Argument(metavar="URL...", help="http or https addresses.")]
+FINDER: Final = "spacy"
+"""The finder of named entities that `--entities` asks for."""
+
+Urls = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="URL...", help="http or https addresses; those of --recrawl-of when not given."),
+]
 Extract = Annotated[
-    bool, typer.Option("--extract/--no-extract", help="Turn the pages into chunks, vectors and entities too.")
+    bool | None,
+    typer.Option(
+        "--extract/--no-extract",
+        help="Turn the pages into chunks, vectors and entities too (the default).",
+        show_default=False,
+    ),
 ]
 Reading = Annotated[
     Literal["thorough", "fast"] | None,
@@ -44,14 +57,18 @@ ChunkTokens = Annotated[int | None, typer.Option(metavar="N", help="Tokens in a 
 Embedder = Annotated[
     str | None, typer.Option(metavar="NAME", help="What makes the vectors: wordllama (the default), or minilm.")
 ]
-NoEntities = Annotated[bool, typer.Option("--no-entities", help="Do not look for named entities.")]
+Entities = Annotated[
+    bool | None,
+    typer.Option("--entities/--no-entities", help="Look for named entities (the default).", show_default=False),
+]
 RecrawlOf = Annotated[
     str | None,
     typer.Option(
         "--recrawl-of",
         metavar="JOB",
         parser=parse_job_id,
-        help="Ask for this job's pages again, and take only what has changed since.",
+        help="Ask for this job's pages again, and take only what has changed since; options that are not given are "
+        "that job's, labels aside.",
     ),
 ]
 ForgetReplaced = Annotated[
@@ -62,9 +79,17 @@ ForgetReplaced = Annotated[
     ),
 ]
 Rendered = Annotated[
-    bool, typer.Option("--browser", help="Let the worker's Chromium run the pages' scripts before they are read.")
+    bool | None,
+    typer.Option(
+        "--browser/--no-browser",
+        help="Let the worker's Chromium run the pages' scripts before they are read.",
+        show_default=False,
+    ),
 ]
-Project = Annotated[str, typer.Option(metavar="NAME", parser=parse_project, help="What the job belongs to.")]
+Project = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", parser=parse_project, help="What the job belongs to (default, when not given)."),
+]
 Labels = Annotated[
     list[str] | None,
     typer.Option("--label", metavar="KEY=VALUE", parser=parse_label, help="A label of yours; may be repeated."),
@@ -88,7 +113,7 @@ class Aftermath:
 
 
 def crawl(
-    urls: Urls,
+    urls: Urls = None,
     *,
     max_pages: Annotated[int | None, typer.Option(metavar="N", help="Pages, at most (500 by default).")] = None,
     max_depth: Annotated[int | None, typer.Option(metavar="N", help="Links from a seed, at most (5).")] = None,
@@ -103,12 +128,25 @@ def crawl(
         typer.Option(metavar="NAME", help="Leave this query parameter out of every URL; * for any characters (utm_*)."),
     ] = None,
     any_host: Annotated[
-        bool, typer.Option("--any-host", help="Follow links to other hosts than those of the seeds too.")
-    ] = False,
-    no_sitemaps: Annotated[bool, typer.Option("--no-sitemaps", help="Do not read the sites' sitemaps.")] = False,
-    no_robots: Annotated[
-        bool, typer.Option("--no-robots", help="Ignore robots.txt: only for sites that are yours.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--any-host/--same-host",
+            help="Follow links to other hosts than those of the seeds too, or do not (the default).",
+            show_default=False,
+        ),
+    ] = None,
+    sitemaps: Annotated[
+        bool | None,
+        typer.Option("--sitemaps/--no-sitemaps", help="Read the sites' sitemaps (the default).", show_default=False),
+    ] = None,
+    robots: Annotated[
+        bool | None,
+        typer.Option(
+            "--robots/--no-robots",
+            help="Obey robots.txt (the default); ignore it only on sites that are yours.",
+            show_default=False,
+        ),
+    ] = None,
     delay: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", parser=parse_seconds, help="Between two requests to one host (0 by default)."),
@@ -117,17 +155,17 @@ def crawl(
     recrawl_of: RecrawlOf = None,
     forget_replaced: ForgetReplaced = False,
     reading: Reading = None,
-    browser: Rendered = False,
-    extract: Extract = True,
+    browser: Rendered = None,
+    extract: Extract = None,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
     embedder: Embedder = None,
-    no_entities: NoEntities = False,
+    entities: Entities = None,
     schema: Schema = None,
     instructions: Instructions = "",
     model: Model = None,
     max_tokens: MaxTokens = None,
-    project: Project = "default",
+    project: Project = None,
     label: Labels = None,
     key: Key = None,
     watch: Watch = False,
@@ -142,14 +180,14 @@ def crawl(
         include=include or None,
         exclude=exclude or None,
         drop_params=drop_param or None,
-        same_host=False if any_host else None,
-        sitemaps=False if no_sitemaps else None,
-        robots=False if no_robots else None,
+        same_host=None if any_host is None else not any_host,
+        sitemaps=sitemaps,
+        robots=robots,
     )
     rate = _given(concurrency=concurrency, delay_s=delay)
     asked = record_options(schema, instructions, model, max_tokens)
-    spec = _extract_spec(chunk_size, chunk_tokens, embedder, asked, no_entities=no_entities)
-    wanted = _spec_of_pages(spec, extract=extract)
+    spec = _extract_spec(chunk_size, chunk_tokens, embedder, entities, asked)
+    wanted = _spec_of_pages(spec, extract, is_recrawl=recrawl_of is not None)
 
     def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
         return ke.submit_crawl(
@@ -171,22 +209,22 @@ def crawl(
 
 
 def scrape(
-    urls: Urls,
+    urls: Urls = None,
     *,
     recrawl_of: RecrawlOf = None,
     forget_replaced: ForgetReplaced = False,
     reading: Reading = None,
-    browser: Rendered = False,
-    extract: Extract = True,
+    browser: Rendered = None,
+    extract: Extract = None,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
     embedder: Embedder = None,
-    no_entities: NoEntities = False,
+    entities: Entities = None,
     schema: Schema = None,
     instructions: Instructions = "",
     model: Model = None,
     max_tokens: MaxTokens = None,
-    project: Project = "default",
+    project: Project = None,
     label: Labels = None,
     key: Key = None,
     watch: Watch = False,
@@ -197,8 +235,8 @@ def scrape(
 ) -> None:
     """Fetch exactly these pages, and extract what they say."""
     asked = record_options(schema, instructions, model, max_tokens)
-    spec = _extract_spec(chunk_size, chunk_tokens, embedder, asked, no_entities=no_entities)
-    wanted = _spec_of_pages(spec, extract=extract)
+    spec = _extract_spec(chunk_size, chunk_tokens, embedder, entities, asked)
+    wanted = _spec_of_pages(spec, extract, is_recrawl=recrawl_of is not None)
 
     def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
         return ke.submit_scrape(
@@ -229,12 +267,12 @@ def extract(
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
     embedder: Embedder = None,
-    no_entities: NoEntities = False,
+    entities: Entities = None,
     schema: Schema = None,
     instructions: Instructions = "",
     model: Model = None,
     max_tokens: MaxTokens = None,
-    project: Project = "default",
+    project: Project = None,
     label: Labels = None,
     key: Key = None,
     watch: Watch = False,
@@ -247,7 +285,7 @@ def extract(
     if (job is None) == (not source):
         raise wrong_usage("say either --job or --source, and not both")
     asked = record_options(schema, instructions, model, max_tokens)
-    spec = _extract_spec(chunk_size, chunk_tokens, embedder, asked, no_entities=no_entities)
+    spec = _extract_spec(chunk_size, chunk_tokens, embedder, entities, asked)
     check_records(spec)
 
     def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
@@ -264,21 +302,24 @@ def extract(
 
 
 def _extract_spec(
-    chunk_size: int | None, chunk_tokens: int | None, embedder: str | None, asked: dict[str, Any], *, no_entities: bool
+    chunk_size: int | None, chunk_tokens: int | None, embedder: str | None, entities: bool | None, asked: dict[str, Any]
 ) -> dict[str, Any]:
     """The `extract` member of a job: only what was asked for, so that the gateway's defaults hold for the rest."""
     spec = _given(chunk_size=chunk_size, chunk_tokens=chunk_tokens, embedder=embedder) | asked
-    return spec | {"entities": None} if no_entities else spec
+    return spec if entities is None else spec | {"entities": FINDER if entities else None}
 
 
-def _spec_of_pages(spec: dict[str, Any], *, extract: bool) -> dict[str, Any] | None:
-    """The same where there may be no extraction at all: None.
+def _spec_of_pages(spec: dict[str, Any], extract: bool | None, *, is_recrawl: bool) -> ExtractOptions:
+    """The same where there may be no extraction at all, None, or the earlier job's, `NOT_GIVEN`.
 
     Raises:
         CommandFailed: None is wanted, and yet something is said about it; or about records, without a schema.
     """
-    if extract:
-        check_records(spec)
+    if extract is None and is_recrawl and not spec:
+        return NOT_GIVEN
+    if extract is not False:
+        if not is_recrawl:
+            check_records(spec)
         return spec
     if spec:
         option = option_of(next(iter(spec)))

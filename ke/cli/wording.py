@@ -4,6 +4,7 @@ import re
 from typing import Final
 
 _OPTIONS: Final = {
+    "browser": "--browser",
     "chunk_size": "--chunk-size",
     "chunk_tokens": "--chunk-tokens",
     "concurrency": "--concurrency",

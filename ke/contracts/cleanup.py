@@ -51,6 +51,17 @@ STORES: Final = tuple(f.name for f in fields(StoreCounts))
 
 
 @dataclass(frozen=True, slots=True)
+class RelyingPages:
+    """Pages of other jobs, re-crawls that found them unchanged, whose document goes with a cleanup."""
+
+    pages: int = 0
+    jobs: int = 0
+    """How many jobs these are of."""
+    job_ids: tuple[str, ...] = ()
+    """The first of these, in the order in which they were submitted."""
+
+
+@dataclass(frozen=True, slots=True)
 class CleanupInput:
     """What to clean up: a job, or one source of it; and what to do with the job's record afterwards."""
 
@@ -91,6 +102,8 @@ class CleanupReceipt:
     project: str | None = None
     jobs: int | None = None
     """Of a project: how many jobs it took up."""
+    relying: RelyingPages = RelyingPages()
+    """Pages of jobs that it leaves, as of its beginning."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,8 @@ class CollectSpec:
     reading: Reading = Reading.THOROUGH
     browser: bool = False
     """Whether HTML pages are shown by a browser, and read as their scripts have made them."""
+    taken_over: tuple[str, ...] = ()
+    """JSON pointers to the parameters that are the earlier job's, as nobody gave them, and no defaults."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ def params_of(job: JobInput) -> dict[str, Any]:
     if extract:
         extract.pop("source_job_id")
         extract.pop("source_ids")
+    taken_over = {"taken_over": list(job.collect.taken_over)} if job.collect.taken_over else {}
     if not job.collect.follow:
         named = {
             "recrawl_of": job.collect.recrawl_of,
@@ -22,7 +23,7 @@ def params_of(job: JobInput) -> dict[str, Any]:
             "reading": job.collect.reading.value,
             "browser": job.collect.browser,
         }
-        return {"urls": list(job.collect.urls), **named, "extract": extract}
+        return {"urls": list(job.collect.urls), **named, "extract": extract, **taken_over}
     collect = asdict(job.collect)
     return {
         "seeds": list(job.collect.urls),
@@ -34,6 +35,7 @@ def params_of(job: JobInput) -> dict[str, Any]:
         "reading": job.collect.reading.value,
         "browser": job.collect.browser,
         "extract": extract,
+        **taken_over,
     }
 
 
@@ -48,6 +50,7 @@ def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | No
         "forget_replaced": params.get("forget_replaced", False),
         "reading": Reading(params.get("reading", Reading.THOROUGH)),
         "browser": params.get("browser", False),
+        "taken_over": tuple(params.get("taken_over", ())),
     }
     if kind is JobKind.SCRAPE:
         return CollectSpec(tuple(params["urls"]), follow=False, **named), extract

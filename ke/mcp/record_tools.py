@@ -22,7 +22,7 @@ async def extract_records(
     *,
     instructions: Annotated[str, Field(description="What the model is told beside the schema")] = "",
     max_tokens: Annotated[int | None, Field(ge=1, description="Tokens that this may cost in all")] = None,
-    project: Project = "default",
+    project: Project = None,
     idempotency_key: Key = None,
 ) -> Annotated[CallToolResult, JobAnswer]:
     """Start a job that has a language model read records out of every page that another job has stored.

@@ -25,13 +25,23 @@ class JobAnswer(_Answer):
     artifacts: str = Field("present", description="present, cleaning, cleaned or cleanup_failed")
     progress: dict[str, Any] = Field(default_factory=dict, description="Counters so far")
     result: dict[str, Any] | None = Field(
-        None, description="Counters once it has ended; of a cancelled job also `cancellation`, the receipt"
+        None,
+        description="Counters once it has ended, of a re-crawl also `pages_new` and `pages_changed`; "
+        "`limits_reached`: what cut it short; of a cancelled job `cancellation`, the receipt",
     )
     error: dict[str, Any] | None = Field(None, description="Type and message, when it failed")
     waiting_for: str | None = Field(None, description="Why it does not move, if it does not")
     earlier_pages: int | None = Field(
         None,
         description="Of a re-crawl: the earlier job's addresses that are asked for again; 0: a mistake, most likely",
+    )
+    previous_stored: int | None = Field(
+        None,
+        description="Of a re-crawl that has ended: its pages that have changed or are gone and whose earlier document "
+        "is still stored, so that `search` finds it (up to 10,000); `list_pages` names them",
+    )
+    forgetting: str | None = Field(
+        None, description="Where there are such, with `forget_replaced`: whether their deletion is running or ended"
     )
 
 
@@ -132,6 +142,9 @@ class PageAnswer(_Answer):
     state: str
     reason: str | None = Field(None, description="Why it was skipped or failed, or what it is the same as")
     source_id: str | None = Field(None, description="The document that has its content")
+    source_is_stored: bool | None = Field(
+        None, description="Whether that is there; false: it was deleted since, and a re-crawl takes the page anew"
+    )
     previous_source_id: str | None = Field(
         None, description="Of a re-crawl, where the page has changed or is gone: the document that it had"
     )
@@ -167,6 +180,14 @@ class Counts(_Answer):
     records: int = 0
 
 
+class Relying(_Answer):
+    """Pages of other jobs, re-crawls that found them unchanged, whose document goes with a cleanup."""
+
+    pages: int = 0
+    jobs: int = Field(0, description="How many jobs these are of")
+    job_ids: list[str] = Field(default_factory=list, description="The first ten of these")
+
+
 class ReceiptAnswer(_Answer):
     """What a cleanup has really deleted, and what is left."""
 
@@ -180,6 +201,10 @@ class ReceiptAnswer(_Answer):
     planned: Counts = Field(default_factory=Counts, description="What there was before")
     deleted: Counts = Field(default_factory=Counts, description="What was deleted so far")
     remaining: Counts = Field(default_factory=Counts, description="What is there now; all zeros when cleaned")
+    relying: Relying = Field(
+        default_factory=Relying,
+        description="Pages of jobs that it leaves, whose document it takes; a re-crawl of such a job takes them anew",
+    )
     error: str | None = None
 
 

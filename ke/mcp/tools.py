@@ -7,6 +7,8 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from ke.client import KnowledgeExtractionClient
+from ke.client_types import NOT_GIVEN
+from ke.client_types import Extract as ExtractOptions
 from ke.gateway import entity_id_of, job_id_of, retry_id_of, source_id_of
 from ke.mcp.calls import answer
 from ke.mcp.results import (
@@ -24,10 +26,17 @@ CLEANUP_WAIT_S: Final = 30.0
 """Seconds a tool waits for a cleanup: most are done by then, and clients give up at 60 s."""
 
 JobId = Annotated[str, Field(description="The job's id, as `crawl`, `scrape` and `list_jobs` give it")]
-Project = Annotated[str, Field(description="What the job belongs to")]
-Extract = Annotated[bool, Field(description="Also turn the pages into searchable chunks, vectors and entities")]
+Project = Annotated[str | None, Field(description="What the job belongs to; `default` by default")]
+Extract = Annotated[
+    bool | None, Field(description="Also turn the pages into searchable chunks, vectors and entities: true by default")
+]
 RecrawlOf = Annotated[
-    str | None, Field(description="A job that has ended: take only what has changed since, and tell what is gone")
+    str | None,
+    Field(
+        description="A job that has ended: take only what has changed since, and tell what is gone. What is not given "
+        "is as that job had it: addresses, limits, scope, extraction, project. Where a limit stopped a crawl "
+        "(`limits_reached`), this with a greater limit goes on"
+    ),
 ]
 ForgetReplaced = Annotated[
     bool,
@@ -37,12 +46,13 @@ ForgetReplaced = Annotated[
     ),
 ]
 Browser = Annotated[
-    bool, Field(description="Let a browser run the pages' scripts first: slower, for sites that are empty without")
+    bool | None,
+    Field(description="Let a browser run the pages' scripts first: slower, for sites that are empty without"),
 ]
 Patterns = list[str] | None
 Reading = Annotated[
-    Literal["thorough", "fast"],
-    Field(description="How a page's content is found: well, or fast, less well on news and blogs"),
+    Literal["thorough", "fast"] | None,
+    Field(description="How a page's content is found: well, as by default, or fast, less well on news and blogs"),
 ]
 Cursor = Annotated[str | None, Field(description="`next_cursor` of the call before, for what follows it")]
 Key = Annotated[str | None, Field(description="The same key gives the same job, so that a repeat is safe")]
@@ -67,9 +77,12 @@ CLEANS: Final = ToolAnnotations(
 
 
 async def crawl(
-    urls: Annotated[list[str], Field(min_length=1, description="Where to begin: http or https addresses")],
-    max_pages: Annotated[int, Field(ge=1, description="Pages, at most")] = 500,
-    max_depth: Annotated[int, Field(ge=0, description="Links from a first page, at most")] = 5,
+    urls: Annotated[
+        list[str] | None,
+        Field(min_length=1, description="Where to begin: http or https addresses; required without `recrawl_of`"),
+    ] = None,
+    max_pages: Annotated[int | None, Field(ge=1, description="Pages, at most; 500 by default")] = None,
+    max_depth: Annotated[int | None, Field(ge=0, description="Links from a first page, at most; 5 by default")] = None,
     *,
     include: Annotated[
         Patterns, Field(description="Regular expressions: follow only addresses that match one, anywhere in them")
@@ -81,27 +94,27 @@ async def crawl(
     ] = None,
     recrawl_of: RecrawlOf = None,
     forget_replaced: ForgetReplaced = False,
-    browser: Browser = False,
-    reading: Reading = "thorough",
-    extract: Extract = True,
-    project: Project = "default",
+    browser: Browser = None,
+    reading: Reading = None,
+    extract: Extract = None,
+    project: Project = None,
     idempotency_key: Key = None,
 ) -> Annotated[CallToolResult, JobAnswer]:
     """Start a job that fetches a web site from these addresses and its sitemaps, obeying robots.txt.
 
     Returns the job at once, as `queued`; follow it with `get_job`, and ask what it found with `search`.
     """
-    limits = {"max_pages": max_pages, "max_depth": max_depth}
+    limits = {name: value for name, value in (("max_pages", max_pages), ("max_depth", max_depth)) if value is not None}
     given = {"include": include, "exclude": exclude, "drop_params": drop_params}
-    scope = {name: value for name, value in given.items() if value}
+    scope = {name: value for name, value in given.items() if value is not None}
     return await answer(
         lambda ke: ke.submit_crawl(
             urls,
-            limits=limits,
+            limits=limits or None,
             scope=scope or None,
             browser=browser,
             reading=reading,
-            extract={} if extract else None,
+            extract=_extract(asked=extract, is_recrawl=recrawl_of is not None),
             recrawl_of=job_id_of(recrawl_of) if recrawl_of else None,
             forget_replaced=forget_replaced,
             project=project,
@@ -111,14 +124,17 @@ async def crawl(
 
 
 async def scrape(
-    urls: Annotated[list[str], Field(min_length=1, max_length=1000, description="Exactly these pages")],
+    urls: Annotated[
+        list[str] | None,
+        Field(min_length=1, max_length=1000, description="Exactly these pages; required without `recrawl_of`"),
+    ] = None,
     *,
     recrawl_of: RecrawlOf = None,
     forget_replaced: ForgetReplaced = False,
-    browser: Browser = False,
-    reading: Reading = "thorough",
-    extract: Extract = True,
-    project: Project = "default",
+    browser: Browser = None,
+    reading: Reading = None,
+    extract: Extract = None,
+    project: Project = None,
     idempotency_key: Key = None,
 ) -> Annotated[CallToolResult, JobAnswer]:
     """Start a job that fetches exactly these pages, following no link.
@@ -130,13 +146,20 @@ async def scrape(
             urls,
             browser=browser,
             reading=reading,
-            extract={} if extract else None,
+            extract=_extract(asked=extract, is_recrawl=recrawl_of is not None),
             recrawl_of=job_id_of(recrawl_of) if recrawl_of else None,
             forget_replaced=forget_replaced,
             project=project,
             idempotency_key=idempotency_key,
         )
     )
+
+
+def _extract(*, asked: bool | None, is_recrawl: bool) -> ExtractOptions:
+    """What a job is to extract; of a re-crawl, where nothing is said, what the earlier job did."""
+    if asked is None and is_recrawl:
+        return NOT_GIVEN
+    return None if asked is False else {}
 
 
 async def get_job(
@@ -320,8 +343,9 @@ async def cleanup_job(
 ) -> Annotated[CallToolResult, ReceiptAnswer]:
     """Delete everything that an ended job made: vectors, sources, extractions, entities, dead letters.
 
-    Cannot be undone; `dry_run` shows first what would go. The receipt says what was really deleted and what remains;
-    calling again gives the same receipt. A job that goes on must be cancelled first: the error (409) says so.
+    Cannot be undone; `dry_run` shows first what would go, and in `relying` which pages of later re-crawls lose their
+    document by it. The receipt says what was really deleted and what remains; calling again gives the same receipt. A
+    job that goes on must be cancelled first: the error (409) says so.
     """
     wait_s = CLEANUP_WAIT_S if wait and not dry_run else 0
     return await answer(

@@ -23,6 +23,7 @@ from ke.contracts.cleanup import (
 from ke.contracts.jobs import ACTIVE, Artifacts
 from ke.storage.cleanups import deleted_counts, get_receipt, sum_of_batches
 from ke.storage.database import Database
+from ke.storage.relying import RELYING, relying_on_project
 from ke.storage.tables import cleanups, dead_letters, entities, extractions, jobs, pages, records, sources
 from ke.storage.vectors.base import MAX_BATCH, VectorStore
 
@@ -235,7 +236,10 @@ async def open_project_receipt(
         "scope": CleanupScope.PROJECT.value,
         "project": cleanup.project,
         "status": CleanupStatus.RUNNING.value,
-        "planned": asdict(found.counts + before),
+        "planned": {
+            **asdict(found.counts + before),
+            RELYING: asdict(await relying_on_project(connection, cleanup.project)),
+        },
         "delete_record": cleanup.delete_record,
         "started_at": _NOW,
     }

@@ -12,6 +12,7 @@ from ke.contracts.jobs import ACTIVE
 from ke.storage.cleanup_runs import OpenedCleanup, blocked_message, last_run, refuse_run, start_receipt
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import active_dependents, get_receipt
+from ke.storage.recrawls import note_missing
 from ke.storage.replaced import is_replaced
 from ke.storage.tables import extractions, jobs, records, sources
 
@@ -51,6 +52,7 @@ async def open_source_cleanup(connection: AsyncConnection, cleanup: CleanupInput
     raised = 0
     if before is None or not before.is_open(run_id):
         await start_receipt(connection, cleanup, run_id)
+        await note_missing(connection, await target.pages(connection))
         raised = 1
     epochs = (
         sa.update(jobs)

@@ -12,6 +12,7 @@ from ke.contracts.errors import NotFound
 from ke.contracts.jobs import ACTIVE, COUNTER_NAMES
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.jobs import find_job
+from ke.storage.relying import relying_of
 from ke.storage.retries import give_up_retries
 from ke.storage.tables import (
     cleanup_batches,
@@ -31,7 +32,7 @@ from ke.storage.tables import (
 from ke.storage.vectors.base import VectorStore
 
 _NOW: Final = sa.func.clock_timestamp()
-_KEPT_OF_RESULT: Final = frozenset({*COUNTER_NAMES, "elapsed_s"})
+_KEPT_OF_RESULT: Final = frozenset({*COUNTER_NAMES, "pages_new", "pages_changed", "elapsed_s"})
 
 
 def counts_of(stored: Mapping[str, Any]) -> StoreCounts:
@@ -165,6 +166,7 @@ async def find_receipt(connection: AsyncConnection, receipt_id: str) -> CleanupR
         scope=scope,
         source_id=str(record.source_id) if record.source_id is not None else None,
         project=record.project,
+        relying=relying_of(record.planned),
         jobs=record.jobs if closed or scope is not CleanupScope.PROJECT else await _parts(connection, receipt_id),
     )
 

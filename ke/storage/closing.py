@@ -22,7 +22,7 @@ from ke.contracts.jobs import (
     JobOutcome,
     JobStatus,
 )
-from ke.storage.counting import count_job
+from ke.storage.counting import JobCount, count_job
 from ke.storage.database import Database
 from ke.storage.extract_queue import skip_open_tasks
 from ke.storage.frontier import SKIP_BATCH, skip_open_pages
@@ -117,11 +117,11 @@ _IS_OPEN: Final = _is_open()
 async def _close_job(
     connection: AsyncConnection, row: JobRow, close: CloseJob, progress: Callable[[], None], run_id: str | None
 ) -> JobOutcome:
-    counters, has_failures = await count_job(connection, row.id, progress)
-    status = _final_status(close, has_failures=has_failures)
+    count = await count_job(connection, row.id, progress)
+    status = _final_status(close, has_failures=count.has_failures)
     now: datetime = (await connection.execute(sa.select(sa.func.clock_timestamp()))).scalar_one()
     receipt = _receipt(row, close, now)
-    result = await _result(connection, row, counters, receipt, now)
+    result = await _result(connection, row, count, receipt, now)
     for step in _path(row.status, status):
         await move_job(connection, row.id, step, **_cancel_values(step, close, now))
     closed = await move_job(
@@ -190,20 +190,23 @@ def _receipt(row: JobRow, close: CloseJob, now: datetime) -> CancellationReceipt
 async def _result(
     connection: AsyncConnection,
     row: JobRow,
-    counters: Counters,
+    count: JobCount,
     receipt: CancellationReceipt | None,
     now: datetime,
 ) -> dict[str, Any]:
-    result = await counted_result(connection, row, counters)
+    result = await counted_result(connection, row, count)
     result["elapsed_s"] = round((now - (row.started_at or now)).total_seconds(), 3)
     if receipt is not None:
         result["cancellation"] = asdict(receipt)
     return result
 
 
-async def counted_result(connection: AsyncConnection, row: JobRow, counters: Counters) -> dict[str, Any]:
+async def counted_result(connection: AsyncConnection, row: JobRow, count: JobCount) -> dict[str, Any]:
     """The part of a result that is counted: the counters, the first of the skipped sources, and what cut it short."""
+    counters = count.counters
     result: dict[str, Any] = asdict(counters)
+    if row.params.get("recrawl_of"):
+        result |= {"pages_new": count.pages_new, "pages_changed": count.pages_changed}
     if counters.sources_skipped:
         skipped = await connection.execute(
             sa.select(extraction_tasks.c.source_id)

@@ -32,6 +32,8 @@ _TASKS: Final = {
     "records": extraction_tasks.c.record_state,
 }
 """The state of a source in each lane that does sources."""
+_CHANGED: Final = "changed "
+"""What the state of a page begins with that was crawled again and had another document."""
 _SPENT: Final = ("tokens_in", "tokens_out", "cost_micros")
 
 
@@ -43,14 +45,26 @@ class _Tally:
     bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class JobCount:
+    """What a job's rows tell."""
+
+    counters: Counters
+    has_failures: bool
+    """Whether a page or a source failed for good. Its dead letter may have been purged since."""
+    pages_changed: int
+    """Of a re-crawl: fetched pages and duplicates that had another document."""
+
+    @property
+    def pages_new(self) -> int:
+        """Of a re-crawl: those that had none."""
+        return self.counters.pages_fetched + self.counters.pages_duplicate - self.pages_changed
+
+
 async def count_job(
     connection: AsyncConnection, job_id: uuid.UUID, progress: Callable[[], None] = lambda: None
-) -> tuple[Counters, bool]:
-    """Counts the job's rows, exactly.
-
-    Returns:
-        The counters, and whether a page or a source failed for good. Its dead letter may have been purged since.
-    """
+) -> JobCount:
+    """Counts the job's rows, exactly."""
     rows = await _count_rows(connection, job_id, progress)
     tasks, spent = await _count_tasks(connection, job_id)
     page, chunk = rows["pages"], rows["extractions"]
@@ -59,11 +73,12 @@ async def count_job(
     def total(table: sa.Table) -> int:
         return sum(part.number for part in rows[table.name].values())
 
+    changed = {name: page.get(f"{_CHANGED}{name}", none).number for name in ("fetched", "duplicate")}
     counters = Counters(
-        pages_fetched=page.get("fetched", none).number,
+        pages_fetched=page.get("fetched", none).number + changed["fetched"],
         pages_failed=page.get("failed", none).number,
         pages_skipped=page.get("skipped", none).number,
-        pages_duplicate=page.get("duplicate", none).number,
+        pages_duplicate=page.get("duplicate", none).number + changed["duplicate"],
         pages_unchanged=page.get("unchanged", none).number,
         pages_gone=page.get("gone", none).number,
         sources=total(sources),
@@ -80,7 +95,8 @@ async def count_job(
         records_skipped=tasks["records"]["skipped"],
         **spent,
     )
-    return counters, bool(counters.pages_failed or any(states["failed"] for states in tasks.values()))
+    has_failures = bool(counters.pages_failed or any(states["failed"] for states in tasks.values()))
+    return JobCount(counters, has_failures, sum(changed.values()))
 
 
 async def _count_rows(
@@ -112,7 +128,7 @@ def _piece(table: sa.Table) -> sa.Select[tuple[str, str, int, int, int]]:
     piece = (
         sa.select(
             table.c.seq,
-            (table.c.state if "state" in table.c else sa.literal_column("''", sa.Text)).label("state"),
+            _state_of(table).label("state"),
             (table.c.bytes if table is pages else sa.literal_column("0", sa.Integer)).label("bytes"),
         )
         .where(table.c.job_id == sa.bindparam("job"), table.c.seq > sa.bindparam(_after(table.name)))
@@ -127,6 +143,13 @@ def _piece(table: sa.Table) -> sa.Select[tuple[str, str, int, int, int]]:
         sa.func.coalesce(sa.func.sum(piece.c.bytes), 0),
         sa.func.max(piece.c.seq),
     ).group_by(piece.c.state)
+
+
+def _state_of(table: sa.Table) -> sa.ColumnElement[str]:
+    if table is pages:
+        has_changed = pages.c.state.in_(("fetched", "duplicate")) & pages.c.previous_source_id.is_not(None)
+        return sa.case((has_changed, sa.literal_column(f"'{_CHANGED}'", sa.Text) + pages.c.state), else_=pages.c.state)
+    return table.c.state if "state" in table.c else sa.literal_column("''", sa.Text)
 
 
 def _after(name: str) -> str:

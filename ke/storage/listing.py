@@ -72,6 +72,8 @@ class PageRow:
     final_url: str | None
     canonical_url: str | None
     source_id: uuid.UUID | None
+    source_is_stored: bool | None
+    """Whether that document is there; None: there is none."""
     previous_source_id: uuid.UUID | None
     """The earlier document, where an earlier job was crawled again and the page has changed or is gone."""
     previous_is_stored: bool | None
@@ -220,13 +222,12 @@ async def list_pages(
         state: Only those in this state (`ke.storage.tables.PAGE_STATES`); or `changed`, those that have content and
             had other content in the job that was crawled again; or `new`, those that have content and had none.
     """
-    previous = sources.alias("previous")
-    is_stored = sa.case((pages.c.previous_source_id.is_not(None), previous.c.id.is_not(None)))
+    told = {
+        "source_is_stored": _is_stored(pages.c.source_id),
+        "previous_is_stored": _is_stored(pages.c.previous_source_id),
+    }
     statement = (
-        sa.select(
-            *(is_stored if name == "previous_is_stored" else pages.c[name] for name in PageRow.__dataclass_fields__)
-        )
-        .select_from(pages.outerjoin(previous, previous.c.id == pages.c.previous_source_id))
+        sa.select(*(told[name] if name in told else pages.c[name] for name in PageRow.__dataclass_fields__))
         .where(pages.c.job_id == job_id)
         .order_by(pages.c.seq)
         .limit(limit)
@@ -236,6 +237,14 @@ async def list_pages(
     if after is not None:
         statement = statement.where(pages.c.seq > after)
     return [PageRow(*record) for record in await connection.execute(statement)]
+
+
+def _is_stored(source: sa.ColumnElement[Any]) -> sa.ColumnElement[bool | None]:
+    """Whether a document is there, and no cleanup of its job has begun; null where there is none."""
+    there = sa.exists().where(
+        sources.c.id == source, jobs.c.id == sources.c.job_id, jobs.c.artifacts == Artifacts.PRESENT.value
+    )
+    return sa.case((source.is_not(None), there))
 
 
 def _page_is(state: str) -> sa.ColumnElement[bool]:

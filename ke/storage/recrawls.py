@@ -35,6 +35,17 @@ async def note_depth(connection: AsyncConnection, job_id: uuid.UUID, max_depth: 
         await connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(params=noted))
 
 
+async def note_missing(connection: AsyncConnection, missing: sa.ColumnElement[bool]) -> None:
+    """Writes down of the jobs of these pages that their frontiers lack some from now on.
+
+    A re-crawl of such a job cannot rely on knowing the links of any page: it has to see them, so that what is still
+    linked to is found again.
+    """
+    cut = await connection.execute(sa.select(pages.c.job_id).where(missing).distinct().order_by(pages.c.job_id))
+    for job_id in cut.scalars().all():
+        await note_depth(connection, job_id, 0)
+
+
 async def earlier_spec(connection: AsyncConnection, job_id: uuid.UUID) -> CollectSpec | None:
     """What an earlier job was to fetch; None when what it made is deleted, or about to be.
 

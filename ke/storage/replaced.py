@@ -57,6 +57,25 @@ async def is_replaced(connection: AsyncConnection, source_id: uuid.UUID, page: u
     return line is not None and (await _replacing(connection, line, named))[source_id] is not None
 
 
+async def count_outdated(connection: AsyncConnection, job_id: uuid.UUID, most: int) -> int:
+    """How many pages of a re-crawl have changed, or are gone, whose earlier document a search still finds.
+
+    Args:
+        connection: The transaction.
+        job_id: The re-crawl.
+        most: Where to stop counting.
+    """
+    owner = (jobs.c.id == sources.c.job_id) & (jobs.c.artifacts == Artifacts.PRESENT.value)
+    left = (
+        sa.select(pages.c.id)
+        .select_from(pages.join(sources, sources.c.id == pages.c.previous_source_id).join(jobs, owner))
+        .where(pages.c.job_id == job_id, pages.c.previous_source_id.is_not(None))
+        .limit(most)
+        .subquery()
+    )
+    return int((await connection.execute(sa.select(sa.func.count()).select_from(left))).scalar_one())
+
+
 @dataclass(frozen=True, slots=True)
 class _Line:
     """A re-crawl that ended well, and the jobs that it goes back to."""

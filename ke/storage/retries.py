@@ -302,8 +302,7 @@ async def _close(
         for bury in _steps(close):
             while await bury(connection, row.id, limit):
                 progress()
-        counters, _ = await count_job(connection, row.id, progress)
-        counted = await counted_result(connection, row, counters)
+        counted = await counted_result(connection, row, await count_job(connection, row.id, progress))
         lists = {"skipped_source_ids", LIMITS_REACHED}
         kept = {name: value for name, value in (row.result or {}).items() if name not in lists}
         await connection.execute(

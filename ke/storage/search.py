@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,6 +23,19 @@ _maker, _owner = jobs.alias("maker"), jobs.alias("owner")
 
 Chunks: TypeAlias = "sa.Select[Any]"
 """A statement over chunks."""
+
+
+class Document(NamedTuple):
+    """What copies of one page have in common that several jobs of a project have stored."""
+
+    project: str
+    """Of the job that owns the source."""
+    url: str
+    content_hash: bytes
+
+
+DOCUMENT: Final = (_owner.c.project, sources.c.url, sources.c.content_hash)
+"""The columns of a `Document`, in a statement over chunks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ke.storage.search import ChunkFilter, showable
+from ke.storage.search import DOCUMENT, ChunkFilter, Document, showable
 from ke.storage.tables import extractions
 
 K1: Final = 1.2
@@ -75,6 +75,8 @@ class TextHit:
 
     id: uuid.UUID
     source_id: uuid.UUID
+    document: Document
+    """What that source is a copy of."""
     score: float
 
 
@@ -115,7 +117,7 @@ async def best_by_words(
         proposed = sa.cast(sa.literal(proposing, sa.Text), TSQUERY)
         chunks = showable(_SCORED, matching).where(extractions.c.words.op("@@", is_comparison=True)(proposed))
         hits, looked_at = await _score(connection, query, chunks.limit(BUDGET), limit)
-        cut = cut or looked_at >= BUDGET
+        cut = cut or looked_at >= BUDGET or looked_at > len(hits)
         found |= {hit.id: hit for hit in hits}
     ranked = sorted(found.values(), key=lambda hit: (-hit.score, hit.id))
     return ranked[:limit], cut or len(ranked) > limit
@@ -133,7 +135,7 @@ async def score_by_words(
     return hits
 
 
-_SCORED: Final = (extractions.c.id, extractions.c.source_id, extractions.c.words, extractions.c.tokens)
+_SCORED: Final = (extractions.c.id, extractions.c.source_id, *DOCUMENT, extractions.c.words, extractions.c.tokens)
 
 _LEXEMES: Final = sa.text(
     # The statistics have a list of lexemes and one of shares, which ends in a few numbers more.
@@ -226,7 +228,13 @@ async def _score(
     """Scores what a statement proposes; returns the best, and how many were proposed."""
     proposed = chunks.cte("proposed").prefix_with("MATERIALIZED")
     statement = (
-        sa.select(proposed.c.id, proposed.c.source_id, _BM25.label("score"), sa.func.count().over().label("proposed"))
+        sa.select(
+            proposed.c.id,
+            proposed.c.source_id,
+            *(proposed.c[column.name] for column in DOCUMENT),
+            _BM25.label("score"),
+            sa.func.count().over().label("proposed"),
+        )
         .add_cte(_TERMS)
         .order_by(sa.desc("score").nulls_last(), proposed.c.id)
         .limit(limit)
@@ -234,7 +242,7 @@ async def _score(
     values = {"queries": [_quoted(term.lexeme) for term in query.terms], "idfs": [term.idf for term in query.terms]}
     values |= {"mean_length": query.mean_length}
     records = (await connection.execute(statement, values)).all()
-    hits = [TextHit(record.id, record.source_id, record.score or 0.0) for record in records]
+    hits = [TextHit(r.id, r.source_id, Document(r.project, r.url, r.content_hash), r.score or 0.0) for r in records]
     return hits, records[0].proposed if records else 0
 
 

@@ -73,6 +73,8 @@ class ApiTwin:
     deleted: set[str] = field(default_factory=set)
     script: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """For a job, the changes that its next reads see, one a read."""
+    relying: dict[str, Any] = field(default_factory=dict)
+    """What receipts tell of pages of other jobs."""
     hits: list[dict[str, Any]] = field(default_factory=list)
     entity: dict[str, Any] = field(default_factory=lambda: {"id": str(uuid.uuid4()), **ENTITY})
     complete: bool = True
@@ -242,6 +244,7 @@ class ApiTwin:
             "id": f"cleanup-{job['id']}",
             "job_id": job["id"],
             "status": "cleaned",
+            "relying": self.relying,
             "planned": COUNTS,
             "deleted": COUNTS,
             "remaining": ZEROS,
@@ -253,7 +256,8 @@ class ApiTwin:
 
     def _accepted(self, receipt: dict[str, Any], *, dry_run: bool) -> web.Response:
         """A dry run's answer; or that of a cleanup which has ended before anybody asks for its receipt."""
-        counts = {"planned": COUNTS, "deleted": ZEROS, "remaining": COUNTS, "started_at": now(), "completed_at": None}
+        counts = {"planned": COUNTS, "deleted": ZEROS, "remaining": COUNTS, "relying": self.relying}
+        counts |= {"started_at": now(), "completed_at": None}
         if dry_run:
             return web.json_response({**receipt, **counts, "status": "planned"})
         done = {**receipt, **counts, "status": "cleaned", "deleted": COUNTS, "remaining": ZEROS, "error": None}
@@ -280,7 +284,8 @@ class ApiTwin:
             return refusal(job, "job-active", f"The job is {job['status']}: cancel it before cleaning up.", ["cancel"])
         if body.get("dry_run"):
             dry = {"job_id": job["id"], "status": "planned", "planned": COUNTS, "deleted": ZEROS, "remaining": COUNTS}
-            return web.json_response(dry | {"id": f"cleanup-{job['id']}", "started_at": now(), "completed_at": None})
+            dry |= {"relying": self.relying, "started_at": now(), "completed_at": None}
+            return web.json_response(dry | {"id": f"cleanup-{job['id']}"})
         receipt = self._clean(job)
         job["artifacts"] = "cleaned"
         if body.get("delete_record"):

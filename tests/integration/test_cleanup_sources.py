@@ -34,10 +34,10 @@ from tests.cleaning import (
 )
 from tests.seeding import (
     COLLECTION,
-    CONTENT_HASH,
     Seeded,
     _source,
     a_point,
+    content_hash,
     seed_crawl,
     seed_extract,
     seed_job,
@@ -128,7 +128,7 @@ async def test_page_with_a_document_of_its_own_stays(stores: Stores) -> None:
     source, other = owner.sources[:2]
     async with stores.database.transaction() as connection:
         its = sa.update(pages).where(pages.c.id == page_id(owner.id, "https://site.example/1"))
-        same = {"final_url": "https://site.example/0", "content_hash": CONTENT_HASH}
+        same = {"final_url": "https://site.example/0", "content_hash": content_hash(owner.id)}
         await connection.execute(its.values(source_id=other, **same))
     assert (await forget(stores, owner, source)).deleted == OF_ONE
 

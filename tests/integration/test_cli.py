@@ -65,7 +65,6 @@ def test_crawl_sends_only_what_was_asked_for(ke: RunKe, api: ApiTwin) -> None:
         "kind": "crawl",
         "seeds": ["https://example.com/"],
         "extract": {},
-        "project": "default",
         "labels": {},
     }
 

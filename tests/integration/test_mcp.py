@@ -175,8 +175,8 @@ async def test_jobs_are_started_listed_and_searched(api: ApiTwin) -> None:
     api.hits = [{"text": "t", "score": 0.5, "url": "https://e.com/", "source_id": "s", "job_id": "j"}]
     async with connected(api.url) as client:
         crawled = await client.call_tool("crawl", {"urls": ["https://e.com/"], "max_pages": 3, "extract": False})
-        assert api.calls[-1].body["reading"] == "thorough"
-        assert api.calls[-1].body["limits"] == {"max_pages": 3, "max_depth": 5}
+        assert not {"reading", "browser", "project"} & set(api.calls[-1].body)
+        assert api.calls[-1].body["limits"] == {"max_pages": 3}
         assert api.calls[-1].body["extract"] is None
         await client.call_tool("scrape", {"urls": ["https://e.com/a"], "idempotency_key": "k"})
         assert api.calls[-1].body["extract"] == {}
@@ -359,7 +359,22 @@ async def test_recrawl_and_scope_reach_the_gateway(api: ApiTwin) -> None:
         await client.call_tool("scrape", {"urls": ["https://e.com/"], **again})
         assert {name: api.calls[-1].body[name] for name in again} == again
         await client.call_tool("crawl", {"urls": ["https://e.com/"]})
-    assert not {"scope", *again} & set(api.calls[-1].body)
+        assert not {"scope", *again} & set(api.calls[-1].body)
+        for tool in ("crawl", "scrape"):
+            await client.call_tool(tool, {"recrawl_of": earlier})
+            assert set(api.calls[-1].body) == {"kind", "recrawl_of", "labels"}
+            await client.call_tool(tool, {"recrawl_of": earlier, "extract": True, "browser": False})
+            assert (api.calls[-1].body["extract"], api.calls[-1].body["browser"]) == ({}, False)
+
+
+async def test_cleanup_tells_whose_pages_rely_on_what_goes(api: ApiTwin) -> None:
+    """As the gateway does, in the dry run too."""
+    job, later = api.add_job("completed"), api.add_job("completed")
+    api.relying = {"pages": 3, "jobs": 1, "job_ids": [later]}
+    async with connected(api.url) as client:
+        for dry_run in (True, False):
+            told = await client.call_tool("cleanup_job", {"job_id": job, "dry_run": dry_run})
+            assert told.structured_content["relying"] == api.relying
 
 
 async def test_source_is_read_a_part_at_a_time(api: ApiTwin) -> None:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -16,9 +17,9 @@ from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import active_dependents, row_counts
 from ke.storage.closing import end_job
 from ke.storage.database import Database
-from ke.storage.jobs import lane_progress
+from ke.storage.jobs import get_job, lane_progress
 from ke.storage.listing import list_pages
-from ke.storage.replaced import replaced_sources
+from ke.storage.replaced import count_outdated, replaced_sources
 from ke.storage.tables import jobs, pages, sources
 from tests.integration.lanes import Lanes, running_site
 
@@ -434,3 +435,56 @@ async def test_number_of_pages_in_common_is_told(lanes: Lanes) -> None:
     assert found == [6, 0, 1]
     async with lanes.database.transaction() as connection:
         assert (await lane_progress(connection, uuid.UUID(first), Lane.COLLECT)).earlier_pages is None
+
+
+async def result_of(lanes: Lanes, job: str) -> dict[str, Any]:
+    """What the row of an ended job tells."""
+    async with lanes.database.transaction() as connection:
+        row = await get_job(connection, uuid.UUID(job))
+    assert row.result is not None
+    return row.result
+
+
+async def test_result_counts_what_became_of_pages(lanes: Lanes) -> None:
+    """New and changed apart, which `pages_fetched` and `pages_duplicate` have together; of a first crawl neither."""
+    first, second, _ = await changed_site(lanes)
+    done = await result_of(lanes, second)
+    names = ("pages_new", "pages_changed", "pages_unchanged", "pages_gone", "pages_fetched")
+    assert {name: done[name] for name in names} == dict(zip(names, (1, 1, 3, 1, 2), strict=True))
+    assert not {"pages_new", "pages_changed"} & set(await result_of(lanes, first))
+
+
+async def test_changed_copies_count_as_changed(lanes: Lanes) -> None:
+    """A duplicate that had a document before has changed as well."""
+    lanes.html("/", "/a", "/b")
+    lanes.html("/a")
+    lanes.html("/b")
+    first, _ = await lanes.whole(lanes.crawl())
+    lanes.site.html("/a", text="The same now.")
+    lanes.answers["/b"] = lanes.answers["/a"]
+    second, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 1, "unchanged": 1, "duplicate": 1}
+    done = await result_of(lanes, second)
+    assert (done["pages_new"], done["pages_changed"], done["pages_duplicate"]) == (0, 2, 1)
+
+
+async def test_outdated_pages_are_counted(lanes: Lanes) -> None:
+    """Those whose earlier document is still found; not beyond what is asked for, and none whose job is cleaned up."""
+    first, second, _ = await changed_site(lanes)
+    async with lanes.database.transaction() as connection:
+        assert [await count_outdated(connection, uuid.UUID(second), most) for most in (10, 1)] == [2, 1]
+        assert await count_outdated(connection, uuid.UUID(first), 10) == 0
+        cleaning = sa.update(jobs).where(jobs.c.id == uuid.UUID(first)).values(artifacts=Artifacts.CLEANING.value)
+        await connection.execute(cleaning)
+        assert await count_outdated(connection, uuid.UUID(second), 10) == 0
+
+
+async def test_crawl_that_ended_at_a_limit_goes_on_as_a_recrawl_under_a_greater_one(lanes: Lanes) -> None:
+    """What was fetched is unchanged, and what was left is fetched: every page is there in the end, once."""
+    a_site(lanes)
+    first, outcome = await lanes.whole(lanes.crawl(max_pages=3))
+    assert (outcome.counters.pages_fetched, (await result_of(lanes, first))["limits_reached"]) == (3, ["max_pages"])
+    second, numbers = await again(lanes, first, lanes.crawl(max_pages=6))
+    assert numbers == {"fetched": 2, "unchanged": 3, "failed": 1}
+    stored = [*(await lanes.stored(first)), *(await lanes.stored(second))]
+    assert sorted(stored) == ["/", "/dated", "/deep", "/plain", "/tagged"]

@@ -22,7 +22,7 @@ from ke.runtime.pool import CpuPool
 from ke.storage.tables import extractions, sources
 from ke.storage.vectors.base import Point
 from ke.web.parse import parse_page
-from tests.seeding import CONTENT_HASH, seed_job
+from tests.seeding import content_hash, seed_job
 from tests.stores import Stores
 
 PAGES = Path(__file__).parents[2] / "data" / "postgresql-15-docs.tar.xz"
@@ -100,7 +100,7 @@ async def _store(
     points: list[Point] = []
     for source in made:
         for one in source.chunks:
-            key = extraction_id(job, source.source_id, CONTENT_HASH, one.chunk.number, "wordllama")
+            key = extraction_id(job, source.source_id, content_hash(job), one.chunk.number, "wordllama")
             chunks.append(_chunk(job, source, key, one.chunk))
             points.append(Point(key, one.vector, job, job, source.source_id))
     async with stores.database.transaction() as connection:
@@ -120,7 +120,7 @@ def _source(job: uuid.UUID, key: uuid.UUID, url: str, page: Any) -> dict[str, An
         "text": page.text,
         "metadata": page.metadata,
         "content_type": "text/html",
-        "content_hash": CONTENT_HASH,
+        "content_hash": content_hash(job),
         "bytes": len(page.text),
         "fetched_at": datetime.now(UTC),
     }

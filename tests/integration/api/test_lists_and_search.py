@@ -8,7 +8,7 @@ from ke.extraction.embed import collection_name, embed
 from ke.storage.tables import entity_tasks
 from ke.storage.vectors.base import Point
 from tests.integration.api.stack import ApiStack
-from tests.seeding import Seeded, seed_crawl, seed_extract
+from tests.seeding import Seeded, content_hash, seed_crawl, seed_extract
 
 TEXTS = (
     "Cats purr when they are content and sleep for most of the day.",
@@ -66,7 +66,7 @@ async def test_source_reads_with_its_text(api: ApiStack) -> None:
     job = await seed_crawl(api.stores.database, api.stores.vectors, n_sources=1)
     source = (await api.http.get(f"/sources/{job.sources[0]}")).json()
     assert (source["text"], source["job_id"], source["metadata"]) == ("Text 0", str(job.id), {})
-    assert source["content_hash"] == "01" * 32
+    assert source["content_hash"] == content_hash(job.id).hex()
 
 
 async def test_cursor_of_another_list_is_refused(api: ApiStack) -> None:

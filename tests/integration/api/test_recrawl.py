@@ -162,3 +162,127 @@ async def test_replaced_documents_are_deleted_with_receipts(api: ApiStack) -> No
         assert (await api.http.get(f"/sources/{document}")).status_code == 200
     assert await listed(api, second, "changed") == [("0", str(before[0]), False)]
     assert len((await api.http.get(f"/jobs/{second}/sources")).json()["data"]) == 4
+
+
+async def read(api: ApiStack, job: uuid.UUID | str) -> dict[str, Any]:
+    answer = await api.http.get(f"/jobs/{job}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def note_result(api: ApiStack, job: uuid.UUID, **params: Any) -> None:
+    """Makes a job the re-crawl of another that has found a page changed, and one gone."""
+    async with api.stores.database.transaction() as connection:
+        result = {"pages_changed": 1, "pages_gone": 1, "pages_new": 0}
+        again = {"seeds": [QUICK], "recrawl_of": str(uuid.uuid4()), **params}
+        await connection.execute(sa.update(jobs).where(jobs.c.id == job).values(result=result, params=again))
+
+
+async def test_options_that_are_not_given_are_the_earlier_jobs(api: ApiStack) -> None:
+    """Limits, scope, extraction, project and seeds; the job shows what it runs with, and what is from there."""
+    options = {
+        "limits": {"max_pages": 1000},
+        "scope": {"exclude": ["/old"]},
+        "extract": {"chunk_tokens": 99, "entities": None},
+    }
+    first = await api.http.post("/jobs", json={"kind": "crawl", "seeds": [QUICK], "project": "again", **options})
+    await api.until(first.json()["id"], "completed")
+    code, job = await submit(api, {"kind": "crawl", "scope": {"include": ["/docs"]}}, first.json()["id"])
+    assert (code, job["project"], job["params"]["seeds"]) == (202, "again", [QUICK])
+    assert (job["params"]["limits"]["max_pages"], job["params"]["extract"]["chunk_tokens"]) == (1000, 99)
+    assert (job["params"]["scope"]["include"], job["params"]["scope"]["exclude"]) == (["/docs"], ["/old"])
+    taken = ["/project", "/seeds", "/limits/max_pages", "/scope/exclude", "/extract"]
+    assert (job["params"]["taken_over"], first.json()["params"].get("taken_over")) == (taken, None)
+    ended = await api.until(job["id"], "completed")
+    assert ended["params"] == job["params"]
+    third = await api.ke.submit_crawl(recrawl_of=job["id"], limits={"max_pages": 500}, extract=None)
+    assert (third["params"]["limits"]["max_pages"], third["params"]["extract"]) == (500, None)
+    assert third["params"]["scope"] == job["params"]["scope"]
+
+
+async def test_addresses_are_needed_where_none_can_be_taken_over(api: ApiStack) -> None:
+    """Without an earlier job, and of one of another kind: 422 with a pointer."""
+    scrape = await seed_job(api.stores.database, kind=JobKind.SCRAPE, params={"urls": [QUICK], "extract": None})
+    for body in ({"kind": "crawl"}, {"kind": "crawl", "recrawl_of": str(scrape.id)}):
+        answer = await api.http.post("/jobs", json=body)
+        told = [{"pointer": "/seeds", "detail": "This is required, unless recrawl_of is a job of the same kind."}]
+        assert (answer.status_code, answer.json()["errors"]) == (422, told)
+    answer = await api.http.post("/jobs", json={"kind": "scrape", "recrawl_of": str(scrape.id)})
+    assert (answer.status_code, answer.json()["params"]["urls"]) == (202, [QUICK])
+
+
+async def test_key_of_a_recrawl_outlasts_the_earlier_job(api: ApiStack) -> None:
+    """The same body under the same key is the same job, also when nothing can be taken over any more."""
+    earlier = await api.submit(QUICK, extract={"chunk_tokens": 99, "entities": None})
+    await api.until(earlier["id"], "completed")
+    headers = {"Idempotency-Key": str(uuid.uuid4())}
+    body = {"kind": "scrape", "urls": [QUICK], "recrawl_of": earlier["id"]}
+    job = (await api.http.post("/jobs", json=body, headers=headers)).json()
+    assert job["params"]["extract"]["chunk_tokens"] == 99
+    await api.until(job["id"], "completed")
+    assert (await api.http.delete(f"/jobs/{earlier['id']}?cleanup=false")).status_code == 204
+    again = await api.http.post("/jobs", json=body, headers=headers)
+    assert (again.status_code, again.json()["id"], again.json()["params"]) == (202, job["id"], job["params"])
+    spelled = await api.http.post("/jobs", json={**body, "reading": "thorough"}, headers=headers)
+    assert spelled.json()["type"] == "urn:ke:problem:idempotency-key-reused"
+
+
+async def test_what_goes_with_a_schema_is_refused_without_one(api: ApiStack) -> None:
+    """Where none is taken over either."""
+    earlier = await seed_job(api.stores.database, params={"seeds": [QUICK], "extract": None})
+    for body in (BODIES[0], {**BODIES[0], "recrawl_of": str(earlier.id)}):
+        answer = await api.http.post("/jobs", json={**body, "extract": {"instructions": "Briefly."}})
+        told = [{"pointer": "/extract", "detail": "instructions, model and max_tokens go with a schema only."}]
+        assert (answer.status_code, answer.json()["errors"]) == (422, told)
+
+
+async def test_ended_recrawl_tells_what_is_left_of_before(api: ApiStack) -> None:
+    """How many pages' earlier documents are stored; and whether they are still being deleted, where that was asked."""
+    first, second, before = await replacing(api)
+    assert (await read(api, second))["previous_stored"] is None
+    await note_result(api, second)
+    job = await read(api, second)
+    assert (job["previous_stored"], job["forgetting"]) == (2, None)
+    assert (job["result"]["pages_changed"], job["result"]["pages_new"]) == (1, 0)
+    await note_result(api, second, forget_replaced=True)
+    assert (await read(api, second))["forgetting"] == "ended"
+    running = await api.temporal.start_workflow(
+        "never-begun", id=forgetting_id(f"job-{second}"), task_queue=f"nobody-{second}"
+    )
+    assert (await read(api, second))["forgetting"] == "running"
+    await running.terminate()
+    assert (await read(api, second))["forgetting"] == "ended"
+    answer = await api.http.delete(f"/sources/{before[0]}", headers={"Prefer": "wait=30"})
+    assert answer.json()["status"] == "cleaned"
+    assert (await read(api, second))["previous_stored"] == 1
+    listed_jobs = (await api.http.get("/jobs", params={"limit": 200})).json()["data"]
+    assert {job["previous_stored"] for job in listed_jobs} == {None}
+    assert (await read(api, first))["previous_stored"] is None
+
+
+async def test_cleanup_names_the_jobs_whose_pages_rely_on_it(api: ApiStack) -> None:
+    """In its dry run, its answer and its receipt, of a job, of a source and of a project; and the pages tell it."""
+    project = f"p-{uuid.uuid4()}"
+    first = await seed_crawl(api.stores.database, api.stores.vectors, n_sources=3, project=project)
+    second = await seed_crawl(api.stores.database, api.stores.vectors, n_sources=0, n_pages=3)
+    async with api.stores.database.transaction() as connection:
+        for number, source in enumerate(first.sources):
+            page = sa.update(pages).where(pages.c.job_id == second.id, pages.c.url == f"https://site.example/{number}")
+            await connection.execute(page.values(state="unchanged", source_id=source))
+    of_one, of_all = ({"pages": number, "jobs": 1, "job_ids": [str(second.id)]} for number in (1, 3))
+    one = await api.http.delete(f"/sources/{first.sources[0]}", params={"dry_run": "true"})
+    assert (one.json()["relying"], one.json()["planned"]["pages"]) == (of_one, 2)
+    whole = await api.http.post(f"/projects/{project}/cleanup", json={"dry_run": True})
+    assert whole.json()["relying"] == of_all
+    plan = await api.http.post(f"/jobs/{first.id}/cleanup", json={"dry_run": True})
+    assert (plan.json()["relying"], plan.json()["planned"]["pages"]) == (of_all, 3)
+    pages_of = f"/jobs/{second.id}/pages"
+    assert {page["source_is_stored"] for page in (await api.http.get(pages_of)).json()["data"]} == {True}
+    accepted = await api.http.post(f"/projects/{project}/cleanup")
+    assert accepted.json()["relying"] == of_all
+    done = await api.http.post(f"/jobs/{first.id}/cleanup", headers={"Prefer": "wait=30"})
+    assert (done.json()["status"], done.json()["relying"]) == ("cleaned", of_all)
+    for receipt in (f"cleanup-{first.id}", accepted.json()["id"]):
+        assert (await api.http.get(f"/cleanups/{receipt}")).json()["relying"] == of_all
+    left = (await api.http.get(pages_of)).json()["data"]
+    assert [(page["state"], page["source_is_stored"]) for page in left] == [("unchanged", False)] * 3

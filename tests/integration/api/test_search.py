@@ -14,7 +14,7 @@ from ke.extraction.embed import collection_name, embed
 from ke.storage.tables import entities
 from ke.storage.vectors.base import Point
 from tests.integration.api.stack import ApiStack
-from tests.seeding import Seeded, seed_crawl
+from tests.seeding import Seeded, content_hash, seed_crawl
 
 MODES = ("dense", "text", "hybrid")
 each_mode = pytest.mark.parametrize("mode", MODES)
@@ -305,3 +305,80 @@ async def test_what_does_not_fit_is_refused(api: ApiStack) -> None:
         answer = await api.http.post("/search", json={"query": "lamp", **members})
         assert answer.status_code == 422, members
         assert answer.json()["errors"][0]["pointer"] == pointer, members
+
+
+async def copy_of(api: ApiStack, job: Seeded, pages: Sequence[Page], *, project: str) -> Seeded:
+    """Another job that has stored what this one has: the same bytes at the same addresses."""
+    copy = await _index(api, pages, project=project)
+    async with api.stores.database.transaction() as connection:
+        await connection.execute(
+            sa.text("UPDATE sources SET content_hash = :h WHERE job_id = :j"),
+            {"h": content_hash(job.id), "j": copy.id},
+        )
+    return copy
+
+
+@each_mode
+async def test_copies_that_jobs_of_a_project_stored_are_one_hit(api: ApiStack, mode: str) -> None:
+    """With as many hits as are asked for all the same; a filter by job finds that job's own copy."""
+    project, said = f"p-{uuid.uuid4()}", [Page([f"{LAMPS} Number {number}."]) for number in range(12)]
+    first = await _index(api, said, project=project)
+    copies = [await copy_of(api, first, said, project=project) for _ in range(2)]
+    hits = (await _search(api, "lamp of the tower", mode=mode, project=project, limit=12))["data"]
+    assert len({hit["url"] for hit in hits}) == len(hits) == 12
+    for job in (first, *copies):
+        own = (await _search(api, "lamp of the tower", mode=mode, job_ids=[str(job.id)], limit=20))["data"]
+        assert ({hit["job_id"] for hit in own}, len(own)) == ({str(job.id)}, 12)
+    two = [str(first.id), str(copies[0].id)]
+    assert len((await _search(api, "lamp of the tower", mode=mode, job_ids=two, limit=30))["data"]) == 12
+    every = {"mode": mode, "project": project, "limit": 100, "distinct_sources": False}
+    assert len((await _search(api, "lamp of the tower", **every))["data"]) == 36
+
+
+@each_mode
+async def test_enough_is_looked_at_where_most_are_copies(
+    api: ApiStack, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """The best chunks may all be of one document: what else there is is found behind them."""
+    monkeypatch.setattr(searching, "DEPTH", 4)
+    monkeypatch.setattr(searching, "OVERFETCH", 1)
+    project, best, other = (
+        f"p-{uuid.uuid4()}",
+        [Page(["The lamp of the tower."])],
+        [Page([LAMPS], url="https://b.example/")],
+    )
+    first = await _index(api, best, project=project)
+    for _ in range(7):
+        await copy_of(api, first, best, project=project)
+    await _index(api, other, project=project)
+    urls = await _urls(api, "the lamp of the tower", mode=mode, project=project, limit=2)
+    assert urls == ["https://site.example/0", "https://b.example/"]
+
+
+@each_mode
+async def test_what_differs_is_no_copy(api: ApiStack, mode: str) -> None:
+    """Another text at the same address, the same at another, and the same in another project are hits of their own."""
+    project, elsewhere = f"p-{uuid.uuid4()}", f"p-{uuid.uuid4()}"
+    first = await _index(api, [Page([LAMPS])], project=project)
+    changed = await _index(api, [Page([LAMPS])], project=project)
+    moved = await copy_of(api, first, [Page([LAMPS], url="https://b.example/")], project=project)
+    other = await copy_of(api, first, [Page([LAMPS])], project=elsewhere)
+    ids = [str(job.id) for job in (first, changed, moved, other)]
+    hits = (await _search(api, "lamp of the tower", mode=mode, job_ids=ids))["data"]
+    assert sorted(hit["job_id"] for hit in hits) == sorted(ids)
+
+
+async def test_reranker_is_not_asked_of_copies(api: ApiStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks at chunks of one copy of each document only."""
+    asked: list[int] = []
+
+    async def count(_gateway: object, _name: str, _query: str, texts: Sequence[str], _shares: object) -> list[float]:
+        asked.append(len(texts))
+        return [float(len(texts) - number) for number in range(len(texts))]
+
+    monkeypatch.setattr(searching, "rerank", count)
+    project, said = f"p-{uuid.uuid4()}", [Page([f"{LAMPS} Number {number}."]) for number in range(3)]
+    first = await _index(api, said, project=project)
+    await copy_of(api, first, said, project=project)
+    hits = (await _search(api, "lamp of the tower", project=project, rerank="minilm"))["data"]
+    assert (asked, len(hits)) == ([3], 3)

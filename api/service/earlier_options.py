@@ -1,0 +1,102 @@
+"""What the body of a re-crawl leaves out: that is as the job had it which is crawled again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from pydantic import ValidationError
+
+from api.errors import ValidationFailed
+from api.problems import MAX_ERRORS, field_problem
+from api.resources import Gateway
+from api.schemas import CrawlBody, ExtractBody, ScrapeBody
+from ke.storage.jobs import JobRow, find_job
+
+AnyBody: TypeAlias = ScrapeBody | CrawlBody | ExtractBody
+
+NEVER_TAKEN: Final = frozenset({"kind", "labels", "recrawl_of", "forget_replaced"})
+"""Fields that are of one job: what its owner calls it, and what must be asked for each time."""
+_WITH_SCHEMA: Final = ("instructions", "model", "max_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class WholeBody:
+    """A body with what it leaves out."""
+
+    body: AnyBody
+    given: AnyBody
+    """As it was sent."""
+    taken_over: tuple[str, ...] = ()
+    """JSON pointers to what is the earlier job's, where that is no default."""
+
+    @classmethod
+    def of(cls, body: AnyBody) -> "WholeBody":
+        """A body that leaves nothing to an earlier job."""
+        return cls(body, body)
+
+
+async def with_earlier_options(gateway: Gateway, body: AnyBody) -> WholeBody:
+    """The body of a re-crawl with what it does not give as the earlier job had it; any other as it is.
+
+    Where there is no such job, or its record is deleted, it is as it was sent: whether that is wrong, or a repeat of a
+    submit from before, the caller finds out.
+
+    Raises:
+        ValidationFailed: Something that would be taken over cannot be used any more.
+        DatabaseUnavailable: Postgres does not answer.
+    """
+    if isinstance(body, ExtractBody) or body.recrawl_of is None:
+        return WholeBody.of(body)
+    async with gateway.database.transaction() as connection:
+        earlier = await find_job(connection, body.recrawl_of)
+    return WholeBody.of(body) if earlier is None or earlier.deleted_at is not None else taking_over(body, earlier)
+
+
+def taking_over(body: ScrapeBody | CrawlBody, earlier: JobRow) -> WholeBody:
+    """A body with all that it does not give as an earlier job had it.
+
+    Of groups (`limits`, `scope`, `rate`, `extract`) each member counts for itself; null in place of one is given too.
+
+    Raises:
+        ValidationFailed: Something that would be taken over cannot be used any more.
+    """
+    given = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    had = {"project": earlier.project, **earlier.params}
+    taken = {name: had[name] for name in type(body).model_fields if name in had and name not in NEVER_TAKEN}
+    merged = {**taken, **given}
+    for name, value in taken.items():
+        if isinstance(value, Mapping) and isinstance(given.get(name), Mapping):
+            merged[name] = {**value, **given[name]}
+    if isinstance(merged.get("extract"), Mapping):
+        merged["extract"] = _without_records(merged["extract"], given.get("extract") or {})
+    try:
+        whole = type(body).model_validate(merged)
+    except ValidationError as error:
+        raise _unusable(body.kind, error, earlier) from None
+    before, now = (one.model_dump(mode="json", by_alias=True) for one in (body, whole))
+    return WholeBody(whole, body, tuple(_differences(before, now)))
+
+
+def _without_records(extract: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes with a schema is not taken over where there is none any more."""
+    has_none = extract.get("schema") is None
+    return {name: value for name, value in extract.items() if not (has_none and name in _WITH_SCHEMA) or name in given}
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:
+    """JSON pointers to the members that are not the same, in their order."""
+    found: list[str] = []
+    for name, value in now.items():
+        was = before.get(name)
+        if isinstance(value, Mapping) and isinstance(was, Mapping) and name != "schema":
+            found += _differences(was, value, f"{place}/{name}")
+        elif value != was:
+            found.append(f"{place}/{name}")
+    return found
+
+
+def _unusable(kind: str, error: ValidationError, earlier: JobRow) -> ValidationFailed:
+    found = error.errors(include_url=False, include_context=False)
+    problems = [field_problem({**each, "loc": ("body", kind, *each["loc"])}) for each in found[:MAX_ERRORS]]
+    first = f"{problems[0]['pointer']}: {problems[0]['detail']}"
+    return ValidationFailed(f"{first} It is taken over from job {earlier.id}: give another.", errors=problems)

@@ -1,0 +1,77 @@
+"""What is said beside a job: what a re-crawl has left of before, and how to go on where a limit was reached."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ke.cli import output
+from ke.cli.text import count
+from ke.cli.wording import option_of
+from ke.contracts.jobs import Artifacts, JobKind
+
+MAX_COUNTED: Final = 10_000
+"""Pages up to which the gateway counts."""
+MAX_PAGES: Final = 1_000_000
+"""The greatest `max_pages` that there is."""
+_IS: Final = {"changed": "has changed", "gone": "is gone"}
+_DID: Final = {"changed": "changed", "gone": "went"}
+_OF_PAGES: Final = ("max_pages", "max_bytes", "max_seconds")
+"""The limits beyond which a re-crawl goes on."""
+
+
+def tell_more(job: Mapping[str, Any]) -> None:
+    """Say what follows from an ended job, on stderr; nothing where nothing does."""
+    for line in (_nothing_in_common(job), outdated(job), going_on(job)):
+        if line is not None:
+            output.note(line)
+
+
+def _nothing_in_common(job: Mapping[str, Any]) -> str | None:
+    earlier = (job.get("params") or {}).get("recrawl_of")
+    if not earlier or job.get("earlier_pages") != 0:
+        return None
+    return f"No page of job {earlier} is in this job's scope: all its pages are new, and none is replaced."
+
+
+def outdated(job: Mapping[str, Any]) -> str | None:
+    """What a search still finds of before a re-crawl; None where there is nothing, or the gateway does not tell."""
+    left, done, job_id = job.get("previous_stored"), output.counters_of(job), job.get("id")
+    names = [name for name in ("changed", "gone") if done.get(f"pages_{name}")]
+    if left is None or not names:
+        return None
+    is_asked = bool((job.get("params") or {}).get("forget_replaced"))
+    if left == 0:
+        became = " or ".join(_IS[name] for name in names)
+        return f"No earlier document of a page that {became} is left." if is_asked else None
+    number = f"{count(left)} or more" if left >= MAX_COUNTED else count(left)
+    pages, they = ("page", "it") if left == 1 else ("pages", "they")
+    what = f"what {number} {pages} said before {they} {' or '.join(_DID[name] for name in names)}"
+    where = ", and ".join(f"ke jobs pages {job_id} --state {name}" for name in names)
+    if not is_asked:
+        how = "ke sources forget deletes it, and a re-crawl with --forget-replaced does so itself"
+        return f"A search still finds {what} ({how}): {where}"
+    if job.get("forgetting") == "running":
+        return f"W{what[1:]} is being deleted: {where}"
+    if job.get("forgetting") == "ended":
+        return f"A search still finds {what}, as another page has it too, or nothing has taken its place: {where}"
+    return f"A search still finds {what}: {where}"
+
+
+def going_on(job: Mapping[str, Any]) -> str | None:
+    """The command by which a crawl goes on that ended at a limit: a re-crawl under twice that.
+
+    What was fetched is asked for again there, and counts, so a greater limit has room for as much again.
+    """
+    reached = [name for name in (job.get("result") or {}).get("limits_reached") or () if name in _OF_PAGES]
+    limits = (job.get("params") or {}).get("limits") or {}
+    done = output.counters_of(job)
+    # A limit may have been raised while the job ran.
+    pages = sum(done.get(f"pages_{name}") or 0 for name in ("fetched", "duplicate", "unchanged"))
+    used = {"max_pages": pages, "max_bytes": done.get("bytes") or 0}
+    twice = {name: 2 * max(limits[name], used.get(name, 0)) for name in reached if limits.get(name)}
+    if "max_pages" in twice:
+        twice["max_pages"] = min(twice["max_pages"], MAX_PAGES)
+    is_there = job.get("kind") == JobKind.CRAWL and job.get("artifacts") == Artifacts.PRESENT
+    if not is_there or not twice or any(twice[name] == limits[name] for name in twice):
+        return None
+    options = " ".join(f"{option_of(name)} {value}" for name, value in twice.items())
+    return f"To go on beyond the limit: ke crawl --recrawl-of {job.get('id')} {options}"
