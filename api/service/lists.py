@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Protocol, TypeVar
 
-from api.items import DeadLetterItem, EntityItem, ExtractionItem, PageItem, RecordItem, SourceItem, SourceView
+from api.items import (
+    DeadLetterItem,
+    EntityItem,
+    ExtractionItem,
+    LetterSummaryView,
+    PageItem,
+    RecordItem,
+    SourceItem,
+    SourceView,
+)
 from api.pagination import Slice
 from api.resources import Gateway
 from api.views import JobView, PageOf, ProjectView, PurgedView
@@ -20,6 +29,10 @@ from ke.storage.jobs import JobRow, get_job, list_jobs, list_projects, progress_
 
 LOOKED_UP_AT_ONCE: Final = 25
 """Open jobs of a page that are held against Temporal: as many as it answers for in a moment."""
+
+
+MAX_ERRORS_TOLD: Final = 100
+"""Errors that a summary of dead letters tells."""
 
 
 class _Numbered(Protocol):
@@ -149,6 +162,14 @@ async def letters(gateway: Gateway, job_id: uuid.UUID, part: Slice, fitting: Let
             connection, job_id, limit=part.fetch, after=part.after, letters=fitting
         )
     return PageOf(data=[DeadLetterItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
+
+
+async def summary_of_letters(gateway: Gateway, job_id: uuid.UUID, fitting: LetterFilter) -> LetterSummaryView:
+    """A job's dead letters by their errors, those that fit."""
+    async with gateway.database.transaction() as connection:
+        await get_job(connection, job_id)
+        found = await dead_letters.summarize_dead_letters(connection, job_id, limit=MAX_ERRORS_TOLD, letters=fitting)
+    return LetterSummaryView.of(found)
 
 
 async def purge_letters(gateway: Gateway, job_id: uuid.UUID, fitting: LetterFilter) -> PurgedView:

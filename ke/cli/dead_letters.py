@@ -58,6 +58,24 @@ def list_dead_letters(
     output.emit(page, output.dead_letter_list, as_json=as_json)
 
 
+@app.command("summary")
+def summarize_dead_letters(
+    job: JobId,
+    *,
+    subject: OfSubject = None,
+    error_type: OfType = None,
+    url_prefix: OfUrls = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Count what of a job failed for good, by error, with the first one of each."""
+    summary = call(
+        api_url,
+        lambda ke: ke.summarize_dead_letters(job, subject=subject, error_type=error_type, url_prefix=url_prefix),
+    )
+    output.emit(summary, output.dead_letter_summary, as_json=as_json)
+
+
 @app.command("retry")
 def retry_dead_letters(
     job: JobId,

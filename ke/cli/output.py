@@ -348,7 +348,9 @@ def dead_letter_list(out: Console, page: Document) -> None:
     if not letters:
         out.print("No dead letters.")
         return
-    table = _table(("ID", "SUBJECT", "TRIES", "AGE", "ERROR", "URL", "MESSAGE"), numbers=("TRIES", "AGE"))
+    has_origin = any(letter.get("found_on") for letter in letters)
+    origin = ("FOUND ON",) if has_origin else ()
+    table = _table(("ID", "SUBJECT", "TRIES", "AGE", "ERROR", "URL", *origin, "MESSAGE"), numbers=("TRIES", "AGE"))
     for letter in letters:
         table.add_row(
             _cell(letter.get("id")),
@@ -357,10 +359,34 @@ def dead_letter_list(out: Console, page: Document) -> None:
             age(letter.get("last_failed_at")),
             _cell(letter.get("error_type")),
             _cell(letter.get("url")),
+            *((_cell(letter.get("found_on")),) if has_origin else ()),
             _cell(shorten(letter.get("error_message") or "", 80)),
         )
     out.print(table)
     next_page(page)
+
+
+def dead_letter_summary(out: Console, summary: Document) -> None:
+    """One line for each error, the most frequent first."""
+    groups = summary.get("data") or []
+    if not groups:
+        out.print("No dead letters.")
+        return
+    numbers = ("LETTERS", "AGE")
+    table = _table((*numbers, "SUBJECT", "ERROR", "FIRST URL", "ITS MESSAGE"), numbers=numbers)
+    for group in groups:
+        table.add_row(
+            count(group.get("letters")),
+            age(group.get("last_failed_at")),
+            _cell(group.get("subject")),
+            _cell(group.get("error_type")),
+            _cell(group.get("url")),
+            _cell(shorten(group.get("error_message") or "", 80)),
+        )
+    out.print(table)
+    errors = summary.get("errors") or len(groups)
+    if errors > len(groups):
+        note(f"These are the most frequent of {count(errors)} errors, of {letters(summary['letters'])} in all.")
 
 
 def retry_detail(out: Console, retry: Document) -> None:

@@ -70,6 +70,7 @@ class DeadLetterAnswer(_Answer):
     error_type: str = Field(description="The error's code, such as http-500")
     error_message: str = ""
     attempts: int = Field(0, description="How often it was tried")
+    found_on: str | None = Field(None, description="Of a page: the first one that was found to link to it")
 
 
 class DeadLettersAnswer(_Answer):
@@ -77,6 +78,24 @@ class DeadLettersAnswer(_Answer):
 
     data: list[DeadLetterAnswer]
     next_cursor: str | None = Field(None, description="For the next call, when there is more")
+
+
+class LettersOfErrorAnswer(_Answer):
+    """The dead letters of a job with one error."""
+
+    subject: str = Field(description="page, source or record")
+    error_type: str = Field(description="The error's code, such as http-404")
+    letters: int = Field(description="How many there are")
+    url: str = Field(description="Of the first of them")
+    error_message: str = Field("", description="The same")
+
+
+class LetterSummaryAnswer(_Answer):
+    """A job's dead letters by their errors, the most frequent first."""
+
+    letters: int = Field(description="All that fit")
+    errors: int = Field(description="How many different errors they have")
+    data: list[LettersOfErrorAnswer]
 
 
 class RecordAnswer(_Answer):
@@ -131,6 +150,7 @@ class PageAnswer(_Answer):
     url: str
     state: str
     reason: str | None = Field(None, description="Why it was skipped or failed, or what it is the same as")
+    found_on: str | None = Field(None, description="The first page that was found to link to it")
     source_id: str | None = Field(None, description="The document that has its content")
     previous_source_id: str | None = Field(
         None, description="Of a re-crawl, where the page has changed or is gone: the document that it had"

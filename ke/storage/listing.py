@@ -79,6 +79,8 @@ class PageRow:
     content_type: str | None
     bytes: int | None
     fetched_at: datetime | None
+    found_on: str | None
+    """The URL of the first page that it was found on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +222,13 @@ async def list_pages(
         state: Only those in this state (`ke.storage.tables.PAGE_STATES`); or `changed`, those that have content and
             had other content in the job that was crawled again; or `new`, those that have content and had none.
     """
-    previous = sources.alias("previous")
-    is_stored = sa.case((pages.c.previous_source_id.is_not(None), previous.c.id.is_not(None)))
+    previous, origin = sources.alias("previous"), pages.alias("origin")
+    told: dict[str, sa.ColumnElement[Any]] = {
+        "previous_is_stored": sa.case((pages.c.previous_source_id.is_not(None), previous.c.id.is_not(None))),
+        "found_on": sa.select(origin.c.url).where(origin.c.id == pages.c.found_on).correlate(pages).scalar_subquery(),
+    }
     statement = (
-        sa.select(
-            *(is_stored if name == "previous_is_stored" else pages.c[name] for name in PageRow.__dataclass_fields__)
-        )
+        sa.select(*(told[name] if name in told else pages.c[name] for name in PageRow.__dataclass_fields__))
         .select_from(pages.outerjoin(previous, previous.c.id == pages.c.previous_source_id))
         .where(pages.c.job_id == job_id)
         .order_by(pages.c.seq)

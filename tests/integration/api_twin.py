@@ -81,6 +81,8 @@ class ApiTwin:
     has_entities: bool = True
     sources: list[dict[str, Any]] = field(default_factory=list)
     letters: list[dict[str, Any]] = field(default_factory=list)
+    errors_left_out: int = 0
+    """Errors that a summary of dead letters counts and does not tell."""
     records: list[dict[str, Any]] = field(default_factory=list)
     pages: list[dict[str, Any]] = field(default_factory=list)
     retry: dict[str, Any] = field(default_factory=dict)
@@ -135,6 +137,7 @@ class ApiTwin:
                 web.get("/sources/{id}", self._source),
                 web.get("/jobs/{id}/records", self._records),
                 web.get("/jobs/{id}/dead-letters", self._letters),
+                web.get("/jobs/{id}/dead-letters/summary", self._summary),
                 web.delete("/jobs/{id}/dead-letters", self._purge),
                 web.post("/jobs/{id}/dead-letters/retry", self._retry),
                 web.get("/retries/{id}", self._read_retry),
@@ -329,6 +332,15 @@ class ApiTwin:
     async def _letters(self, request: web.Request) -> web.Response:
         self._job(request)
         return web.json_response({"data": self.letters, "next_cursor": None})
+
+    async def _summary(self, request: web.Request) -> web.Response:
+        self._job(request)
+        groups: dict[str, dict[str, Any]] = {}
+        for letter in self.letters:
+            group = {name: letter.get(name, "") for name in ("subject", "error_type", "error_message", "url")}
+            groups.setdefault(letter["error_type"], {**group, "letters": 0})["letters"] += 1
+        errors = len(groups) + self.errors_left_out
+        return web.json_response({"letters": len(self.letters), "errors": errors, "data": list(groups.values())})
 
     async def _purge(self, request: web.Request) -> web.Response:
         self._job(request)
