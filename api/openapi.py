@@ -62,6 +62,7 @@ _PROBLEMS: Final[dict[str, tuple[tuple[int, str], ...]]] = {
     "listRecords": (_NO_JOB, _INVALID),
     "getSource": ((404, "There is no such source"),),
     "listDeadLetters": (_NO_JOB, _INVALID),
+    "summarizeDeadLetters": (_NO_JOB, _INVALID),
     "purgeDeadLetters": (_NO_JOB, _INVALID),
     "retryDeadLetters": (
         *_BODY,

@@ -57,8 +57,8 @@ class CountersView(BaseModel):
 class CancellationView(BaseModel):
     """The proof that a cancelled job stands still."""
 
-    requested_at: str | None = None
-    quiescent_at: str | None = Field(None, description="When its last activity had acknowledged or timed out")
+    requested_at: datetime | None = None
+    quiescent_at: datetime | None = Field(None, description="When its last activity had acknowledged or timed out")
     latency_s: float = 0.0
     activities_drained: int = 0
     activities_timed_out: int = 0
@@ -188,8 +188,8 @@ class ReceiptView(BaseModel):
     planned: StoreCountsView = Field(description="What there was when the cleanup began")
     deleted: StoreCountsView = Field(description="What was deleted, not what was found before")
     remaining: StoreCountsView = Field(description="Exact counts after the last batch")
-    started_at: str | None
-    completed_at: str | None
+    started_at: datetime | None
+    completed_at: datetime | None
     delete_record: bool
     error: str | None
     fenced: bool = Field(
@@ -309,6 +309,17 @@ class ProjectView(BaseModel):
 
     name: str
     jobs: int = Field(description="Those whose record is not deleted")
+
+
+class Index(BaseModel):
+    """What answers here, and the paths to go on by."""
+
+    name: str
+    version: str
+    docs: str = Field(description="The API, to try it out")
+    openapi: str = Field(description="Its description, for machines")
+    health: str
+    ready: str
 
 
 class Health(BaseModel):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ke.cli import output
-from ke.cli.errors import CommandFailed, ExitCode
+from ke.cli.endings import check_retry
 from ke.cli.options import ApiUrl, Cursor, JobId, Json, Limit, Timeout, Wait
 from ke.cli.session import call
 from ke.cli.watch import follow_retry
@@ -103,9 +103,7 @@ def retry_dead_letters(
     output.emit(retry, output.retry_detail, as_json=as_json)
     if retry["status"] == RetryStatus.RUNNING:
         output.note(f"The retry is at work. To see how it stands: ke retries get {retry['id']}")
-    if retry["status"] in {RetryStatus.CANCELLED, RetryStatus.FAILED}:
-        error = retry.get("error") or {}
-        raise CommandFailed(f"{retry['id']} {retry['status']}: {error.get('message') or ''}", ExitCode.NOT_DONE)
+    check_retry(retry)
 
 
 @app.command("purge")

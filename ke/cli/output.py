@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ke.cli.text import age, clean, count, duration, local_time, money, printable, shorten, size
+from ke.cli.text import age, clean, count, duration, local_time, moment, money, printable, shorten, size
 from ke.cli.wording import option_of
 
 Document = Mapping[str, Any]
@@ -132,7 +132,8 @@ def job_list(out: Console, page: Document) -> None:
     numbers = ("PAGES", "SOURCES", "CHUNKS", "AGE")
     table = _table(("ID", "KIND", "STATUS", "ARTIFACTS", *numbers, "PROJECT"), numbers=numbers)
     for job in jobs:
-        done = counters_of(job)
+        # What it made is deleted: its numbers would read as if it were there.
+        done = {} if job.get("artifacts") == "cleaned" else counters_of(job)
         table.add_row(
             _cell(job.get("id")),
             _cell(job.get("kind")),
@@ -215,6 +216,16 @@ def cancellation_receipt(out: Console, receipt: Document) -> None:
     )
 
 
+def _times(document: Document) -> list[tuple[str, str | None]]:
+    """When something began and ended, and how long that took; without what is not known yet."""
+    begun, ended = moment(document.get("started_at")), moment(document.get("completed_at"))
+    return [
+        ("started", local_time(document.get("started_at")) if begun else None),
+        ("completed", local_time(document.get("completed_at")) if ended else None),
+        ("took", duration((ended - begun).total_seconds()) if begun and ended else None),
+    ]
+
+
 def cleanup_receipt(out: Console, receipt: Document) -> None:
     """What a cleanup planned, deleted and left, store by store."""
     planned = receipt.get("planned") or {}
@@ -230,6 +241,7 @@ def cleanup_receipt(out: Console, receipt: Document) -> None:
             ("job", receipt.get("job_id")),
             ("status", _status(_DRY_RUN if receipt.get("status") == "planned" else receipt.get("status"))),
             ("error", receipt.get("error")),
+            *_times(receipt),
         ),
     )
     out.print()

@@ -40,7 +40,7 @@ ZEROS = dict.fromkeys(COUNTS, 0)
 
 
 def now() -> str:
-    return datetime.now(UTC).isoformat()
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 @dataclass
@@ -73,6 +73,8 @@ class ApiTwin:
     deleted: set[str] = field(default_factory=set)
     script: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """For a job, the changes that its next reads see, one a read."""
+    ends: dict[str, Any] = field(default_factory=dict)
+    """How jobs that are submitted end, where that is not the usual way."""
     hits: list[dict[str, Any]] = field(default_factory=list)
     entity: dict[str, Any] = field(default_factory=lambda: {"id": str(uuid.uuid4()), **ENTITY})
     complete: bool = True
@@ -181,7 +183,7 @@ class ApiTwin:
         job_id = self.add_job("queued", kind=body["kind"], params=body, progress={}, started_at=None)
         self.script[job_id] = [
             {"status": "running", "progress": {**COUNTERS, "pages_fetched": 5}},
-            {"status": "completed", "progress": COUNTERS, "result": COUNTERS, "completed_at": now()},
+            {"status": "completed", "progress": COUNTERS, "result": COUNTERS, "completed_at": now()} | self.ends,
         ]
         return web.json_response(self.jobs[job_id], status=202, headers={"Location": f"/jobs/{job_id}"})
 

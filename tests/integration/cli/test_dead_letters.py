@@ -42,6 +42,14 @@ def test_dead_letters_are_retried_and_followed(ke: RunKe, api: ApiTwin) -> None:
     ended = ke("dead-letters", "retry", job, "--wait")
     assert (ended.returncode, api.calls[-1].path) == (0, f"/retries/retry-{job}-1")
     assert "completed" in ended.stdout
+    api.retry_end = {"status": "completed", "succeeded": 0, "failed": 4}
+    none = ke("dead-letters", "retry", job, "--wait")
+    assert (none.returncode, none.stderr) == (
+        1,
+        f"error: retry-{job}-1 completed, and none of its dead letters succeeded\n",
+    )
+    api.retry_end = {"status": "completed", "succeeded": 1, "failed": 3}
+    assert ke("dead-letters", "retry", job, "--wait").returncode == 0
     api.retry_end = {"status": "failed", "error": {"type": "fenced", "message": "A cleanup took the job over."}}
     failed = ke("dead-letters", "retry", job, "--wait", "--json")
     assert failed.returncode == 1

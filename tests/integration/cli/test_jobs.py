@@ -14,6 +14,7 @@ def test_list_shows_jobs_and_filters_them(ke: RunKe, api: ApiTwin) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].split()[:3] == ["ID", "KIND", "STATUS"]
     assert {line.split()[0] for line in lines[1:]} == {first, second}
+    assert lines[1].split()[3:7] == ["present", "12", "11", "40"]
     page = document(ke("jobs", "list", "--status", "completed", "--kind", "crawl", "--json"))
     assert [job["id"] for job in page["data"]] == [second]
 
@@ -83,6 +84,13 @@ def test_pause_and_resume_act_on_the_job(ke: RunKe, api: ApiTwin) -> None:
     assert document(ke("jobs", "resume", f"job-{job}", "--json"))["status"] == "running"
 
 
+def test_list_shows_no_numbers_of_what_is_deleted(ke: RunKe, api: ApiTwin) -> None:
+    """A job that was cleaned up has nothing stored, whatever it has counted; its document keeps the numbers."""
+    job = api.add_job("completed", artifacts="cleaned")
+    assert ke("jobs", "list").stdout.splitlines()[1].split()[3:7] == ["cleaned", "-", "-", "-"]
+    assert document(ke("jobs", "get", job, "--json"))["result"]["sources"] == 11
+
+
 def test_cleanup_dry_run_counts_and_deletes_nothing(ke: RunKe, api: ApiTwin) -> None:
     """The plan is shown and no receipt exists afterwards."""
     job = api.add_job("completed")
@@ -99,6 +107,7 @@ def test_cleanup_with_wait_shows_the_receipt(ke: RunKe, api: ApiTwin) -> None:
     rows = {line.split()[0]: line.split()[-3:] for line in done.stdout.splitlines() if line.split()[-1:] == ["0"]}
     assert rows["vectors"] == ["40", "40", "0"]
     assert rows["entities"] == ["90", "90", "0"]
+    assert {"started", "completed", "took"} <= {line.split()[0] for line in done.stdout.splitlines() if line}
     assert document(ke("receipts", "get", job, "--json"))["remaining"] == ZEROS
     assert document(ke("jobs", "receipt", f"cleanup-{job}", "--json"))["job_id"] == job
 

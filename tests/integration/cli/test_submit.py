@@ -68,9 +68,9 @@ def test_extract_takes_a_job_or_sources_and_not_both(ke: RunKe, api: ApiTwin) ->
     """Without one of the two, or with both, nothing is sent and the exit code is 2."""
     job, source = str(uuid.uuid4()), str(uuid.uuid4())
     assert ke("extract").returncode == 2
-    assert ke("extract", "--job", job, "--source", source).returncode == 2
+    assert ke("extract", job, "--source", source).returncode == 2
     assert not api.calls
-    document(ke("extract", "--job", f"job-{job}", "--json"))
+    document(ke("extract", f"job-{job}", "--json"))
     assert api.calls[-1].body["source_job_id"] == job
     document(ke("extract", "--source", source, "--json"))
     assert api.calls[-1].body["source_ids"] == [source]

@@ -1,5 +1,6 @@
 """Following a job to its end: what is shown, and the exit code."""
 
+import json
 import os
 import pty
 import signal
@@ -7,7 +8,11 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from ke.cli.main import run
 from tests.integration.api_twin import COUNTERS, ApiTwin, now
 from tests.integration.cli.process import KE, TIME_LIMIT_S, RunKe, document, environment
 
@@ -98,3 +103,59 @@ def test_watch_is_live_on_a_terminal(api: ApiTwin, tmp_path: Path) -> None:
     assert "running: 12 pages" in text
     assert "completed: 12 pages" in text
     assert "\x1b[" in text
+
+
+NOTHING = dict.fromkeys(COUNTERS, 0)
+
+
+@pytest.mark.parametrize(
+    ("members", "code", "said"),
+    [
+        ({"status": "completed"}, 0, "ke dead-letters list"),
+        ({"status": "completed", "result": NOTHING | {"sources": 1}}, 0, ""),
+        ({"status": "completed_with_errors", "result": COUNTERS | {"dead_letters": 400}}, 0, "ke dead-letters summary"),
+        (
+            {"status": "completed_with_errors", "result": NOTHING | {"pages_failed": 2, "dead_letters": 2}},
+            1,
+            "completed_with_errors, and nothing was stored: 2 failed, 2 dead letters",
+        ),
+        ({"status": "completed", "result": NOTHING | {"pages_skipped": 3}}, 1, "nothing was stored: 3 skipped"),
+        ({"status": "completed", "result": NOTHING}, 1, "nothing was stored: there was nothing"),
+        ({"status": "completed", "result": NOTHING | {"pages_unchanged": 4}}, 0, ""),
+        ({"status": "completed", "result": NOTHING | {"pages_gone": 1}}, 0, ""),
+        ({"status": "completed", "kind": "extract", "result": NOTHING | {"sources_extracted": 1}}, 0, ""),
+        (
+            {"status": "completed_with_errors", "kind": "extract", "result": NOTHING | {"dead_letters": 1}},
+            1,
+            "nothing was extracted: 1 dead letter",
+        ),
+        ({"status": "cancelled", "result": COUNTERS}, 1, "was cancelled: no reason given"),
+        ({"status": "cancelled", "result": {**COUNTERS, "cancellation": {"reason": "enough"}}}, 1, "cancelled: enough"),
+        ({"status": "failed", "error": None}, 1, "failed: no reason given"),
+    ],
+)
+def test_exit_code_says_whether_anything_came_of_the_job(
+    api: ApiTwin,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    members: dict[str, Any],
+    code: int,
+    said: str,
+) -> None:
+    """0 where something is stored or was found out, whatever failed beside it; 1 where nothing is, and why."""
+    monkeypatch.setenv("KE_API_URL", api.url)
+    job = api.add_job(**members)
+    assert run(["jobs", "watch", job]) == code
+    told = capsys.readouterr().err
+    assert said in told
+    assert ("error: " in told) == (code == 1)
+
+
+def test_waiting_for_a_job_that_stores_nothing_is_exit_code_1(ke: RunKe, api: ApiTwin) -> None:
+    """Of `--wait` as of `ke jobs watch`; the job is printed all the same, and for machines the problem beside it."""
+    lost = {"status": "completed_with_errors", "result": NOTHING | {"pages_failed": 1, "dead_letters": 1}}
+    api.ends = lost
+    done = ke("scrape", "https://example.com/", "--wait", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["status"] == "completed_with_errors"
+    assert json.loads(done.stderr.splitlines()[-1])["type"] == "urn:ke:problem:nothing-stored"
