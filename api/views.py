@@ -262,10 +262,10 @@ class PurgedView(BaseModel):
 
 
 class SnippetView(BaseModel):
-    """The part of a chunk that has most of the query's words, as it stands there: plain text, not HTML."""
+    """The part of a chunk that has most of the query's words, without Markdown's marks: plain text, not HTML."""
 
-    text: str
-    start: int = Field(description="Characters of the chunk before it")
+    text: str = Field(description="Of links the words alone; what is in code stays as it is")
+    start: int = Field(description="Where in the chunk's own text it begins, in characters")
     marks: list[tuple[int, int]] = Field(
         description="The query's words in it, by their stems: first character, and the one behind the last. Characters "
         "are Unicode code points"

@@ -220,7 +220,8 @@ class Hit(_Answer):
     source_id: str
     job_id: str
     snippet: dict[str, Any] = Field(
-        default_factory=dict, description="The part of it with most of the query's words; `marks` says where they are"
+        default_factory=dict,
+        description="The part of it with most of the query's words, as plain text; `marks` says where they are",
     )
 
 
