@@ -24,7 +24,9 @@ class SourceItem(BaseModel):
     content_hash: str = Field(description="SHA-256 of its text, in hex")
     bytes: int
     fetched_at: datetime
-    extraction_state: str | None = Field(description="How far this job is with extracting it; null: it does not")
+    extraction_state: str | None = Field(
+        description="How far this job is with extracting it; null: it does not, or no job is asked about"
+    )
     entities_state: str | None = Field(description="The same of its entities, once it is extracted")
     record_state: str | None = Field(None, description="How far it is with records of it; null: it asks for none")
     record_reason: str | None = Field(None, description="Why no record was made of it")

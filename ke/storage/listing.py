@@ -134,7 +134,7 @@ class RecordRow:
     tokens_out: int
 
 
-_SOURCE_COLUMNS = tuple(
+SOURCE_COLUMNS = tuple(
     sources.c[name] for name in ("id", "job_id", "url", "title", "content_type", "content_hash", "bytes", "fetched_at")
 )
 
@@ -147,6 +147,7 @@ async def list_sources(
     limit: int,
     after: int | None = None,
     state: str | None = None,
+    url_prefix: str | None = None,
 ) -> list[SourceRow]:
     """The sources a job stored; of an `extract` job, and with `state`, those it extracts.
 
@@ -157,6 +158,7 @@ async def list_sources(
         limit: Entries at most.
         after: Where the list was left off.
         state: Only those whose extraction is in this state (`ke.storage.tables.TASK_STATES`).
+        url_prefix: Only those whose URL begins so.
     """
     by_task = kind is JobKind.EXTRACT or state is not None
     seq = extraction_tasks.c.seq if by_task else sources.c.seq
@@ -168,7 +170,7 @@ async def list_sources(
         extraction_tasks.c.record_state,
         extraction_tasks.c.record_reason,
     )
-    columns: list[sa.ColumnElement[Any]] = [seq, *_SOURCE_COLUMNS, *of_task]
+    columns: list[sa.ColumnElement[Any]] = [seq, *SOURCE_COLUMNS, *of_task]
     statement = (
         sa.select(*columns)
         .select_from(
@@ -181,6 +183,8 @@ async def list_sources(
         statement = statement.where(sources.c.job_id == job_id)
     if state is not None:
         statement = statement.where(extraction_tasks.c.state == state)
+    if url_prefix is not None:
+        statement = statement.where(sources.c.url.startswith(url_prefix, autoescape=True))
     if after is not None:
         statement = statement.where(seq > after)
     return [SourceRow(*record) for record in await connection.execute(statement)]

@@ -136,6 +136,7 @@ class ApiTwin:
                 web.post("/jobs/{id}/cleanup", self._cleanup),
                 web.get("/jobs/{id}/sources", self._sources),
                 web.get("/jobs/{id}/pages", self._pages),
+                web.get("/sources", self._found_sources),
                 web.get("/sources/{id}", self._source),
                 web.get("/jobs/{id}/records", self._records),
                 web.get("/jobs/{id}/dead-letters", self._letters),
@@ -316,6 +317,11 @@ class ApiTwin:
     async def _sources(self, request: web.Request) -> web.Response:
         self._job(request)
         return web.json_response({"data": self.sources, "next_cursor": None})
+
+    async def _found_sources(self, request: web.Request) -> web.Response:
+        url, prefix = request.query.get("url"), request.query.get("url_prefix", "")
+        found = [source for source in self.sources if source["url"].startswith(prefix) and url in {None, source["url"]}]
+        return web.json_response({"data": found[: int(request.query["limit"])], "next_cursor": None})
 
     async def _source(self, request: web.Request) -> web.Response:
         found = [source for source in self.sources if source["id"] == request.match_info["id"]]

@@ -385,6 +385,10 @@ async def test_source_is_read_a_part_at_a_time(api: ApiTwin) -> None:
             assert (part["offset"], part["total_chars"], part["metadata"]) == (offset, 25, {"author": "Ada"})
             parts.append(part["text"])
             offset = part["next_offset"]
+        by_url = await client.call_tool("read_source", {"source_id": "https://e.com/a"})
+        assert by_url.structured_content["id"] == source
+        nothing = error_of(await client.call_tool("read_source", {"source_id": "https://e.com/none"}))
+        assert nothing["detail"] == "No document is stored with the URL https://e.com/none."
         refused = error_of(await client.call_tool("read_source", {"source_id": "../jobs"}))
         much = error_of(await client.call_tool("read_source", {"source_id": source, "max_chars": 1_000_000}))
     assert ("".join(parts), [len(part) for part in parts]) == (text, [10, 10, 5])

@@ -1,5 +1,7 @@
 """The commands that read what jobs have stored."""
 
+import uuid
+
 from tests.integration.api_twin import ApiTwin
 from tests.integration.cli.process import RunKe, document
 
@@ -64,3 +66,40 @@ def test_entities_are_listed_and_followed(ke: RunKe, api: ApiTwin) -> None:
     assert "Robert Stevenson" in ke("entities", "neighbours", entity, "--limit", "3").stdout
     assert (api.calls[-1].path, api.calls[-1].query["limit"]) == (f"/entities/{entity}/neighbours", "3")
     assert ke("entities", "get", "Bell Rock").returncode == 2
+
+
+def test_a_source_is_read_by_its_url(ke: RunKe, api: ApiTwin) -> None:
+    """The newest of those with the URL is shown, the others are named; a URL of none is exit code 4."""
+    url = "https://e.com/page"
+    first, second = ({"id": str(uuid.uuid4()), "url": url, "text": text} for text in ("new text", "old text"))
+    api.sources = [first]
+    alone = ke("sources", "get", url)
+    assert (alone.returncode, alone.stderr) == (0, "")
+    assert "new text" in alone.stdout
+    assert api.calls[-1].path == f"/sources/{first['id']}"
+    api.sources.append(second)
+    several = ke("sources", "get", url, "--json")
+    assert document(several)["id"] == first["id"]
+    assert f"older ones with this URL: {second['id']}" in several.stderr
+    assert "old text" in ke("sources", "get", second["id"]).stdout
+    missing = ke("sources", "get", "https://e.com/none")
+    assert (missing.returncode, missing.stdout) == (4, "")
+    assert "no document is stored with the URL https://e.com/none" in missing.stderr
+    sent = len(api.calls)
+    wrong = ke("sources", "get", "page")
+    assert (wrong.returncode, len(api.calls)) == (2, sent)
+    assert "neither a source's id nor an http or https URL" in wrong.stderr
+
+
+def test_sources_are_listed_by_the_beginning_of_their_urls(ke: RunKe, api: ApiTwin) -> None:
+    """Of all jobs, or of one; without a job and without a beginning nothing is sent."""
+    api.sources = [{"id": "s1", "url": "https://e.com/docs/a"}, {"id": "s2", "url": "https://e.com/blog"}]
+    listed = document(ke("sources", "list", "--url-prefix", "https://e.com/docs/", "--json"))
+    assert [source["id"] for source in listed["data"]] == ["s1"]
+    job = api.add_job("completed")
+    assert ke("sources", "list", job, "--url-prefix", "https://e.com/", "--state", "done").returncode == 0
+    assert (api.calls[-1].path, api.calls[-1].query["url_prefix"]) == (f"/jobs/{job}/sources", "https://e.com/")
+    sent = len(api.calls)
+    for options in ((), ("--state", "done", "--url-prefix", "https://e.com/")):
+        assert ke("sources", "list", *options).returncode == 2
+    assert len(api.calls) == sent
