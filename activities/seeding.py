@@ -12,7 +12,7 @@ from activities.heartbeat import Beat
 from activities.reach import Reach
 from activities.sitemaps import sitemap_urls
 from ke.runtime.pool import CpuPool
-from ke.storage.frontier import add_pages
+from ke.storage.frontier import Link, add_links
 from ke.storage.recrawls import earlier_frontier, known_pages
 from ke.web.fetch import Fetcher
 from ke.web.robots import Robots
@@ -35,7 +35,7 @@ class Seeding:
         """Adds what the seeds' sitemaps name, one link away from a seed."""
         async for urls in sitemap_urls(fetcher, robots, pool, self.reach, self.beat):
             for first in range(0, len(urls), SITEMAP_BATCH):
-                await self._add([(url, 1) for url in urls[first : first + SITEMAP_BATCH]])
+                await self._add([(url, 1, None) for url in urls[first : first + SITEMAP_BATCH]])
 
     async def from_earlier(self, job_id: uuid.UUID) -> int:
         """Adds all that an earlier job has seen and this one follows, as deep as it was, so that all is asked for anew.
@@ -53,16 +53,17 @@ class Seeding:
             async with self.writing() as connection:
                 found, after = await earlier_frontier(connection, job_id, after)
             by_depth: dict[int, list[str]] = {}
-            for url, depth in found:
+            origins = {url: origin for url, _, origin in found}
+            for url, depth, _ in found:
                 # Only this job's own seeds are without a link that leads to them.
                 by_depth.setdefault(max(1, depth), []).append(url)
             for depth, urls in sorted(by_depth.items()):
                 selected = await self.reach.select(tuple(urls), depth)
                 common += sum(url not in seeds for url in selected)
-                await self._add([(url, depth) for url in selected])
+                await self._add([(url, depth, origins.get(url)) for url in selected])
         return common
 
-    async def _add(self, urls: Sequence[tuple[str, int]]) -> None:
+    async def _add(self, links: Sequence[Link]) -> None:
         async with self.writing() as connection:
-            await add_pages(connection, self.job_id, urls)
+            await add_links(connection, self.job_id, links)
         self.beat.progress()

@@ -18,6 +18,7 @@ from api.routes import (
     docs,
     entities,
     health,
+    index,
     jobs,
     projects,
     reconciliations,
@@ -47,6 +48,7 @@ ROUTERS: Final = (
     search.router,
     reconciliations.router,
     health.router,
+    index.router,
 )
 
 

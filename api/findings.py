@@ -1,5 +1,6 @@
 """What the gateway answers about reconciliations."""
 
+from datetime import datetime
 from typing import Self
 
 from pydantic import BaseModel, Field
@@ -39,8 +40,8 @@ class ReconciliationView(BaseModel):
     max_share: float
     findings: list[FindingView] = Field(description="One of each kind, also of those of which nothing was found")
     error: str | None
-    started_at: str
-    completed_at: str | None
+    started_at: datetime
+    completed_at: datetime | None
 
     @classmethod
     def of(cls, record: Reconciliation) -> Self:

@@ -2,13 +2,13 @@
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ke.contracts.retries import Subject
-from ke.storage.dead_letters import DeadLetterRow
+from ke.storage.dead_letters import DeadLetterRow, LetterSummary
 from ke.storage.listing import EntityRow, ExtractionRow, PageRow, RecordRow, SourceDocument, SourceRow
 from ke.storage.merged_entities import MentioningSource, MergedEntity, Neighbour
 
@@ -24,7 +24,9 @@ class SourceItem(BaseModel):
     content_hash: str = Field(description="SHA-256 of its text, in hex")
     bytes: int
     fetched_at: datetime
-    extraction_state: str | None = Field(description="How far this job is with extracting it; null: it does not")
+    extraction_state: str | None = Field(
+        description="How far this job is with extracting it; null: it does not, or no job is asked about"
+    )
     entities_state: str | None = Field(description="The same of its entities, once it is extracted")
     record_state: str | None = Field(None, description="How far it is with records of it; null: it asks for none")
     record_reason: str | None = Field(None, description="Why no record was made of it")
@@ -62,6 +64,12 @@ class _Item(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True)
 
 
+_FOUND_ON: Final = (
+    "The first page that was found to link to it; null: none was (a seed, or only in a sitemap), or it is deleted. Of "
+    "what a re-crawl asks for again it is a page of the earlier job"
+)
+
+
 class PageItem(_Item):
     """A URL that a job has seen."""
 
@@ -92,6 +100,7 @@ class PageItem(_Item):
     content_type: str | None
     bytes: int | None
     fetched_at: datetime | None
+    found_on: str | None = Field(None, description=_FOUND_ON)
 
     @classmethod
     def of(cls, row: PageRow) -> Self:
@@ -220,8 +229,34 @@ class DeadLetterItem(_Item):
     attempts: int
     first_failed_at: datetime
     last_failed_at: datetime
+    found_on: str | None = Field(None, description=f"Of a page: {_FOUND_ON[0].lower()}{_FOUND_ON[1:]}")
 
     @classmethod
     def of(cls, row: DeadLetterRow) -> Self:
         """A dead letter in a list."""
         return cls.model_validate(row)
+
+
+class LettersOfErrorItem(_Item):
+    """The dead letters of a job with one error."""
+
+    subject: Subject
+    error_type: str
+    letters: int = Field(description="How many there are")
+    last_failed_at: datetime
+    url: str = Field(description="Of the first of them")
+    error_message: str = Field(description="The same")
+
+
+class LetterSummaryView(_Item):
+    """A job's dead letters by their errors, the most frequent first."""
+
+    letters: int = Field(description="All that fit")
+    errors: int = Field(description="How many different errors they have; `data` has the first hundred, at most")
+    data: list[LettersOfErrorItem]
+
+    @classmethod
+    def of(cls, summary: LetterSummary) -> Self:
+        """What a summary says."""
+        data = [LettersOfErrorItem.model_validate(group) for group in summary.most]
+        return cls(letters=summary.letters, errors=summary.errors, data=data)

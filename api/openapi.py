@@ -60,8 +60,10 @@ _PROBLEMS: Final[dict[str, tuple[tuple[int, str], ...]]] = {
     "listExtractions": (_NO_JOB, _INVALID),
     "listEntities": (_NO_JOB, _INVALID),
     "listRecords": (_NO_JOB, _INVALID),
+    "findSources": (_INVALID,),
     "getSource": ((404, "There is no such source"),),
     "listDeadLetters": (_NO_JOB, _INVALID),
+    "summarizeDeadLetters": (_NO_JOB, _INVALID),
     "purgeDeadLetters": (_NO_JOB, _INVALID),
     "retryDeadLetters": (
         *_BODY,

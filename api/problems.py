@@ -181,9 +181,7 @@ def from_validation(error: RequestValidationError) -> KeError:
     if path:
         # No id has that form, so there is nothing under it.
         name = path[0]["loc"][-1]
-        form = (
-            "must be an id (a UUID)" if path[0]["type"].startswith("uuid") else f"has not that form: {path[0]['msg']}"
-        )
+        form = "must be an id (a UUID)" if path[0]["type"].startswith("uuid") else "does not have the form of one"
         return NotFound(f"There is nothing here: {name} {form}.")
     problems = [field_problem(e) for e in found[:MAX_ERRORS]]
     where = problems[0].get("pointer", problems[0].get("parameter")) or "the body"

@@ -57,8 +57,8 @@ class CountersView(BaseModel):
 class CancellationView(BaseModel):
     """The proof that a cancelled job stands still."""
 
-    requested_at: str | None = None
-    quiescent_at: str | None = Field(None, description="When its last activity had acknowledged or timed out")
+    requested_at: datetime | None = None
+    quiescent_at: datetime | None = Field(None, description="When its last activity had acknowledged or timed out")
     latency_s: float = 0.0
     activities_drained: int = 0
     activities_timed_out: int = 0
@@ -230,8 +230,8 @@ class ReceiptView(BaseModel):
         "its beginning. They stay, without a document, and a re-crawl of such a job fetches them anew; of one source "
         "they go with it, and are among `planned.pages`",
     )
-    started_at: str | None
-    completed_at: str | None
+    started_at: datetime | None
+    completed_at: datetime | None
     delete_record: bool
     error: str | None
     fenced: bool = Field(
@@ -320,10 +320,10 @@ class PurgedView(BaseModel):
 
 
 class SnippetView(BaseModel):
-    """The part of a chunk that has most of the query's words, as it stands there: plain text, not HTML."""
+    """The part of a chunk that has most of the query's words, without Markdown's marks: plain text, not HTML."""
 
-    text: str
-    start: int = Field(description="Characters of the chunk before it")
+    text: str = Field(description="Of links the words alone; what is in code stays as it is")
+    start: int = Field(description="Where in the chunk's own text it begins, in characters")
     marks: list[tuple[int, int]] = Field(
         description="The query's words in it, by their stems: first character, and the one behind the last. Characters "
         "are Unicode code points"
@@ -367,6 +367,17 @@ class ProjectView(BaseModel):
 
     name: str
     jobs: int = Field(description="Those whose record is not deleted")
+
+
+class Index(BaseModel):
+    """What answers here, and the paths to go on by."""
+
+    name: str
+    version: str
+    docs: str = Field(description="The API, to try it out")
+    openapi: str = Field(description="Its description, for machines")
+    health: str
+    ready: str
 
 
 class Health(BaseModel):

@@ -20,6 +20,7 @@ from typing import Any, Final
 from ke.client_entities import EntityCalls
 from ke.client_http import ApiError, ClientError, GatewayUnreachable, RequestRefused, each, segment
 from ke.client_letters import DeadLetterCalls
+from ke.client_sources import SourceCalls
 from ke.client_types import (
     NOT_GIVEN,
     Extract,
@@ -32,7 +33,6 @@ from ke.client_types import (
     Record,
     SearchHit,
     SearchResult,
-    Source,
     SourceItem,
 )
 
@@ -42,7 +42,7 @@ MAX_WAIT_S: Final = 60
 """The longest a call may wait in the gateway, in seconds."""
 
 
-class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
+class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
     """A client of one gateway; use it as an async context manager.
 
     Every method raises `ApiError` when the gateway refuses, `GatewayUnreachable` when it does not answer, and
@@ -201,10 +201,20 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         return page
 
     async def list_sources(
-        self, job_id: str, *, state: str | None = None, limit: int = 50, cursor: str | None = None
+        self,
+        job_id: str,
+        *,
+        state: str | None = None,
+        url_prefix: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
     ) -> Page[SourceItem]:
-        """The sources a job stored, or worked on; with `state` those that its extraction left in that state."""
-        page: Page[SourceItem] = await self._list(f"/jobs/{segment(job_id)}/sources", limit, cursor, state=state)
+        """The sources a job stored, or worked on.
+
+        With `state` those that its extraction left in that state, with `url_prefix` those whose URL begins so.
+        """
+        filters = {"state": state, "url_prefix": url_prefix}
+        page: Page[SourceItem] = await self._list(f"/jobs/{segment(job_id)}/sources", limit, cursor, **filters)
         return page
 
     async def list_pages(
@@ -264,11 +274,6 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls):
         """All records of a job, page by page."""
         async for item in each(lambda cursor: self.list_records(job_id, limit=200, cursor=cursor)):
             yield item
-
-    async def get_source(self, source_id: str) -> Source:
-        """A stored document with its text."""
-        source: Source = await self._call("GET", f"/sources/{segment(source_id)}")
-        return source
 
     async def search(
         self,

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from ke.client_http import Calls, each, segment
-from ke.client_types import DeadLetter, Page, Purged, Retry
+from ke.client_types import DeadLetter, LetterSummary, Page, Purged, Retry
 
 
 class DeadLetterCalls(Calls):
@@ -43,6 +43,19 @@ class DeadLetterCalls(Calls):
 
         async for item in each(fetch):
             yield item
+
+    async def summarize_dead_letters(
+        self,
+        job_id: str,
+        *,
+        subject: str | None = None,
+        error_type: str | None = None,
+        url_prefix: str | None = None,
+    ) -> LetterSummary:
+        """A job's dead letters counted by their errors, filtered as in `list_dead_letters`."""
+        params = {"subject": subject, "error_type": error_type, "url_prefix": url_prefix}
+        summary: LetterSummary = await self._call("GET", f"/jobs/{segment(job_id)}/dead-letters/summary", params=params)
+        return summary
 
     async def retry_dead_letters(
         self,

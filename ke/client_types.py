@@ -187,6 +187,8 @@ class PageItem(TypedDict):
     content_type: str | None
     bytes: int | None
     fetched_at: str | None
+    found_on: str | None
+    """The first page that was found to link to it."""
 
 
 class SourceItem(TypedDict):
@@ -270,6 +272,29 @@ class DeadLetter(TypedDict):
     attempts: int
     first_failed_at: str
     last_failed_at: str
+    found_on: str | None
+    """Of a page: the first one that was found to link to it."""
+
+
+class LettersOfError(TypedDict):
+    """The dead letters of a job with one error."""
+
+    subject: Literal["page", "source", "record"]
+    error_type: str
+    letters: int
+    last_failed_at: str
+    url: str
+    """Of the first of them."""
+    error_message: str
+
+
+class LetterSummary(TypedDict):
+    """A job's dead letters by their errors, the most frequent first."""
+
+    letters: int
+    errors: int
+    """How many different ones there are; `data` has the first hundred, at most."""
+    data: list[LettersOfError]
 
 
 class Retry(TypedDict):

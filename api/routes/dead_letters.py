@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api.items import DeadLetterItem
+from api.items import DeadLetterItem, LetterSummaryView
 from api.pagination import Cursor, Limit, slice_of
 from api.resources import GatewayDep
 from api.routes.params import JobId
@@ -34,6 +34,19 @@ async def list_dead_letters(
     letters = LetterFilter(subject=subject, error_type=error_type, url_prefix=url_prefix)
     part = slice_of(gateway.cursor_key, limit, cursor, "dead-letters", job_id, letters)
     return await lists.letters(gateway, job_id, part, letters)
+
+
+@router.get("/summary", operation_id="summarizeDeadLetters", summary="Count a job's dead letters by error")
+async def summarize_dead_letters(
+    gateway: GatewayDep,
+    job_id: JobId,
+    subject: Subject | None = None,
+    error_type: OfType = None,
+    url_prefix: OfUrls = None,
+) -> LetterSummaryView:
+    """Counts those that fit all filters by subject and error, the most frequent first, each with its first letter."""
+    letters = LetterFilter(subject=subject, error_type=error_type, url_prefix=url_prefix)
+    return await lists.summary_of_letters(gateway, job_id, letters)
 
 
 @router.delete("", operation_id="purgeDeadLetters", summary="Delete a job's dead letters")

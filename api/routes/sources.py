@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 
 from api.items import EntityItem, ExtractionItem, PageItem, RecordItem, SourceItem, SourceView
-from api.pagination import Cursor, Limit, slice_of
+from api.pagination import Cursor, Limit, rank_slice_of, slice_of
 from api.resources import GatewayDep
 from api.routes.params import RECEIPT_RESPONSES, JobId, Prefer, SourceId, preferred_wait_s, tell_receipt
+from api.schemas import UrlPrefix
 from api.service import forgetting, lists
 from api.views import PageOf, ReceiptView
 
@@ -19,13 +20,31 @@ Since = Literal["changed", "new"]
 """Of a re-crawl: what has become of a page since the earlier job."""
 
 
+OfUrl = Annotated[UrlPrefix | None, Query(description="Exactly this URL, in any spelling; or")]
+OfUrls = Annotated[UrlPrefix | None, Query(description="Only of URLs that begin so")]
+
+
 @router.get("/jobs/{job_id}/sources", operation_id="listSources", summary="List a job's sources")
 async def list_sources(
-    gateway: GatewayDep, job_id: JobId, state: TaskState | None = None, limit: Limit = 50, cursor: Cursor = None
+    gateway: GatewayDep,
+    job_id: JobId,
+    state: TaskState | None = None,
+    url_prefix: OfUrls = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> PageOf[SourceItem]:
     """Shows the sources a job stored, or works on; with `state` those whose extraction is in that state."""
-    part = slice_of(gateway.cursor_key, limit, cursor, "sources", job_id, state)
-    return await lists.sources(gateway, job_id, part, state=state)
+    part = slice_of(gateway.cursor_key, limit, cursor, "sources", job_id, state, url_prefix)
+    return await lists.sources(gateway, job_id, part, state=state, url_prefix=url_prefix)
+
+
+@router.get("/sources", operation_id="findSources", summary="Find sources by their URLs")
+async def find_sources(
+    gateway: GatewayDep, url: OfUrl = None, url_prefix: OfUrls = None, limit: Limit = 50, cursor: Cursor = None
+) -> PageOf[SourceItem]:
+    """Shows the documents of all jobs with one URL, or with URLs that begin so: by URL, of each the newest first."""
+    part = rank_slice_of(gateway.cursor_key, limit, cursor, "sources-by-url", url, url_prefix)
+    return await lists.sources_by_url(gateway, part, url=url, url_prefix=url_prefix)
 
 
 @router.get("/jobs/{job_id}/pages", operation_id="listPages", summary="List the URLs a job has seen")

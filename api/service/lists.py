@@ -6,8 +6,18 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Protocol, TypeVar
 
-from api.items import DeadLetterItem, EntityItem, ExtractionItem, PageItem, RecordItem, SourceItem, SourceView
-from api.pagination import Slice
+from api.errors import BadCursor, ValidationFailed
+from api.items import (
+    DeadLetterItem,
+    EntityItem,
+    ExtractionItem,
+    LetterSummaryView,
+    PageItem,
+    RecordItem,
+    SourceItem,
+    SourceView,
+)
+from api.pagination import RankSlice, Slice
 from api.resources import Gateway
 from api.views import JobView, PageOf, ProjectView, PurgedView
 from ke.contracts.errors import DatabaseUnavailable, NotFound
@@ -17,9 +27,17 @@ from ke.runtime.engine import GLANCE_S
 from ke.runtime.settling import settle
 from ke.storage import dead_letters, listing
 from ke.storage.jobs import JobRow, get_job, list_jobs, list_projects, progress_of
+from ke.storage.sources_by_url import list_sources_by_url, url_of_source
+from ke.web.errors import BadUrl
+from ke.web.urls import canonicalize
 
 LOOKED_UP_AT_ONCE: Final = 25
 """Open jobs of a page that are held against Temporal: as many as it answers for in a moment."""
+
+
+_ONE_OF: Final = "Exactly one of url and url_prefix is to be given."
+MAX_ERRORS_TOLD: Final = 100
+"""Errors that a summary of dead letters tells."""
 
 
 class _Numbered(Protocol):
@@ -101,12 +119,44 @@ async def projects(gateway: Gateway, part: Slice) -> PageOf[ProjectView]:
     return PageOf(data=data, next_cursor=part.next_cursor(rows, _seq))
 
 
-async def sources(gateway: Gateway, job_id: uuid.UUID, part: Slice, *, state: str | None) -> PageOf[SourceItem]:
+async def sources(
+    gateway: Gateway, job_id: uuid.UUID, part: Slice, *, state: str | None, url_prefix: str | None
+) -> PageOf[SourceItem]:
     """The sources a job stored, or works on."""
     async with gateway.database.transaction() as connection:
         job = await get_job(connection, job_id)
-        rows = await listing.list_sources(connection, job_id, job.kind, limit=part.fetch, after=part.after, state=state)
+        filters = {"state": state, "url_prefix": url_prefix}
+        rows = await listing.list_sources(connection, job_id, job.kind, limit=part.fetch, after=part.after, **filters)
     return PageOf(data=[SourceItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
+
+
+async def sources_by_url(
+    gateway: Gateway, part: RankSlice, *, url: str | None, url_prefix: str | None
+) -> PageOf[SourceItem]:
+    """The documents of all jobs with a URL, or with URLs that begin so.
+
+    Raises:
+        ValidationFailed: Neither is given, or both; or the URL is none.
+        BadCursor: The document that the list was left off at is deleted.
+    """
+    if (url is None) == (url_prefix is None):
+        raise ValidationFailed("Give either url or url_prefix.", errors=[{"parameter": "url", "detail": _ONE_OF}])
+    try:
+        exact = None if url is None else canonicalize(url)
+    except BadUrl as error:
+        errors = [{"parameter": "url", "detail": error.message}]
+        raise ValidationFailed(f"url: {error.message}", errors=errors) from error
+    async with gateway.database.transaction() as connection:
+        after = None
+        if part.after is not None:
+            seq, last = part.after
+            left_off = await url_of_source(connection, last)
+            if left_off is None:
+                raise BadCursor("The source that this list was left off at is deleted: begin anew.")
+            after = (left_off, seq)
+        rows = await list_sources_by_url(connection, url=exact, url_prefix=url_prefix, limit=part.fetch, after=after)
+    data = [SourceItem.of(row) for row in rows[: part.limit]]
+    return PageOf(data=data, next_cursor=part.next_cursor(rows, lambda row: (row.seq, row.id)))
 
 
 async def pages(gateway: Gateway, job_id: uuid.UUID, part: Slice, *, state: str | None) -> PageOf[PageItem]:
@@ -149,6 +199,14 @@ async def letters(gateway: Gateway, job_id: uuid.UUID, part: Slice, fitting: Let
             connection, job_id, limit=part.fetch, after=part.after, letters=fitting
         )
     return PageOf(data=[DeadLetterItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
+
+
+async def summary_of_letters(gateway: Gateway, job_id: uuid.UUID, fitting: LetterFilter) -> LetterSummaryView:
+    """A job's dead letters by their errors, those that fit."""
+    async with gateway.database.transaction() as connection:
+        await get_job(connection, job_id)
+        found = await dead_letters.summarize_dead_letters(connection, job_id, limit=MAX_ERRORS_TOLD, letters=fitting)
+    return LetterSummaryView.of(found)
 
 
 async def purge_letters(gateway: Gateway, job_id: uuid.UUID, fitting: LetterFilter) -> PurgedView:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ke.extraction.plain import Plain
+
 SNIPPET_CHARS: Final = 320
 _BRACKETS: Final = str.maketrans("<>", "  ")
 _LEAD_CHARS: Final = 60
@@ -14,11 +16,12 @@ _LEAD_CHARS: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
-    """A part of a text, and the marked words in it."""
+    """A part of a text as people read it, and the marked words in it."""
 
     text: str
+    """Without Markdown's marks, and targets of links."""
     start: int
-    """Characters of the chunk before it."""
+    """Characters of the chunk before it, with those."""
     marks: tuple[tuple[int, int], ...]
     """First character and the one behind the last, in the snippet."""
 
@@ -45,13 +48,20 @@ def find_marks(text: str, marked: str, marks: tuple[str, str]) -> list[tuple[int
     return found if "".join(rest) == text.translate(_BRACKETS) else []
 
 
-def cut_snippet(text: str, words: Sequence[tuple[int, int]]) -> Snippet:
-    """The part of a text with the most different marked words; its beginning, when nothing is marked."""
+def cut_snippet(markdown: str, words: Sequence[tuple[int, int]]) -> Snippet:
+    """The part of a text with the most different marked words; its beginning, when nothing is marked.
+
+    A word in what is left out, as in the target of a link, is no word of the snippet.
+    """
+    plain = Plain.of(markdown)
+    text = plain.text
+    placed = ((plain.place(first), plain.place(last)) for first, last in words)
+    words = [(first, last) for first, last in placed if first < last]
     start = _best_start(text, words)
     end = min(len(text), start + SNIPPET_CHARS)
     start, end = _whole_words(text, start, end)
     inside = tuple((first - start, last - start) for first, last in words if start <= first and last <= end)
-    return Snippet(text[start:end], start, inside)
+    return Snippet(text[start:end], plain.origin(start), inside)
 
 
 def _best_start(text: str, words: Sequence[tuple[int, int]]) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ke.cli import output
-from ke.cli.errors import CommandFailed, ExitCode
+from ke.cli.endings import check_retry
 from ke.cli.options import ApiUrl, Cursor, JobId, Json, Limit, Timeout, Wait
 from ke.cli.session import call
 from ke.cli.watch import follow_retry
@@ -58,6 +58,24 @@ def list_dead_letters(
     output.emit(page, output.dead_letter_list, as_json=as_json)
 
 
+@app.command("summary")
+def summarize_dead_letters(
+    job: JobId,
+    *,
+    subject: OfSubject = None,
+    error_type: OfType = None,
+    url_prefix: OfUrls = None,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Count what of a job failed for good, by error, with the first one of each."""
+    summary = call(
+        api_url,
+        lambda ke: ke.summarize_dead_letters(job, subject=subject, error_type=error_type, url_prefix=url_prefix),
+    )
+    output.emit(summary, output.dead_letter_summary, as_json=as_json)
+
+
 @app.command("retry")
 def retry_dead_letters(
     job: JobId,
@@ -85,9 +103,7 @@ def retry_dead_letters(
     output.emit(retry, output.retry_detail, as_json=as_json)
     if retry["status"] == RetryStatus.RUNNING:
         output.note(f"The retry is at work. To see how it stands: ke retries get {retry['id']}")
-    if retry["status"] in {RetryStatus.CANCELLED, RetryStatus.FAILED}:
-        error = retry.get("error") or {}
-        raise CommandFailed(f"{retry['id']} {retry['status']}: {error.get('message') or ''}", ExitCode.NOT_DONE)
+    check_retry(retry)
 
 
 @app.command("purge")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -15,6 +16,8 @@ from ke.cli.errors import CommandFailed, ExitCode
 from ke.cli.options import ApiUrl, Json
 from ke.cli.session import call
 from ke.cli.text import clean, count
+from ke.web.chromium import find_chromium
+from ke.web.errors import NoBrowser
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,9 +53,20 @@ def doctor(
 ) -> None:
     """Compare the stores with each other and with Temporal. Exit code 0: they agree; 1: something is left wrong."""
     record = call(api_url, lambda ke: _examine(ke, repair=repair, max_share=max_share, timeout_s=timeout))
-    output.emit(record, _show, as_json=as_json)
+    browser, why = _find_browser()
+    output.emit({**record, "browser": browser}, lambda out, _: _show(out, record), as_json=as_json)
+    if browser is None:
+        output.note(f"{why} Until then jobs with --browser fail, unless their workers are on other machines.")
     if not _is_healthy(record):
         raise typer.Exit(ExitCode.NOT_DONE)
+
+
+def _find_browser() -> tuple[str | None, str]:
+    """The Chromium that a worker with this environment would run, here; or None, and why there is none."""
+    try:
+        return find_chromium(os.environ.get("KE_CHROMIUM")), ""
+    except NoBrowser as error:
+        return None, error.message
 
 
 async def _examine(

@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     NOT_DONE = 1
-    """The question was answered, but with no: the job failed, the cleanup left something, the time was up."""
+    """The question was answered, but with no: the job failed, was cancelled or stored nothing, the time was up, ..."""
     USAGE = 2
     """The command or its input cannot be done as it is written."""
     CONFLICT = 3
@@ -36,7 +36,8 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES_HELP: Final = (
-    "Exit codes: 0 done · 1 the job failed, or what was asked for did not come true · 2 wrong usage or input · "
+    "Exit codes: 0 done · 1 the job failed, was cancelled or stored nothing, or what was asked for did not come true · "
+    "2 wrong usage or input · "
     "3 conflict with the current state (409) · 4 not found or gone (404, 410) · 5 the gateway or something behind it "
     "is not reachable · 130 interrupted. "
     "Errors are one line on stderr; with --json they are the API's problem document (RFC 9457)."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ke.cli import output
+from ke.cli.endings import check_end, tell_of_letters
 from ke.cli.errors import CommandFailed, ExitCode
 from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, Timeout, Wait, parse_project, receipt_id
 from ke.cli.projects import say_where
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
 
 app = typer.Typer(no_args_is_help=True, help="Look at jobs, and steer them.")
-GOOD_ENDS = frozenset({JobStatus.COMPLETED, JobStatus.COMPLETED_WITH_ERRORS, JobStatus.CANCELLED})
 
 
 @app.command("list")
@@ -81,7 +81,7 @@ def pages(
 
 @app.command()
 def watch(job: JobId, *, timeout: Timeout = None, as_json: Json = False, api_url: ApiUrl = None) -> None:
-    """Follow a job until it ends; exit code 1 when it failed. Ctrl-C only stops watching."""
+    """Follow a job until it ends. Exit code 1: it failed, was cancelled or stored nothing. Ctrl-C stops watching."""
     watch_to_end(job, quiet=as_json, timeout_s=timeout, as_json=as_json, api_url=api_url)
 
 
@@ -89,7 +89,7 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
     """Follow a job, print it when it has ended, and exit by how it ended.
 
     Raises:
-        CommandFailed: It failed, or the time was up.
+        CommandFailed: It failed, was cancelled or stored nothing; or the time was up.
         typer.Exit: Ctrl-C: the job goes on.
     """
 
@@ -103,16 +103,9 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
         output.note(f"Stopped watching; the job goes on. To cancel it: ke jobs cancel {job_id}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     output.emit(job, output.job_detail, as_json=as_json)
-    if output.counters_of(job).get("dead_letters"):
-        output.note(f"What failed, and why: ke dead-letters list {job_id}")
+    tell_of_letters(job)
     tell_more(job)
-    if job["status"] not in GOOD_ENDS:
-        error = job.get("error") or {}
-        raise CommandFailed(
-            f"job {job_id} {job['status']}: {error.get('message') or 'no reason given'}",
-            ExitCode.NOT_DONE,
-            {"type": f"urn:ke:problem:{error.get('type') or 'job-failed'}", "detail": error.get("message")},
-        )
+    check_end(job)
 
 
 @app.command()

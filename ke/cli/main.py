@@ -65,7 +65,8 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         if not error.format_message():  # `ke` alone: its help was printed
             return int(ExitCode.USAGE)
-        report(wrong_usage(error.format_message()), as_json=as_json)
+        # typer has pydantic check choices, and passes on what that puts before each message.
+        report(wrong_usage(error.format_message().replace(": Value error, ", ": ", 1)), as_json=as_json)
         return int(ExitCode.USAGE)
     return result if isinstance(result, int) else int(ExitCode.OK)
 

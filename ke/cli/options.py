@@ -33,6 +33,26 @@ def parse_source_id(value: str) -> str:
         raise typer.BadParameter(error.message) from None
 
 
+def is_url(value: str) -> bool:
+    """Whether a source is named by its URL, and not by its id."""
+    return value.lower().startswith(("http://", "https://"))
+
+
+def parse_source(value: str) -> str:
+    """The source's id or URL in `value`.
+
+    Raises:
+        typer.BadParameter: It is neither.
+    """
+    found = value.strip()
+    if is_url(found):
+        return found
+    try:
+        return source_id_of(found)
+    except InvalidInput:
+        raise typer.BadParameter(f"{value!r} is neither a source's id nor an http or https URL.") from None
+
+
 def parse_entity_id(value: str) -> str:
     """The entity id in `value`: a UUID.
 

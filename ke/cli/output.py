@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ke.cli.text import age, clean, count, duration, local_time, money, printable, shorten, size
+from ke.cli.text import age, clean, count, duration, local_time, moment, money, printable, shorten, size
 from ke.cli.wording import option_of
 
 Document = Mapping[str, Any]
@@ -141,7 +141,8 @@ def job_list(out: Console, page: Document) -> None:
     numbers = ("PAGES", "SOURCES", "CHUNKS", "AGE")
     table = _table(("ID", "KIND", "STATUS", "ARTIFACTS", *numbers, "PROJECT"), numbers=numbers)
     for job in jobs:
-        done = counters_of(job)
+        # What it made is deleted: its numbers would read as if it were there.
+        done = {} if job.get("artifacts") == "cleaned" else counters_of(job)
         table.add_row(
             _cell(job.get("id")),
             _cell(job.get("kind")),
@@ -239,6 +240,16 @@ def cancellation_receipt(out: Console, receipt: Document) -> None:
     )
 
 
+def _times(document: Document) -> list[tuple[str, str | None]]:
+    """When something began and ended, and how long that took; without what is not known yet."""
+    begun, ended = moment(document.get("started_at")), moment(document.get("completed_at"))
+    return [
+        ("started", local_time(document.get("started_at")) if begun else None),
+        ("completed", local_time(document.get("completed_at")) if ended else None),
+        ("took", duration((ended - begun).total_seconds()) if begun and ended else None),
+    ]
+
+
 def cleanup_receipt(out: Console, receipt: Document) -> None:
     """What a cleanup planned, deleted and left, store by store."""
     planned = receipt.get("planned") or {}
@@ -255,6 +266,7 @@ def cleanup_receipt(out: Console, receipt: Document) -> None:
             ("status", _status(_DRY_RUN if receipt.get("status") == "planned" else receipt.get("status"))),
             ("other jobs", _relying(receipt)),
             ("error", receipt.get("error")),
+            *_times(receipt),
         ),
     )
     out.print()
@@ -396,7 +408,9 @@ def dead_letter_list(out: Console, page: Document) -> None:
     if not letters:
         out.print("No dead letters.")
         return
-    table = _table(("ID", "SUBJECT", "TRIES", "AGE", "ERROR", "URL", "MESSAGE"), numbers=("TRIES", "AGE"))
+    has_origin = any(letter.get("found_on") for letter in letters)
+    origin = ("FOUND ON",) if has_origin else ()
+    table = _table(("ID", "SUBJECT", "TRIES", "AGE", "ERROR", "URL", *origin, "MESSAGE"), numbers=("TRIES", "AGE"))
     for letter in letters:
         table.add_row(
             _cell(letter.get("id")),
@@ -405,10 +419,34 @@ def dead_letter_list(out: Console, page: Document) -> None:
             age(letter.get("last_failed_at")),
             _cell(letter.get("error_type")),
             _cell(letter.get("url")),
+            *((_cell(letter.get("found_on")),) if has_origin else ()),
             _cell(shorten(letter.get("error_message") or "", 80)),
         )
     out.print(table)
     next_page(page)
+
+
+def dead_letter_summary(out: Console, summary: Document) -> None:
+    """One line for each error, the most frequent first."""
+    groups = summary.get("data") or []
+    if not groups:
+        out.print("No dead letters.")
+        return
+    numbers = ("LETTERS", "AGE")
+    table = _table((*numbers, "SUBJECT", "ERROR", "FIRST URL", "ITS MESSAGE"), numbers=numbers)
+    for group in groups:
+        table.add_row(
+            count(group.get("letters")),
+            age(group.get("last_failed_at")),
+            _cell(group.get("subject")),
+            _cell(group.get("error_type")),
+            _cell(group.get("url")),
+            _cell(shorten(group.get("error_message") or "", 80)),
+        )
+    out.print(table)
+    errors = summary.get("errors") or len(groups)
+    if errors > len(groups):
+        note(f"These are the most frequent of {count(errors)} errors, of {letters(summary['letters'])} in all.")
 
 
 def retry_detail(out: Console, retry: Document) -> None:

@@ -1,16 +1,19 @@
 """`ke receipts`, `ke retries`, `ke sources`: what jobs leave behind."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from ke.cli import output
+from ke.cli.errors import CommandFailed, ExitCode, wrong_usage
 from ke.cli.jobs import show_cleanup
 from ke.cli.options import (
     ApiUrl,
     Cursor,
     DryRun,
-    JobId,
     Json,
     Limit,
     ReceiptId,
@@ -18,9 +21,18 @@ from ke.cli.options import (
     SourceId,
     Timeout,
     Wait,
+    is_url,
+    parse_job_id,
+    parse_source,
 )
 from ke.cli.receipts import clean_up
 from ke.cli.session import call
+
+if TYPE_CHECKING:
+    from ke.client import KnowledgeExtractionClient
+
+MAX_SAME_URL: Final = 10
+"""Documents with one URL that are named."""
 
 receipts = typer.Typer(no_args_is_help=True, help="The receipts of cleanups; they outlive what they are of.")
 retries = typer.Typer(no_args_is_help=True, help="Retries of dead letters; `ke dead-letters retry` starts one.")
@@ -41,25 +53,59 @@ def get_retry(retry: RetryId, *, as_json: Json = False, api_url: ApiUrl = None) 
 
 @sources.command("list")
 def list_sources(
-    job: JobId,
+    job: Annotated[
+        str | None, typer.Argument(metavar="JOB", parser=parse_job_id, help="Only those of this job.")
+    ] = None,
     *,
+    url_prefix: Annotated[
+        str | None, typer.Option(metavar="URL", help="Only those whose URL begins so; without JOB: of all jobs.")
+    ] = None,
     state: Annotated[
-        str | None, typer.Option(metavar="STATE", help="Only those that extraction left so: done, failed, skipped, ...")
+        str | None,
+        typer.Option(metavar="STATE", help="With JOB: only those that extraction left so: done, failed, skipped, ..."),
     ] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
     as_json: Json = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """List the sources of a job."""
-    page = call(api_url, lambda ke: ke.list_sources(job, state=state, limit=limit, cursor=cursor))
-    output.emit(page, output.source_list, as_json=as_json)
+    """List the sources of a job, or those of all jobs whose URL begins so: by URL, of each the newest first."""
+    if job is None and (url_prefix is None or state is not None):
+        raise wrong_usage("say a job, or --url-prefix alone")
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        if job is None:
+            return await ke.find_sources(url_prefix=url_prefix, limit=limit, cursor=cursor)
+        return await ke.list_sources(job, state=state, url_prefix=url_prefix, limit=limit, cursor=cursor)
+
+    output.emit(call(api_url, work), output.source_list, as_json=as_json)
 
 
 @sources.command("get")
-def get_source(source: SourceId, *, as_json: Json = False, api_url: ApiUrl = None) -> None:
-    """Show the text of a source, as Markdown."""
-    output.emit(call(api_url, lambda ke: ke.get_source(source)), output.source_text, as_json=as_json)
+def get_source(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", parser=parse_source, help="A source id, or the URL of the document.")
+    ],
+    *,
+    as_json: Json = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Show the text of a source, as Markdown: of several with one URL the newest."""
+    output.emit(call(api_url, lambda ke: _read(ke, source)), output.source_text, as_json=as_json)
+
+
+async def _read(ke: KnowledgeExtractionClient, source: str) -> Mapping[str, Any]:
+    if not is_url(source):
+        return await ke.get_source(source)
+    page = await ke.find_sources(url=source, limit=MAX_SAME_URL)
+    if not page["data"]:
+        detail = f"no document is stored with the URL {source}: ke sources list --url-prefix URL shows what there is"
+        raise CommandFailed(detail, ExitCode.NOT_FOUND, {"type": "urn:ke:problem:not-found", "detail": detail})
+    if len(page["data"]) > 1:
+        others = " ".join(item["id"] for item in page["data"][1:])
+        more = " ..." if page["next_cursor"] else ""
+        output.note(f"This is the newest, {page['data'][0]['id']}; older ones with this URL: {others}{more}")
+    return await ke.get_source(page["data"][0]["id"])
 
 
 @sources.command("forget")

@@ -4,26 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any, Final
 
 from ke.cli import output
 from ke.cli.errors import wrong_usage
 from ke.cli.jobs import watch_to_end
-from ke.cli.options import (
-    ApiUrl,
-    Json,
-    Timeout,
-    labels_of,
-    parse_job_id,
-    parse_label,
-    parse_project,
-    parse_seconds,
-    parse_source_id,
-)
+from ke.cli.options import ApiUrl, Json, Timeout, labels_of
 from ke.cli.record_options import Instructions, MaxTokens, Model, Schema, check_records, record_options
 from ke.cli.session import call
+from ke.cli.submit_options import (
+    AnyHost,
+    ChunkSize,
+    ChunkTokens,
+    Concurrency,
+    Delay,
+    DropParam,
+    Embedder,
+    Entities,
+    Exclude,
+    Extract,
+    ForgetReplaced,
+    Include,
+    Key,
+    Labels,
+    MaxBytes,
+    MaxDepth,
+    MaxPages,
+    MaxSeconds,
+    OfJob,
+    OfSources,
+    Project,
+    Reading,
+    RecrawlOf,
+    Rendered,
+    Robots,
+    Sitemaps,
+    Urls,
+    WaitQuietly,
+    Watch,
+)
 from ke.cli.wording import option_of
 from ke.client_types import NOT_GIVEN
 
@@ -33,72 +52,6 @@ if TYPE_CHECKING:
 
 FINDER: Final = "spacy"
 """The finder of named entities that `--entities` asks for."""
-
-Urls = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="URL...", help="http or https addresses; those of --recrawl-of when not given."),
-]
-Extract = Annotated[
-    bool | None,
-    typer.Option(
-        "--extract/--no-extract",
-        help="Turn the pages into chunks, vectors and entities too (the default).",
-        show_default=False,
-    ),
-]
-Reading = Annotated[
-    Literal["thorough", "fast"] | None,
-    typer.Option(metavar="HOW", help="How to find a page's content: thorough (the default), or fast."),
-]
-ChunkSize = Annotated[
-    int | None, typer.Option(metavar="N", help="Sources in a batch of the extraction; all in one pass when not given.")
-]
-ChunkTokens = Annotated[int | None, typer.Option(metavar="N", help="Tokens in a chunk, at most (256 by default).")]
-Embedder = Annotated[
-    str | None, typer.Option(metavar="NAME", help="What makes the vectors: wordllama (the default), or minilm.")
-]
-Entities = Annotated[
-    bool | None,
-    typer.Option("--entities/--no-entities", help="Look for named entities (the default).", show_default=False),
-]
-RecrawlOf = Annotated[
-    str | None,
-    typer.Option(
-        "--recrawl-of",
-        metavar="JOB",
-        parser=parse_job_id,
-        help="Ask for this job's pages again, and take only what has changed since; options that are not given are "
-        "that job's, labels aside.",
-    ),
-]
-ForgetReplaced = Annotated[
-    bool,
-    typer.Option(
-        "--forget-replaced",
-        help="With --recrawl-of: in the end delete the earlier documents of pages that changed or are gone.",
-    ),
-]
-Rendered = Annotated[
-    bool | None,
-    typer.Option(
-        "--browser/--no-browser",
-        help="Let the worker's Chromium run the pages' scripts before they are read.",
-        show_default=False,
-    ),
-]
-Project = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", parser=parse_project, help="What the job belongs to (default, when not given)."),
-]
-Labels = Annotated[
-    list[str] | None,
-    typer.Option("--label", metavar="KEY=VALUE", parser=parse_label, help="A label of yours; may be repeated."),
-]
-Key = Annotated[
-    str | None, typer.Option("--key", metavar="KEY", help="Idempotency key: the same key gives the same job.")
-]
-Watch = Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")]
-WaitQuietly = Annotated[bool, typer.Option("--wait", help="Wait for the end, without progress.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,43 +68,18 @@ class Aftermath:
 def crawl(
     urls: Urls = None,
     *,
-    max_pages: Annotated[int | None, typer.Option(metavar="N", help="Pages, at most (500 by default).")] = None,
-    max_depth: Annotated[int | None, typer.Option(metavar="N", help="Links from a seed, at most (5).")] = None,
-    max_bytes: Annotated[int | None, typer.Option(metavar="N", help="Bytes of all pages, at most.")] = None,
-    max_seconds: Annotated[int | None, typer.Option(metavar="N", help="Seconds of fetching, at most.")] = None,
-    include: Annotated[
-        list[str] | None, typer.Option(metavar="REGEX", help="Follow only URLs that match one of these.")
-    ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(metavar="REGEX", help="Never follow URLs that match.")] = None,
-    drop_param: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Leave this query parameter out of every URL; * for any characters (utm_*)."),
-    ] = None,
-    any_host: Annotated[
-        bool | None,
-        typer.Option(
-            "--any-host/--same-host",
-            help="Follow links to other hosts than those of the seeds too, or do not (the default).",
-            show_default=False,
-        ),
-    ] = None,
-    sitemaps: Annotated[
-        bool | None,
-        typer.Option("--sitemaps/--no-sitemaps", help="Read the sites' sitemaps (the default).", show_default=False),
-    ] = None,
-    robots: Annotated[
-        bool | None,
-        typer.Option(
-            "--robots/--no-robots",
-            help="Obey robots.txt (the default); ignore it only on sites that are yours.",
-            show_default=False,
-        ),
-    ] = None,
-    delay: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", parser=parse_seconds, help="Between two requests to one host (0 by default)."),
-    ] = None,
-    concurrency: Annotated[int | None, typer.Option(metavar="N", help="Requests to one host at once (8).")] = None,
+    max_pages: MaxPages = None,
+    max_depth: MaxDepth = None,
+    max_bytes: MaxBytes = None,
+    max_seconds: MaxSeconds = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    drop_param: DropParam = None,
+    any_host: AnyHost = None,
+    sitemaps: Sitemaps = None,
+    robots: Robots = None,
+    delay: Delay = None,
+    concurrency: Concurrency = None,
     recrawl_of: RecrawlOf = None,
     forget_replaced: ForgetReplaced = False,
     reading: Reading = None,
@@ -255,15 +183,9 @@ def scrape(
 
 
 def extract(
+    job: OfJob = None,
     *,
-    job: Annotated[
-        str | None,
-        typer.Option("--job", metavar="JOB", parser=parse_job_id, help="Extract all that this job has stored; or"),
-    ] = None,
-    source: Annotated[
-        list[str] | None,
-        typer.Option("--source", metavar="ID", parser=parse_source_id, help="exactly this source; may be repeated."),
-    ] = None,
+    source: OfSources = None,
     chunk_size: ChunkSize = None,
     chunk_tokens: ChunkTokens = None,
     embedder: Embedder = None,
@@ -281,9 +203,9 @@ def extract(
     as_json: Json = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Turn stored sources into chunks, vectors and entities."""
+    """Turn what a job has stored, or single sources, into chunks, vectors and entities."""
     if (job is None) == (not source):
-        raise wrong_usage("say either --job or --source, and not both")
+        raise wrong_usage("say either a job or --source, and not both")
     asked = record_options(schema, instructions, model, max_tokens)
     spec = _extract_spec(chunk_size, chunk_tokens, embedder, entities, asked)
     check_records(spec)

@@ -49,7 +49,7 @@ _OPTIONS: Final = {
     "seeds": "URL",
     "sitemaps": "--no-sitemaps",
     "source_ids": "--source",
-    "source_job_id": "--job",
+    "source_job_id": "JOB",
     "state": "--state",
     "subject": "--subject",
     "url_prefix": "--url-prefix",

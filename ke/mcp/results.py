@@ -80,6 +80,7 @@ class DeadLetterAnswer(_Answer):
     error_type: str = Field(description="The error's code, such as http-500")
     error_message: str = ""
     attempts: int = Field(0, description="How often it was tried")
+    found_on: str | None = Field(None, description="Of a page: the first one that was found to link to it")
 
 
 class DeadLettersAnswer(_Answer):
@@ -87,6 +88,24 @@ class DeadLettersAnswer(_Answer):
 
     data: list[DeadLetterAnswer]
     next_cursor: str | None = Field(None, description="For the next call, when there is more")
+
+
+class LettersOfErrorAnswer(_Answer):
+    """The dead letters of a job with one error."""
+
+    subject: str = Field(description="page, source or record")
+    error_type: str = Field(description="The error's code, such as http-404")
+    letters: int = Field(description="How many there are")
+    url: str = Field(description="Of the first of them")
+    error_message: str = Field("", description="The same")
+
+
+class LetterSummaryAnswer(_Answer):
+    """A job's dead letters by their errors, the most frequent first."""
+
+    letters: int = Field(description="All that fit")
+    errors: int = Field(description="How many different errors they have")
+    data: list[LettersOfErrorAnswer]
 
 
 class RecordAnswer(_Answer):
@@ -141,6 +160,7 @@ class PageAnswer(_Answer):
     url: str
     state: str
     reason: str | None = Field(None, description="Why it was skipped or failed, or what it is the same as")
+    found_on: str | None = Field(None, description="The first page that was found to link to it")
     source_id: str | None = Field(None, description="The document that has its content")
     source_is_stored: bool | None = Field(
         None, description="Whether that is there; false: it was deleted since, and a re-crawl takes the page anew"
@@ -225,7 +245,8 @@ class Hit(_Answer):
     source_id: str
     job_id: str
     snippet: dict[str, Any] = Field(
-        default_factory=dict, description="The part of it with most of the query's words; `marks` says where they are"
+        default_factory=dict,
+        description="The part of it with most of the query's words, as plain text; `marks` says where they are",
     )
 
 

@@ -22,8 +22,9 @@ INSTRUCTIONS: Final = (
     "Turns web sites into a searchable knowledge base by durable jobs. Start one with `crawl` (a site) or `scrape` "
     "(a list of pages), follow it with `get_job`, and ask it with `search`. `list_sources` and "
     "`read_source` give whole pages, `list_pages` what became of each address. `extract_records` has a language model "
-    "read records out of stored pages by a JSON Schema; `list_records` shows them. `list_dead_letters` tells what "
-    "failed for good, and `retry_dead_letters` tries it again. `cancel_job` stops a job; `cleanup_job` "
+    "read records out of stored pages by a JSON Schema; `list_records` shows them. `summarize_dead_letters` counts "
+    "what failed for good by error, `list_dead_letters` tells it one by one, and `retry_dead_letters` tries it again. "
+    "`cancel_job` stops a job; `cleanup_job` "
     "deletes what an ended job made and gives a receipt, `forget_source` does so for one page, `cleanup_project` for "
     "all jobs of a project; `delete_job_record` removes the job itself. "
     'A refused call is an error whose structured content is {"error": {type, title, status, detail, '
@@ -48,6 +49,7 @@ def create_server() -> MCPServer:
         _strict(record_tools.list_records, "List records", tools.READS),
         _strict(tools.cancel_job, "Cancel a job", tools.STOPS),
         _strict(tools.list_dead_letters, "List what failed", tools.READS),
+        _strict(tools.summarize_dead_letters, "Count what failed by error", tools.READS),
         _strict(tools.retry_dead_letters, "Retry what failed", tools.FETCHES),
         _strict(tools.get_retry, "Read a retry", tools.READS),
         _strict(tools.cleanup_job, "Clean up after a job", tools.CLEANS),

@@ -7,6 +7,7 @@ from mcp_types import CallToolResult
 from pydantic import Field
 
 from ke.client import KnowledgeExtractionClient
+from ke.contracts.errors import InvalidInput
 from ke.gateway import job_id_of, source_id_of
 from ke.mcp.calls import answer
 from ke.mcp.results import PagesAnswer, SourceAnswer, SourcesAnswer
@@ -30,14 +31,16 @@ async def list_sources(
 
 
 async def read_source(
-    source_id: Annotated[str, Field(description="The source's id, as `search` and `list_sources` give it")],
+    source_id: Annotated[
+        str, Field(description="The source's id, as `search` and `list_sources` give it; or its URL: the newest then")
+    ],
     offset: Annotated[int, Field(ge=0, description="Characters to leave out: `next_offset` of the call before")] = 0,
     max_chars: Annotated[int, Field(ge=1, le=MAX_CHARS, description="Characters of text, at most")] = 8_000,
 ) -> Annotated[CallToolResult, SourceAnswer]:
     """Read a stored page as Markdown, a part at a time, with what it says of itself: title, author, date, language."""
 
     async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
-        source = await ke.get_source(source_id_of(source_id))
+        source = await ke.get_source(await _id_of(ke, source_id))
         text, end = source["text"], offset + max_chars
         return {
             **source,
@@ -48,6 +51,16 @@ async def read_source(
         }
 
     return await answer(work)
+
+
+async def _id_of(ke: KnowledgeExtractionClient, source: str) -> str:
+    """The id of a source that is named by its id or URL."""
+    if not source.startswith(("http://", "https://")):
+        return source_id_of(source)
+    found = (await ke.find_sources(url=source, limit=1))["data"]
+    if not found:
+        raise InvalidInput(f"No document is stored with the URL {source}.")
+    return found[0]["id"]
 
 
 async def list_pages(

@@ -17,6 +17,7 @@ from ke.mcp.results import (
     EntitiesAnswer,
     JobAnswer,
     JobsAnswer,
+    LetterSummaryAnswer,
     ReceiptAnswer,
     RetryAnswer,
     SearchAnswer,
@@ -304,6 +305,17 @@ async def list_dead_letters(
             url_prefix=url_prefix,
             limit=limit,
             cursor=cursor,
+        )
+    )
+
+
+async def summarize_dead_letters(
+    job_id: JobId, subject: OfSubject = None, error_type: OfType = None, url_prefix: OfUrls = None
+) -> Annotated[CallToolResult, LetterSummaryAnswer]:
+    """Count what of a job failed for good by error, with the first of each; `list_dead_letters` lists them."""
+    return await answer(
+        lambda ke: ke.summarize_dead_letters(
+            job_id_of(job_id), subject=subject, error_type=error_type, url_prefix=url_prefix
         )
     )
 

@@ -15,7 +15,7 @@ from ke.contracts.jobs import Counters, Lane
 from ke.storage.collect_shards import WHOLE, Held, Shard, hold_pages, hold_shard, queue_up
 from ke.storage.collecting import PageOutcome, write_pages
 from ke.storage.database import Database
-from ke.storage.frontier import PIECE, SKIP_BATCH, add_pages, skip_open_pages
+from ke.storage.frontier import PIECE, SKIP_BATCH, Link, add_links, skip_open_pages
 from ke.storage.jobs import add_progress, hold_fence
 
 _NOTHING: Final = Held()
@@ -71,14 +71,14 @@ async def write_batch(
         return totals, note if done else None
 
 
-def _split_links(batch: Sequence[PageOutcome]) -> tuple[list[tuple[str, int]], list[PageOutcome]]:
-    """The links to write first, with their depths, and the batch with the last `PIECE` links only."""
+def _split_links(batch: Sequence[PageOutcome]) -> tuple[list[Link], list[PageOutcome]]:
+    """The links to write first, and the batch with the last `PIECE` links only."""
     too_many = sum(len(o.links) for o in batch) - PIECE
-    early: list[tuple[str, int]] = []
+    early: list[Link] = []
     rest: list[PageOutcome] = []
     for outcome in batch:
         cut = min(max(too_many - len(early), 0), len(outcome.links))
-        early.extend((url, outcome.entry.depth + 1) for url in outcome.links[:cut])
+        early.extend((url, outcome.entry.depth + 1, outcome.entry.id) for url in outcome.links[:cut])
         rest.append(replace(outcome, links=outcome.links[cut:]))
     return early, rest
 
@@ -88,11 +88,11 @@ async def write_links(
     job_id: uuid.UUID,
     epoch: int,
     claim: uuid.UUID,
-    links: Sequence[tuple[str, int]],
+    links: Sequence[Link],
     *,
     shard: Shard = WHOLE,
 ) -> None:
-    """Adds links, with their depths, to the frontier before the pages that they are on are written.
+    """Adds links to the frontier before the pages that they are on are written.
 
     Raises:
         Fenced: The job may not be written any more.
@@ -101,7 +101,7 @@ async def write_links(
     await queue_up(connection, job_id, shard)
     await hold_fence(connection, job_id, epoch)
     await hold_shard(connection, job_id, shard, claim)
-    await add_pages(connection, job_id, links)
+    await add_links(connection, job_id, links)
 
 
 async def skip_batch(

@@ -17,7 +17,7 @@ from ke.storage.arrays import among_given
 from ke.storage.collect_shards import WHOLE, Shard, hold_shard, queue_up
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
 from ke.storage.duplicates import Twins
-from ke.storage.frontier import FrontierEntry, add_pages
+from ke.storage.frontier import FrontierEntry, add_links
 from ke.storage.jobs import add_progress, hold_fence
 from ke.storage.record_queue import first_record_state
 from ke.storage.recrawls import present_sources
@@ -123,7 +123,8 @@ async def write_pages(
     outcomes = await _still_unchanged(connection, [o for o in batch if o.entry.id in mine])
     outcomes = await _without_duplicates(connection, job_id, outcomes)
     await _store_sources(connection, job_id, outcomes, extract=extract)
-    await add_pages(connection, job_id, ((url, o.entry.depth + 1) for o in outcomes for url in o.links))
+    links = ((url, o.entry.depth + 1, o.entry.id) for o in outcomes for url in o.links)
+    await add_links(connection, job_id, links)
     await _store_pages(connection, job_id, outcomes)
     tried = {o.entry.id: o.state is PageState.FAILED for o in outcomes if o.state is not PageState.RETRY}
     await settle_letters(connection, job_id, "page", tried)

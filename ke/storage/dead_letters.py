@@ -81,6 +81,34 @@ class DeadLetterRow:
     attempts: int
     first_failed_at: datetime
     last_failed_at: datetime
+    found_on: str | None
+    """The URL of the first page that has a link to it; None of a seed, of what is no page, and where that is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class LettersOfError:
+    """The dead letters of a job that have one subject and one error."""
+
+    subject: str
+    error_type: str
+    letters: int
+    last_failed_at: datetime
+    url: str
+    """Of the first of them."""
+    error_message: str
+    """The same."""
+
+
+@dataclass(frozen=True, slots=True)
+class LetterSummary:
+    """A job's dead letters by their errors."""
+
+    letters: int
+    """All of them."""
+    errors: int
+    """How many different ones there are."""
+    most: list[LettersOfError]
+    """Those with the most letters, these first."""
 
 
 def fits(letters: LetterFilter) -> sa.ColumnElement[bool]:
@@ -106,8 +134,9 @@ async def list_dead_letters(
     letters: LetterFilter = LetterFilter(),  # noqa: B008  (frozen)
 ) -> list[DeadLetterRow]:
     """A job's dead letters in the order of their arrival, at most `limit`, from after the `seq` in `after`."""
+    names = DeadLetterRow.__dataclass_fields__
     statement = (
-        sa.select(*(dead_letters.c[name] for name in DeadLetterRow.__dataclass_fields__))
+        sa.select(*(_found_on() if name == "found_on" else dead_letters.c[name] for name in names))
         .where(dead_letters.c.job_id == job_id, fits(letters))
         .order_by(dead_letters.c.seq)
         .limit(limit)
@@ -115,6 +144,53 @@ async def list_dead_letters(
     if after is not None:
         statement = statement.where(dead_letters.c.seq > after)
     return [DeadLetterRow(*record) for record in await connection.execute(statement)]
+
+
+def _found_on() -> sa.ColumnElement[str | None]:
+    """The URL of the page that has a link to a letter's page: a letter of a source or a record has none."""
+    page, origin = pages.alias(), pages.alias()
+    return (
+        sa.select(origin.c.url)
+        .join(page, page.c.found_on == origin.c.id)
+        .where(page.c.id == dead_letters.c.subject_id)
+        .correlate(dead_letters)
+        .scalar_subquery()
+    )
+
+
+async def summarize_dead_letters(
+    connection: AsyncConnection,
+    job_id: uuid.UUID,
+    *,
+    limit: int,
+    letters: LetterFilter = LetterFilter(),  # noqa: B008  (frozen)
+) -> LetterSummary:
+    """A job's dead letters by their errors, at most `limit` of these, with the first letter of each."""
+    groups = (
+        sa.select(
+            *(dead_letters.c[name] for name in ("subject", "error_type")),
+            sa.func.count().label("letters"),
+            sa.func.max(dead_letters.c.last_failed_at).label("last_failed_at"),
+            sa.func.min(dead_letters.c.seq).label("first"),
+            sa.cast(sa.func.sum(sa.func.count()).over(), sa.BigInteger).label("all"),
+            sa.func.count().over().label("errors"),
+        )
+        .where(dead_letters.c.job_id == job_id, fits(letters))
+        .group_by(dead_letters.c.subject, dead_letters.c.error_type)
+        .order_by(sa.desc("letters"), dead_letters.c.subject, dead_letters.c.error_type)
+        .limit(limit)
+        .subquery("groups")
+    )
+    first = dead_letters.alias("first")
+    statement = (
+        sa.select(groups, first.c.url, first.c.error_message)
+        .join(first, sa.and_(first.c.job_id == job_id, first.c.seq == groups.c.first))
+        .order_by(groups.c.letters.desc(), groups.c.subject, groups.c.error_type)
+    )
+    found = (await connection.execute(statement)).all()
+    names = LettersOfError.__dataclass_fields__
+    most = [LettersOfError(*(record._mapping[name] for name in names)) for record in found]  # noqa: SLF001
+    return LetterSummary(found[0].all if found else 0, found[0].errors if found else 0, most)
 
 
 async def purge_dead_letters(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
@@ -78,16 +78,26 @@ class FrontierState:
         return self.due == self.waiting == self.elsewhere == 0
 
 
+Link: TypeAlias = tuple[str, int, uuid.UUID | None]
+"""A canonical URL, its depth, and the page that it was found on; None: on none."""
+
+
 async def add_pages(connection: AsyncConnection, job_id: uuid.UUID, urls: Iterable[tuple[str, int]]) -> None:
-    """Adds canonical URLs with their depths; those that are there already stay as they are."""
-    left = iter(urls)
+    """Adds canonical URLs that are on no page, as seeds and those of sitemaps, with their depths."""
+    await add_links(connection, job_id, ((url, depth, None) for url, depth in urls))
+
+
+async def add_links(connection: AsyncConnection, job_id: uuid.UUID, links: Iterable[Link]) -> None:
+    """Adds links; URLs that are there already stay as they are, and so does the first page that they were found on."""
+    left = iter(links)
     while piece := list(islice(left, PIECE)):
-        found = [url for url, _ in piece]
+        found = [url for url, _, _ in piece]
         values = {
             "ids": [page_id(job_id, url) for url in found],
             "urls": found,
             "hosts": [host_of(url) for url in found],
-            "depths": [depth for _, depth in piece],
+            "depths": [depth for _, depth, _ in piece],
+            "origins": [origin for _, _, origin in piece],
         }
         await asyncio.sleep(0)
         await connection.execute(_ADD_PAGES, {"job": job_id, **values})
@@ -110,13 +120,15 @@ def _add_pages() -> sa.Executable:
             sa.bindparam("urls", type_=ARRAY(sa.Text)),
             sa.bindparam("hosts", type_=ARRAY(sa.Text)),
             sa.bindparam("depths", type_=ARRAY(sa.Integer)),
+            sa.bindparam("origins", type_=ARRAY(pages.c.found_on.type)),
         )
-        .table_valued("id", "url", "host", "depth", with_ordinality="number")
+        .table_valued("id", "url", "host", "depth", "found_on", with_ordinality="number")
         .render_derived()
     )
     job = sa.bindparam("job", type_=pages.c.job_id.type)
-    rows = sa.select(incoming.c.id, job, incoming.c.url, incoming.c.host, incoming.c.depth).order_by(incoming.c.number)
-    return insert(pages).from_select(["id", "job_id", "url", "host", "depth"], rows).on_conflict_do_nothing()
+    names = ("url", "host", "depth", "found_on")
+    rows = sa.select(incoming.c.id, job, *(incoming.c[name] for name in names)).order_by(incoming.c.number)
+    return insert(pages).from_select(["id", "job_id", *names], rows).on_conflict_do_nothing()
 
 
 _ADD_PAGES: Final = _add_pages()

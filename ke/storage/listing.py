@@ -81,6 +81,8 @@ class PageRow:
     content_type: str | None
     bytes: int | None
     fetched_at: datetime | None
+    found_on: str | None
+    """The URL of the first page that it was found on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class RecordRow:
     tokens_out: int
 
 
-_SOURCE_COLUMNS = tuple(
+SOURCE_COLUMNS = tuple(
     sources.c[name] for name in ("id", "job_id", "url", "title", "content_type", "content_hash", "bytes", "fetched_at")
 )
 
@@ -147,6 +149,7 @@ async def list_sources(
     limit: int,
     after: int | None = None,
     state: str | None = None,
+    url_prefix: str | None = None,
 ) -> list[SourceRow]:
     """The sources a job stored; of an `extract` job, and with `state`, those it extracts.
 
@@ -157,6 +160,7 @@ async def list_sources(
         limit: Entries at most.
         after: Where the list was left off.
         state: Only those whose extraction is in this state (`ke.storage.tables.TASK_STATES`).
+        url_prefix: Only those whose URL begins so.
     """
     by_task = kind is JobKind.EXTRACT or state is not None
     seq = extraction_tasks.c.seq if by_task else sources.c.seq
@@ -168,7 +172,7 @@ async def list_sources(
         extraction_tasks.c.record_state,
         extraction_tasks.c.record_reason,
     )
-    columns: list[sa.ColumnElement[Any]] = [seq, *_SOURCE_COLUMNS, *of_task]
+    columns: list[sa.ColumnElement[Any]] = [seq, *SOURCE_COLUMNS, *of_task]
     statement = (
         sa.select(*columns)
         .select_from(
@@ -181,6 +185,8 @@ async def list_sources(
         statement = statement.where(sources.c.job_id == job_id)
     if state is not None:
         statement = statement.where(extraction_tasks.c.state == state)
+    if url_prefix is not None:
+        statement = statement.where(sources.c.url.startswith(url_prefix, autoescape=True))
     if after is not None:
         statement = statement.where(seq > after)
     return [SourceRow(*record) for record in await connection.execute(statement)]
@@ -222,9 +228,11 @@ async def list_pages(
         state: Only those in this state (`ke.storage.tables.PAGE_STATES`); or `changed`, those that have content and
             had other content in the job that was crawled again; or `new`, those that have content and had none.
     """
-    told = {
+    origin = pages.alias("origin")
+    told: dict[str, sa.ColumnElement[Any]] = {
         "source_is_stored": _is_stored(pages.c.source_id),
         "previous_is_stored": _is_stored(pages.c.previous_source_id),
+        "found_on": sa.select(origin.c.url).where(origin.c.id == pages.c.found_on).correlate(pages).scalar_subquery(),
     }
     statement = (
         sa.select(*(told[name] if name in told else pages.c[name] for name in PageRow.__dataclass_fields__))

@@ -14,7 +14,7 @@ from ke.contracts.jobs import Artifacts, CollectSpec
 from ke.contracts.naming import source_cleanup_id
 from ke.contracts.params import specs_of
 from ke.storage.arrays import among
-from ke.storage.frontier import EarlierPage, FrontierEntry
+from ke.storage.frontier import EarlierPage, FrontierEntry, Link
 from ke.storage.jobs import find_job
 from ke.storage.tables import cleanups, jobs, pages, sources
 
@@ -105,19 +105,17 @@ async def known_pages(connection: AsyncConnection, job_id: uuid.UUID, urls: Sequ
     return frozenset((await connection.execute(statement)).scalars())
 
 
-async def earlier_frontier(
-    connection: AsyncConnection, job_id: uuid.UUID, after: int
-) -> tuple[list[tuple[str, int]], int | None]:
-    """The next URLs that an earlier job has seen, with their depths, those aside that were gone by then.
+async def earlier_frontier(connection: AsyncConnection, job_id: uuid.UUID, after: int) -> tuple[list[Link], int | None]:
+    """The next URLs that an earlier job has seen, and where it found them, those aside that were gone by then.
 
     Returns:
         The URLs, and the `seq` of the last one that was looked at; None when there are no more.
     """
     statement = (
-        sa.select(pages.c.seq, pages.c.url, pages.c.depth, pages.c.state)
+        sa.select(pages.c.seq, pages.c.url, pages.c.depth, pages.c.found_on, pages.c.state)
         .where(pages.c.job_id == job_id, pages.c.seq > after)
         .order_by(pages.c.seq)
         .limit(PIECE)
     )
     found = (await connection.execute(statement)).all()
-    return [(r.url, r.depth) for r in found if r.state != "gone"], found[-1].seq if found else None
+    return [(r.url, r.depth, r.found_on) for r in found if r.state != "gone"], found[-1].seq if found else None

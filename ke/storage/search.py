@@ -104,7 +104,7 @@ def _conditions(matching: ChunkFilter) -> list[sa.ColumnElement[bool]]:
     if matching.project is not None:
         found.append(_maker.c.project == matching.project)
     if matching.url_prefix is not None:
-        found.append(_begins(sources.c.url, matching.url_prefix))
+        found.append(begins(sources.c.url, matching.url_prefix))
     if matching.language is not None:
         found.append(_is_language(matching.language.lower()))
     if matching.date_from is not None or matching.date_to is not None:
@@ -116,7 +116,7 @@ def _conditions(matching: ChunkFilter) -> list[sa.ColumnElement[bool]]:
 
 def _is_language(language: str) -> sa.ColumnElement[bool]:
     value = sa.literal_column(f"\"left\"(sources.metadata ->> 'language', {_LANGUAGE_CHARS})", sa.Text)
-    return sa.or_(value == language, _begins(value, f"{language}-"), _begins(value, f"{language}_"))
+    return sa.or_(value == language, begins(value, f"{language}-"), begins(value, f"{language}_"))
 
 
 def _is_between(first: date | None, last: date | None) -> list[sa.ColumnElement[bool]]:
@@ -143,7 +143,7 @@ def _mentions(name: str, label: str | None) -> sa.ColumnElement[bool]:
     return sa.exists(mention)
 
 
-def _begins(value: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[bool]:
+def begins(value: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[bool]:
     """That a text begins so: a range of bytes, which the index knows whatever the plan; LIKE it knows by a constant."""
     last = chr(sys.maxunicode)
     return sa.and_(value.op("~>=~", is_comparison=True)(prefix), value.op("~<~", is_comparison=True)(f"{prefix}{last}"))

@@ -77,7 +77,12 @@ def find_chromium(named: str | None = None) -> str:
         found = shutil.which(name)
         if found is not None:
             return found
-    raise NoBrowser(f"There is no Chromium: {named or ', '.join(NAMES)} is not a program that can be run.")
+    if named:
+        raise NoBrowser(f"There is no browser on this machine: {named}, which KE_CHROMIUM names, cannot be run.")
+    raise NoBrowser(
+        f"There is no browser on this machine: none of {', '.join(NAMES)} is on PATH. Install a Chromium beside the "
+        "workers, or name it by KE_CHROMIUM."
+    )
 
 
 class Chromium:

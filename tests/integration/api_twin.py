@@ -40,7 +40,7 @@ ZEROS = dict.fromkeys(COUNTS, 0)
 
 
 def now() -> str:
-    return datetime.now(UTC).isoformat()
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 @dataclass
@@ -75,6 +75,8 @@ class ApiTwin:
     """For a job, the changes that its next reads see, one a read."""
     relying: dict[str, Any] = field(default_factory=dict)
     """What receipts tell of pages of other jobs."""
+    ends: dict[str, Any] = field(default_factory=dict)
+    """How jobs that are submitted end, where that is not the usual way."""
     hits: list[dict[str, Any]] = field(default_factory=list)
     entity: dict[str, Any] = field(default_factory=lambda: {"id": str(uuid.uuid4()), **ENTITY})
     complete: bool = True
@@ -83,6 +85,8 @@ class ApiTwin:
     has_entities: bool = True
     sources: list[dict[str, Any]] = field(default_factory=list)
     letters: list[dict[str, Any]] = field(default_factory=list)
+    errors_left_out: int = 0
+    """Errors that a summary of dead letters counts and does not tell."""
     records: list[dict[str, Any]] = field(default_factory=list)
     pages: list[dict[str, Any]] = field(default_factory=list)
     retry: dict[str, Any] = field(default_factory=dict)
@@ -134,9 +138,11 @@ class ApiTwin:
                 web.post("/jobs/{id}/cleanup", self._cleanup),
                 web.get("/jobs/{id}/sources", self._sources),
                 web.get("/jobs/{id}/pages", self._pages),
+                web.get("/sources", self._found_sources),
                 web.get("/sources/{id}", self._source),
                 web.get("/jobs/{id}/records", self._records),
                 web.get("/jobs/{id}/dead-letters", self._letters),
+                web.get("/jobs/{id}/dead-letters/summary", self._summary),
                 web.delete("/jobs/{id}/dead-letters", self._purge),
                 web.post("/jobs/{id}/dead-letters/retry", self._retry),
                 web.get("/retries/{id}", self._read_retry),
@@ -180,7 +186,7 @@ class ApiTwin:
         job_id = self.add_job("queued", kind=body["kind"], params=body, progress={}, started_at=None)
         self.script[job_id] = [
             {"status": "running", "progress": {**COUNTERS, "pages_fetched": 5}},
-            {"status": "completed", "progress": COUNTERS, "result": COUNTERS, "completed_at": now()},
+            {"status": "completed", "progress": COUNTERS, "result": COUNTERS, "completed_at": now()} | self.ends,
         ]
         return web.json_response(self.jobs[job_id], status=202, headers={"Location": f"/jobs/{job_id}"})
 
@@ -317,6 +323,11 @@ class ApiTwin:
         self._job(request)
         return web.json_response({"data": self.sources, "next_cursor": None})
 
+    async def _found_sources(self, request: web.Request) -> web.Response:
+        url, prefix = request.query.get("url"), request.query.get("url_prefix", "")
+        found = [source for source in self.sources if source["url"].startswith(prefix) and url in {None, source["url"]}]
+        return web.json_response({"data": found[: int(request.query["limit"])], "next_cursor": None})
+
     async def _source(self, request: web.Request) -> web.Response:
         found = [source for source in self.sources if source["id"] == request.match_info["id"]]
         return web.json_response(found[0]) if found else problem(404, "not-found", "There is no such source.")
@@ -334,6 +345,15 @@ class ApiTwin:
     async def _letters(self, request: web.Request) -> web.Response:
         self._job(request)
         return web.json_response({"data": self.letters, "next_cursor": None})
+
+    async def _summary(self, request: web.Request) -> web.Response:
+        self._job(request)
+        groups: dict[str, dict[str, Any]] = {}
+        for letter in self.letters:
+            group = {name: letter.get(name, "") for name in ("subject", "error_type", "error_message", "url")}
+            groups.setdefault(letter["error_type"], {**group, "letters": 0})["letters"] += 1
+        errors = len(groups) + self.errors_left_out
+        return web.json_response({"letters": len(self.letters), "errors": errors, "data": list(groups.values())})
 
     async def _purge(self, request: web.Request) -> web.Response:
         self._job(request)

@@ -205,3 +205,22 @@ def test_help_of_a_cleanup_names_what_goes(
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert all(store in shown for store in ("vectors", "extractions", "entities", "records", "dead letters", "pages"))
     assert not api.calls
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("search", "lamps"), "--mode"),
+        (("jobs", "list"), "--status"),
+        (("jobs", "list"), "--kind"),
+        (("crawl", SITE), "--reading"),
+        (("dead-letters", "list", str(uuid.uuid4())), "--subject"),
+    ],
+)
+def test_what_is_no_choice_is_told_with_the_choices(
+    api: ApiTwin, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], option: str
+) -> None:
+    """In one sentence, without what a library puts before it."""
+    assert run([*command, option, "other"]) == 2
+    assert error_of(capsys).startswith(f"Invalid value for '{option}': 'other' is not one of '")
+    assert not api.calls

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,3 +140,20 @@ def test_dependency_that_is_down_is_said_in_one_line(gateway: DoctorTwin, doctor
     done = doctor()
     assert (done.returncode, done.stderr, done.stdout) == (5, "error: Down: database.\n", "")
     assert not any(call.path == "/reconciliations" for call in gateway.calls)
+
+
+def test_doctor_says_whether_there_is_a_browser(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A machine without one is healthy; it is told what fails on it, and machines are told what there is."""
+    monkeypatch.setenv("KE_CHROMIUM", str(tmp_path / "none"))
+    done = doctor("--json")
+    assert (done.returncode, json.loads(done.stdout)["browser"]) == (0, None)
+    assert "none, which KE_CHROMIUM names, cannot be run. Until then jobs with --browser fail" in done.stderr
+    monkeypatch.delenv("KE_CHROMIUM")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "none of chromium, chromium-browser" in doctor().stderr
+    browser = tmp_path / "chromium"
+    browser.touch(mode=0o755)
+    found = doctor("--json")
+    assert (json.loads(found.stdout)["browser"], found.stderr) == (str(browser), "")

@@ -64,6 +64,7 @@ async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
         "list_sources",
         "read_source",
         "retry_dead_letters",
+        "summarize_dead_letters",
         "crawl",
         "scrape",
         "search",
@@ -84,6 +85,7 @@ async def test_tools_are_described_with_schemas_and_hints(api: ApiTwin) -> None:
         "get_job",
         "get_retry",
         "list_dead_letters",
+        "summarize_dead_letters",
         "list_entities",
         "list_jobs",
         "list_pages",
@@ -331,17 +333,21 @@ async def test_dead_letters_are_listed_and_a_retry_is_read(api: ApiTwin, monkeyp
     monkeypatch.setenv("KE_API_URL", api.url)
     job = api.add_job("completed_with_errors")
     letter = {"id": "a", "subject": "page", "url": "https://e.com/x", "error_type": "http-500", "attempts": 3}
+    letter["found_on"] = "https://e.com/"
     api.letters = [letter]
     chosen = {"subject": "page", "error_type": "http-500", "url_prefix": "https://e.com/", "cursor": "c"}
     async with Client(create_server()) as client:
         listed = await client.call_tool("list_dead_letters", {"job_id": job, "limit": 7, **chosen})
         assert listed.structured_content == {"data": [letter], "next_cursor": None}
         assert api.calls[-1].query == {**chosen, "limit": "7"}
+        counted = await client.call_tool("summarize_dead_letters", {"job_id": job, "subject": "page"})
+        assert (api.calls[-1].path, api.calls[-1].query) == (f"/jobs/{job}/dead-letters/summary", {"subject": "page"})
         started = await client.call_tool("retry_dead_letters", {"job_id": job})
         read = await client.call_tool("get_retry", {"retry_id": started.structured_content["id"]})
         sent = len(api.calls)
         refused = error_of(await client.call_tool("get_retry", {"retry_id": "../readyz"}))
     assert (read.structured_content["status"], read.structured_content["letters"]) == ("completed", 1)
+    assert counted.structured_content["data"][0]["letters"] == 1
     assert refused["type"] == "urn:ke:problem:invalid-input"
     assert len(api.calls) == sent
 
@@ -394,6 +400,10 @@ async def test_source_is_read_a_part_at_a_time(api: ApiTwin) -> None:
             assert (part["offset"], part["total_chars"], part["metadata"]) == (offset, 25, {"author": "Ada"})
             parts.append(part["text"])
             offset = part["next_offset"]
+        by_url = await client.call_tool("read_source", {"source_id": "https://e.com/a"})
+        assert by_url.structured_content["id"] == source
+        nothing = error_of(await client.call_tool("read_source", {"source_id": "https://e.com/none"}))
+        assert nothing["detail"] == "No document is stored with the URL https://e.com/none."
         refused = error_of(await client.call_tool("read_source", {"source_id": "../jobs"}))
         much = error_of(await client.call_tool("read_source", {"source_id": source, "max_chars": 1_000_000}))
     assert ("".join(parts), [len(part) for part in parts]) == (text, [10, 10, 5])

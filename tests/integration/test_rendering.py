@@ -345,8 +345,9 @@ async def test_cancel_ends_rendering_promptly(lanes: Lanes) -> None:
 
 
 async def test_job_that_needs_a_browser_fails_where_there_is_none(lanes: Lanes) -> None:
-    """For good, and saying so."""
-    for absent in (None, Browser("no-such-browser", "ke-test/1")):
+    """For good, and saying what is missing where."""
+    missing = Browser("no-such-browser", "ke-test/1")
+    for absent, words in ((None, "There is no Chromium"), (missing, "no-such-browser, which KE_CHROMIUM names")):
         lanes.browser = absent
-        with pytest.raises(NoBrowser):
+        with pytest.raises(NoBrowser, match=words):
             await lanes.run(await lanes.job(replace(lanes.crawl(), browser=True)))

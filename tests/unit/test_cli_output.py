@@ -137,7 +137,7 @@ def test_every_field_of_a_job_and_of_a_search_has_its_option() -> None:
 
 def _names(parameter: Any) -> list[str]:
     names = [*parameter.opts, *parameter.secondary_opts]
-    return ["URL" if name == "urls" else name.upper() if name == "query" else name for name in names]
+    return ["URL" if name == "urls" else name.upper() if name in {"job", "query"} else name for name in names]
 
 
 def names_of(body: type[BaseModel]) -> Iterator[str]:

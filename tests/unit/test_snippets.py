@@ -39,3 +39,13 @@ def test_snippet_of_anything_is_a_part_of_it(text: str) -> None:
     last = cut_snippet(text, [(len(text) - 1, len(text))] if text else [])
     assert text[last.start :].startswith(last.text)
     assert len(last.marks) == bool(text)
+
+
+def test_snippet_is_plain_text_with_its_words_marked() -> None:
+    """Marks of Markdown and targets of links are no part of it; a word that stands in a target only is not marked."""
+    text = "x " * 300 + "## The [oil **lamp**](http://lamp.example/lamp) of `the **lamp**`"
+    words = [(i, i + 4) for i in range(len(text)) if text.startswith("lamp", i)]
+    snippet = cut_snippet(text, words)
+    assert snippet.text.endswith("x ## The oil lamp of the **lamp**")
+    assert [snippet.text[a:b] for a, b in snippet.marks] == ["lamp", "lamp"]
+    assert text[snippet.start :].startswith(snippet.text[:20])

@@ -241,7 +241,9 @@ async def test_unknown_jobs_and_receipts_are_not_found(api: ApiStack) -> None:
         *(("GET", f"/jobs/{nowhere}/{name}") for name in ("sources", "pages", "extractions", "entities")),
         ("GET", f"/jobs/{nowhere}/dead-letters"),
         ("DELETE", f"/jobs/{nowhere}/dead-letters"),
+        ("GET", f"/jobs/{nowhere}/dead-letters/summary"),
         ("GET", f"/cleanups/cleanup-{nowhere}"),
+        ("GET", "/cleanups/no,receipt"),
         ("GET", f"/sources/{nowhere}"),
         ("GET", "/nowhere"),
     ]
@@ -250,3 +252,4 @@ async def test_unknown_jobs_and_receipts_are_not_found(api: ApiStack) -> None:
         problem = answer.json()
         assert (answer.status_code, problem["type"]) == (404, "urn:ke:problem:not-found"), (method, path)
         assert (answer.headers["content-type"], problem["instance"]) == ("application/problem+json", path)
+        assert "pattern" not in problem["detail"], "no regular expression is shown to people"

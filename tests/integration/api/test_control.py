@@ -17,6 +17,11 @@ async def test_cancel_stops_a_running_job(api: ApiStack) -> None:
     assert answer.json()["cancel_requested_at"] is not None
     ended = await api.until(job_id, "cancelled")
     assert ended["result"]["cancellation"]["reason"] == "wrong site"
+    times = [
+        ended["completed_at"],
+        *(ended["result"]["cancellation"][f"{name}_at"] for name in ("requested", "quiescent")),
+    ]
+    assert all(time.endswith("Z") for time in times), "one form of times everywhere"
     handle = api.temporal.get_workflow_handle(f"job-{job_id}")
     with pytest.raises(WorkflowFailureError):
         await handle.result()  # the row ends a moment before the workflow does

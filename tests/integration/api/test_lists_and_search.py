@@ -1,11 +1,14 @@
 """What jobs have stored: lists, sources, search."""
 
+import uuid
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
+from api.service import lists
 from ke.extraction.embed import collection_name, embed
-from ke.storage.tables import entity_tasks
+from ke.storage.tables import dead_letters, entity_tasks
 from ke.storage.vectors.base import Point
 from tests.integration.api.stack import ApiStack
 from tests.seeding import Seeded, content_hash, seed_crawl, seed_extract
@@ -94,6 +97,32 @@ async def test_dead_letters_are_purged_with_their_number(api: ApiStack) -> None:
     assert (await api.http.delete(f"/jobs/{job.id}/dead-letters")).json() == {"purged": 4}
     assert await _all(api, f"/jobs/{job.id}/dead-letters") == []
     assert (await api.http.delete(f"/jobs/{job.id}/dead-letters")).json() == {"purged": 0}
+
+
+async def test_dead_letters_are_counted_by_error(api: ApiStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most frequent error comes first, each with its first letter; filters hold, and what is left out is told."""
+    job = await seed_crawl(api.stores.database, api.stores.vectors, n_dead_letters=6)
+    path = f"/jobs/{job.id}/dead-letters"
+    first, *_, last = await _all(api, path)
+    async with api.stores.database.transaction() as connection:
+        gone = sa.update(dead_letters).where(dead_letters.c.id == last["id"])
+        await connection.execute(gone.values(error_type="http-404", error_message="Not there."))
+    summary = (await api.http.get(f"{path}/summary")).json()
+    assert (summary["letters"], summary["errors"]) == (6, 2)
+    assert [(group["error_type"], group["letters"], group["url"]) for group in summary["data"]] == [
+        ("http-500", 5, first["url"]),
+        ("http-404", 1, last["url"]),
+    ]
+    assert summary["data"][1]["error_message"] == "Not there."
+    one = (await api.http.get(f"{path}/summary", params={"url_prefix": last["url"]})).json()
+    assert (one["letters"], one["errors"], len(one["data"])) == (1, 1, 1)
+    assert await api.ke.summarize_dead_letters(str(job.id), error_type="http-404") == one
+    none = (await api.http.get(f"{path}/summary", params={"subject": "source"})).json()
+    assert none == {"letters": 0, "errors": 0, "data": []}
+    monkeypatch.setattr(lists, "MAX_ERRORS_TOLD", 1)
+    cut = (await api.http.get(f"{path}/summary")).json()
+    assert (cut["letters"], cut["errors"], len(cut["data"])) == (6, 2, 1)
+    assert (await api.http.get(f"/jobs/{uuid.uuid4()}/dead-letters/summary")).status_code == 404
 
 
 async def _searchable(api: ApiStack) -> Seeded:

@@ -35,6 +35,10 @@ async def alone(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
 async def test_gateway_stays_up_alone(alone: httpx.AsyncClient) -> None:
     """It is alive, says what is down, and answers 503 with Retry-After, quickly, to what needs it."""
     assert (await alone.get("/healthz")).json() == {"status": "ok"}
+    index = (await alone.get("/")).json()
+    for name in ("docs", "openapi", "health"):
+        assert (await alone.get(index[name])).status_code == 200
+    assert (index["name"], index["ready"]) == ("ke", "/readyz")
     ready = await alone.get("/readyz")
     assert (ready.status_code, ready.json()["type"]) == (503, "urn:ke:problem:not-ready")
     assert ready.json()["detail"] == "Down: database, temporal, vectors."

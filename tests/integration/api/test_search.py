@@ -214,12 +214,14 @@ async def test_nothing_that_is_cleaned_is_shown(api: ApiStack, mode: str) -> Non
 
 @each_mode
 async def test_snippets_mark_the_words_of_the_query(api: ApiStack, mode: str) -> None:
-    """Marks are places in the snippet, the snippet a place in the text; markup in it stays plain text."""
-    text = "word " * 200 + "<b>Lamps</b> &amp; <script>lamp()</script> towers **lit** " + "tail " * 200
+    """Marks are places in the snippet, the snippet a place in the text; HTML in it stays, Markdown's marks do not."""
+    html = "<b>Lamps</b> &amp; <script>lamp()</script> "
+    text = "word " * 200 + html + "[towers](http://lamp.example/lit) **lit** " + "tail " * 200
     job = await _index(api, [Page([text])])
     (hit,) = (await _search(api, "is the lamp of the tower lit", mode=mode, job_ids=[str(job.id)]))["data"]
     snippet = hit["snippet"]
-    assert hit["text"][snippet["start"] :].startswith(snippet["text"])
+    assert f"{html}towers lit tail" in snippet["text"]
+    assert hit["text"][snippet["start"] :].startswith(snippet["text"][:80])
     assert len(snippet["text"]) <= 320
     assert [snippet["text"][first:last] for first, last in snippet["marks"]] == ["Lamps", "lamp", "towers", "lit"]
 

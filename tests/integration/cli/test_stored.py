@@ -1,0 +1,105 @@
+"""The commands that read what jobs have stored."""
+
+import uuid
+
+from tests.integration.api_twin import ApiTwin
+from tests.integration.cli.process import RunKe, document
+
+
+def test_search_shows_hits_and_no_control_characters(ke: RunKe, api: ApiTwin) -> None:
+    """A page cannot write to the terminal: escape sequences and markup come out as plain text."""
+    api.hits = [
+        {"text": "a \x1b[31mred\x1b[0m [bold]lamp[/bold]", "score": 0.5, "url": "https://e.com/\x07", "id": "1"}
+    ]
+    done = ke("search", "lamps", "--limit", "3", "--project", "docs")
+    assert done.returncode == 0, done.stderr
+    assert "[bold]lamp[/bold]" in done.stdout
+    assert not set(done.stdout) & {"\x1b", "\x07"}
+    assert api.calls[-1].body == {"query": "lamps", "limit": 3, "project": "docs"}
+    assert document(ke("search", "lamps", "--json"))["data"] == api.hits
+
+
+def test_search_sends_every_filter_that_is_given(ke: RunKe, api: ApiTwin) -> None:
+    """Each option is a member of the body, by the API's name; what is not given is not sent."""
+    job = api.add_job("completed")
+    options = {
+        "mode": "text",
+        "project": "docs",
+        "url_prefix": "https://e.com/",
+        "language": "en",
+        "date_from": "2024-01-01",
+        "date_to": "2024-12-31",
+        "entity": "Ada",
+        "entity_label": "PERSON",
+        "embedder": "minilm",
+        "rerank": "minilm",
+    }
+    api.hits = [{"text": "a lamp", "score": 0.5, "url": "https://e.com/", "id": "1"}]
+    given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    assert ke("search", "lamps", *given, "--job", job, "--every-chunk", "--json").returncode == 0
+    expected = {"query": "lamps", "limit": 5, "job_ids": [job], "distinct_sources": False, **options}
+    assert api.calls[-1].body == expected
+
+
+def test_search_shows_the_snippet_and_that_there_may_be_more(ke: RunKe, api: ApiTwin) -> None:
+    """The part with the query's words is shown, not the beginning; an answer that is not complete says so."""
+    snippet = {"text": "one\n lamp \x1b[0m more", "start": 100, "marks": [[5, 9]]}
+    api.hits = [{"text": "beginning", "snippet": snippet, "score": 0.5, "url": "https://e.com/", "id": "1"}]
+    api.complete = False
+    done = ke("search", "lamps")
+    assert "one lamp " in done.stdout
+    assert "beginning" not in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "There may be more" in done.stdout
+
+
+def test_entities_are_listed_and_followed(ke: RunKe, api: ApiTwin) -> None:
+    """Filters reach the gateway; a table shows spellings without what would steer a terminal, and where to go on."""
+    listed = ke("entities", "list", "--project", "docs", "--label", "GPE", "--name", "bell", "--limit", "5")
+    assert api.calls[-1].query == {"project": "docs", "label": "GPE", "q": "bell", "limit": "5"}
+    assert all(word in listed.stdout for word in ("Bell Rock", "1,234", "the Bell Rock"))
+    assert "\x1b" not in listed.stdout
+    assert "--cursor more" in listed.stderr
+    entity = api.entity["id"]
+    assert document(ke("entities", "get", entity, "--json")) == api.entity
+    assert "https://e.com/light" in ke("entities", "sources", entity).stdout
+    assert "Robert Stevenson" in ke("entities", "neighbours", entity, "--limit", "3").stdout
+    assert (api.calls[-1].path, api.calls[-1].query["limit"]) == (f"/entities/{entity}/neighbours", "3")
+    assert ke("entities", "get", "Bell Rock").returncode == 2
+
+
+def test_a_source_is_read_by_its_url(ke: RunKe, api: ApiTwin) -> None:
+    """The newest of those with the URL is shown, the others are named; a URL of none is exit code 4."""
+    url = "https://e.com/page"
+    first, second = ({"id": str(uuid.uuid4()), "url": url, "text": text} for text in ("new text", "old text"))
+    api.sources = [first]
+    alone = ke("sources", "get", url)
+    assert (alone.returncode, alone.stderr) == (0, "")
+    assert "new text" in alone.stdout
+    assert api.calls[-1].path == f"/sources/{first['id']}"
+    api.sources.append(second)
+    several = ke("sources", "get", url, "--json")
+    assert document(several)["id"] == first["id"]
+    assert f"older ones with this URL: {second['id']}" in several.stderr
+    assert "old text" in ke("sources", "get", second["id"]).stdout
+    missing = ke("sources", "get", "https://e.com/none")
+    assert (missing.returncode, missing.stdout) == (4, "")
+    assert "no document is stored with the URL https://e.com/none" in missing.stderr
+    sent = len(api.calls)
+    wrong = ke("sources", "get", "page")
+    assert (wrong.returncode, len(api.calls)) == (2, sent)
+    assert "neither a source's id nor an http or https URL" in wrong.stderr
+
+
+def test_sources_are_listed_by_the_beginning_of_their_urls(ke: RunKe, api: ApiTwin) -> None:
+    """Of all jobs, or of one; without a job and without a beginning nothing is sent."""
+    api.sources = [{"id": "s1", "url": "https://e.com/docs/a"}, {"id": "s2", "url": "https://e.com/blog"}]
+    listed = document(ke("sources", "list", "--url-prefix", "https://e.com/docs/", "--json"))
+    assert [source["id"] for source in listed["data"]] == ["s1"]
+    job = api.add_job("completed")
+    assert ke("sources", "list", job, "--url-prefix", "https://e.com/", "--state", "done").returncode == 0
+    assert (api.calls[-1].path, api.calls[-1].query["url_prefix"]) == (f"/jobs/{job}/sources", "https://e.com/")
+    sent = len(api.calls)
+    for options in ((), ("--state", "done", "--url-prefix", "https://e.com/")):
+        assert ke("sources", "list", *options).returncode == 2
+    assert len(api.calls) == sent
