@@ -42,6 +42,8 @@ CLEAR_AROUND: Final = 0.98
 """And the share of all of the page, where it declares its content."""
 MAX_REMARK: Final = 80
 """Characters of a caption or a notice: a paragraph amid content that trafilatura left out is kept when it is longer."""
+MIN_MENU: Final = 2
+"""Links above the first heading from which they are a menu."""
 MIN_GUARDED_CHARS: Final = 500
 """Visible characters from which that share means something."""
 MOST: Final = 0.9
@@ -149,7 +151,18 @@ def _agreed(page: _Page, dense: Sequence[Block], found: str) -> list[Block]:
         dense = _dense(written, declared=False)
     if _size(kept) < MIN_AGREED * _size(dense) or not _is_enough(kept, written):
         return []
-    return kept
+    return _without_menu(kept)
+
+
+def _without_menu(blocks: list[Block]) -> list[Block]:
+    """Leaves out what is above the first heading, where that is links and no more than remarks among them.
+
+    On a page which is short, or has little but links itself, trafilatura takes its menu for content.
+    """
+    first = next((n for n, block in enumerate(blocks) if block.heading), 0)
+    above = blocks[:first]
+    is_menu = all(_is_linked(block) or len(block.plain) <= MAX_REMARK for block in above)
+    return blocks[first:] if is_menu and sum(map(_is_linked, above)) >= MIN_MENU else blocks
 
 
 def _is_enough(kept: Sequence[Block], written: Written) -> bool:

@@ -1,6 +1,7 @@
 """What the readers make of the labelled pages of real sites, and of what they are known to get wrong."""
 
 import pytest
+from selectolax.lexbor import LexborHTMLParser
 
 from ke.contracts.jobs import Reading
 from ke.web import content
@@ -151,6 +152,17 @@ def test_a_page_of_the_news_is_asked_about(monkeypatch):
     parse_page(body, "text/html", None, URL)
     parse_page(body.replace(b"<body>", b"<body><main>").replace(b"</body>", b"</main></body>"), "text/html", None, URL)
     assert len(opinions) == 2
+
+
+def test_a_menu_above_a_short_page_is_left_out(monkeypatch):
+    """Where trafilatura takes all of a page, what is above its first heading goes if it is links and remarks."""
+    menu = "".join(f"<li><a href=/{n}>Item {n}</a></li>" for n in range(4))
+    links = "<ul><li><a href=/a>One of the parts</a></li><li><a href=/b>Another of the parts</a></li></ul>"
+    monkeypatch.setattr(content, "_main_text", lambda html: LexborHTMLParser(html).body.text(separator=" "))
+    page = f"<p>Small and fast.</p><ul>{menu}</ul><h1>The parts</h1>{links}"
+    assert parse_page(page.encode(), "text/html", None, URL).text.startswith("# The parts")
+    told = f"<p>{'What is above a heading and no remark stays. ' * 3}</p><ul>{menu}</ul><h1>The parts</h1>{links}"
+    assert parse_page(told.encode(), "text/html", None, URL).text.startswith("What is above")
 
 
 def test_scripts_make_no_page_too_large_for_an_opinion():
