@@ -8,7 +8,8 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import Final
 
-_LINK: Final = re.compile(r"\[((?:[^\[\]\\]|\\.)*)\]\(https?://[^()\s]*\)")
+# Of bounded length, so that a text of nothing but brackets is read in a moment.
+_LINK: Final = re.compile(r"\[((?:[^\[\]\\]|\\.){0,300})\]\(https?://[^()\s]*\)")
 _LINK_OR_HEADING: Final = re.compile(rf"{_LINK.pattern}|^#{{1,6}}(?=[ \t]|$)[ \t]*", re.MULTILINE)
 
 
