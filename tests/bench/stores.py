@@ -57,7 +57,7 @@ NO_VECTORS = cast(VectorStore, NoVectors())
 
 
 async def writes(lab: Lab) -> AsyncIterator[Figure]:
-    """Chunks as the extract lane writes them, `pending` and then `ready`, repeatable, against a bare COPY and UPDATE."""
+    """Chunks as the extract lane writes them, `pending`, then `ready`, repeatable, against COPY and UPDATE: rows/s."""
     ours: list[float] = []
     theirs: list[float] = []
     async with temporary_postgres() as url:
