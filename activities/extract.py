@@ -92,9 +92,10 @@ class ExtractActivities(contract.ExtractActivities):
 class _Piece:
     """Chunks of one source that are committed together."""
 
-    stored: StoredPiece
-    """What is stored of the source once these are."""
+    source: ClaimedSource
     chunks: Sequence[ExtractedChunk]
+    is_last: bool
+    """Whether the source has none after these."""
 
 
 class _BeatingPool:
@@ -280,15 +281,17 @@ class _Slice:
             await self._commit(commit)
 
     async def _commit(self, pieces: Sequence[_Piece]) -> None:
-        """Rows first, then points, then `ready`: a crash in between leaves rows that are found again."""
-        sources = [piece.stored.source for piece in pieces]
-        batch: list[NewExtraction] = []
-        points: list[Point] = []
-        for source, piece in zip(sources, pieces, strict=True):
-            for made in piece.chunks:
-                row = self._row(source, made)
-                batch.append(row)
-                points.append(Point(row.id, made.vector, self._job_id, source.owner_job_id, source.id))
+        """Rows first, then points, then texts and `ready`: a crash in between leaves rows that are found again."""
+        sources = [piece.source for piece in pieces]
+        stored = [
+            StoredPiece(piece.source, [self._row(piece.source, made) for made in piece.chunks], piece.is_last)
+            for piece in pieces
+        ]
+        batch = [row for piece in stored for row in piece.chunks]
+        points = [
+            Point(row.id, made.vector, self._job_id, row.source.owner_job_id, row.source.id)
+            for row, made in zip(batch, (made for piece in pieces for made in piece.chunks), strict=True)
+        ]
         embedder, collection = self._embedder.name, self._embedder.collection
         async with self._database.transaction() as connection:
             await extracting.write_extractions(
@@ -305,7 +308,7 @@ class _Slice:
                 self._job_id,
                 self._piece.epoch,
                 self._claim,
-                [piece.stored for piece in pieces],
+                stored,
                 find_entities=self._piece.spec.entities is not None,
             )
         self._beat.progress({"extract": {name: n for name, n in asdict(self._totals).items() if n}})
@@ -352,7 +355,7 @@ def _commits(made: Sequence[tuple[ClaimedSource, ExtractedSource]]) -> Iterator[
         number = len(extracted.chunks)
         for first in range(0, max(number, 1), COMMIT_CHUNKS):
             end = min(first + COMMIT_CHUNKS, number)
-            commit.append(_Piece(StoredPiece(source, end, is_last=end == number), extracted.chunks[first:end]))
+            commit.append(_Piece(source, extracted.chunks[first:end], is_last=end == number))
             if sum(len(piece.chunks) for piece in commit) >= COMMIT_CHUNKS:
                 yield commit
                 commit = []

@@ -121,7 +121,7 @@ class ExtractionItem(_Item):
     end: int
     tokens: int
     embedder: str
-    state: str = Field(description="`ready`: its vector can be found")
+    state: str = Field(description="`ready`: its vector can be found; `pending`: it has no text yet")
 
     @classmethod
     def of(cls, row: ExtractionRow) -> Self:

@@ -41,28 +41,26 @@ def token_ids(text: str) -> NDArray[np.uint16]:
     if _SPECIAL.search(text):
         return np.asarray(load_tokenizer().encode(text, add_special_tokens=False).ids, dtype=np.uint16)
     pieces = _WORD.findall(_SPACE + text) if text else []
-    words = _kept()
-    fresh = [word for word in set(pieces) if word not in words]
-    if fresh:
-        words.update(zip(fresh, _read(fresh), strict=True))
-    found = np.frombuffer(b"".join(map(words.__getitem__, pieces)), dtype=np.uint16)
-    if len(words) > _MAX_WORDS:
-        words.clear()
-    for word in fresh:
-        if len(word) > _MAX_WORD:
-            words.pop(word, None)
-    return found
+    return np.frombuffer(b"".join(map(_kept().__getitem__, pieces)), dtype=np.uint16)
 
 
-def _read(words: list[str]) -> list[bytes]:
-    encodings = _reader().encode_batch_fast(words, add_special_tokens=False)
-    return [np.asarray(encoding.ids, dtype=np.uint16).tobytes() for encoding in encodings]
+class _Words(dict[str, bytes]):
+    """The tokens of words that were seen before, two bytes each; those of another one are made when it is asked for."""
+
+    def __missing__(self, word: str) -> bytes:
+        found = _reader().encode(word, add_special_tokens=False)
+        tokens = np.asarray(found.ids, dtype=np.uint16).tobytes()
+        if len(word) <= _MAX_WORD:
+            if len(self) >= _MAX_WORDS:
+                self.clear()
+            self[word] = tokens
+        return tokens
 
 
 @cache
-def _kept() -> dict[str, bytes]:
-    """The tokens of words that were seen before, two bytes each."""
-    return {}
+def _kept() -> _Words:
+    """The words that this process keeps."""
+    return _Words()
 
 
 @cache

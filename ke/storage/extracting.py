@@ -52,13 +52,12 @@ class NewExtraction:
 
 @dataclass(frozen=True, slots=True)
 class StoredPiece:
-    """Chunks of one source whose rows are written and whose points are there."""
+    """Chunks of one source whose ids are written and whose points are there."""
 
     source: ClaimedSource
-    end: int
-    """The number of its first chunk that is not: those before it are all stored."""
+    chunks: Sequence[NewExtraction]
     is_last: bool
-    """Whether these are all the chunks that it has."""
+    """Whether these and those before them are all the chunks that it has."""
 
 
 class Owned(Protocol):
@@ -181,6 +180,8 @@ async def write_extractions(
 ) -> None:
     """Writes chunks as `pending`: rows first, so that no point is ever without its row.
 
+    Only what they are known by: a row that becomes `ready` is written anew, and its text and its stems with it.
+
     Raises:
         Fenced: The job may not be written any more.
     """
@@ -188,30 +189,34 @@ async def write_extractions(
     if not batch:
         return
     columns = {
-        "id": [e.id for e in batch],
-        "owner_job_id": [e.source.owner_job_id for e in batch],
-        "source_id": [e.source.id for e in batch],
-        **{name: [getattr(e, name) for e in batch] for name in _OF_A_CHUNK},
+        "all_id": [e.id for e in batch],
+        "all_owner_job_id": [e.source.owner_job_id for e in batch],
+        "all_source_id": [e.source.id for e in batch],
+        "all_chunk_number": [e.chunk_number for e in batch],
     }
     same = {"job_id": job_id, "embedder": embedder, "collection": collection, "epoch": epoch}
     await connection.execute(_WRITE_EXTRACTIONS, columns | same)
 
 
+def _incoming(*names: str) -> sa.TableValuedAlias:
+    """Chunks as an array for each column: the same rows one by one cost the event loop twice as much."""
+    arrays = (sa.bindparam(f"all_{name}", type_=ARRAY(extractions.c[name].type)) for name in names)
+    columns = (sa.column(name, extractions.c[name].type) for name in names)
+    return sa.func.unnest(*arrays).table_valued(*columns, with_ordinality="place").render_derived()
+
+
 def _write_extractions() -> sa.Executable:
-    """One statement with an array for each column: the same rows one by one cost the event loop twice as much."""
-    arrays = ("id", "owner_job_id", "source_id", *_OF_A_CHUNK)
-    incoming = (
-        sa.func.unnest(*(sa.bindparam(name, type_=ARRAY(extractions.c[name].type)) for name in arrays))
-        .table_valued(*arrays, with_ordinality="place")
-        .render_derived()
-    )
+    arrays = ("id", "owner_job_id", "source_id", "chunk_number")
+    incoming = _incoming(*arrays)
     same = ("job_id", "embedder", "collection", "epoch")
     values = [sa.bindparam(name, type_=extractions.c[name].type) for name in same]
-    rows = sa.select(*(incoming.c[name] for name in arrays), *values).order_by(incoming.c.place)
-    return insert(extractions).from_select([*arrays, *same], rows).on_conflict_do_nothing()
+    rows = sa.select(*(incoming.c[name] for name in arrays), *values, *map(sa.literal_column, _NO_TEXT.values()))
+    into = insert(extractions).from_select([*arrays, *same, *_NO_TEXT], rows.order_by(incoming.c.place))
+    return into.on_conflict_do_nothing()
 
 
-_OF_A_CHUNK: Final = ("chunk_number", "text", "heading", "start", "end", "tokens")
+_NO_TEXT: Final = {"text": "''", "start": "0", "end": "0", "tokens": "0"}
+_OF_A_TEXT: Final = ("text", "heading", "start", "end", "tokens")
 _WRITE_EXTRACTIONS: Final = _write_extractions()
 
 
@@ -241,8 +246,7 @@ async def finish_pieces(
     """
     await hold_fences(connection, job_id, epoch, [piece.source for piece in stored])
     await hold_lease(connection, job_id, Lane.EXTRACT, claim)
-    pieces = {"sources": [p.source.id for p in stored], "ends": [p.end for p in stored]}
-    ready = (await connection.execute(_READY, pieces | {"job": job_id})).rowcount
+    ready = await _make_ready(connection, [chunk for piece in stored for chunk in piece.chunks])
     ids = [piece.source.id for piece in stored if piece.is_last]
     ended = {"job": job_id, "sources": ids, "of_claim": claim}
     mine = set((await connection.execute(_DONE, ended)).scalars()) if ids else set()
@@ -254,24 +258,22 @@ async def finish_pieces(
     return await add_progress(connection, job_id, Lane.EXTRACT, made)
 
 
+async def _make_ready(connection: AsyncConnection, chunks: Sequence[NewExtraction]) -> int:
+    """Writes the texts of chunks that are `pending`, which makes them `ready`; returns how many were."""
+    if not chunks:
+        return 0
+    # The plan is kept. One that is made while the table is small would read all of it, and its successors, each time.
+    await connection.execute(_BY_INDEX)
+    columns = {f"all_{name}": [getattr(chunk, name) for chunk in chunks] for name in ("id", *_OF_A_TEXT)}
+    return (await connection.execute(_READY, columns)).rowcount
+
+
 def _ready() -> sa.Executable:
-    pieces = (
-        sa.func.unnest(
-            sa.bindparam("sources", type_=ARRAY(extractions.c.source_id.type)),
-            sa.bindparam("ends", type_=ARRAY(extractions.c.chunk_number.type)),
-        )
-        .table_valued(sa.column("source_id", extractions.c.source_id.type), sa.column("end", sa.Integer))
-        .render_derived()
-    )
+    incoming = _incoming("id", *_OF_A_TEXT)
     return (
         sa.update(extractions)
-        .where(
-            extractions.c.job_id == sa.bindparam("job"),
-            extractions.c.source_id == pieces.c.source_id,
-            extractions.c.chunk_number < pieces.c.end,
-            extractions.c.state == "pending",
-        )
-        .values(state="ready")
+        .where(extractions.c.id == incoming.c.id, extractions.c.state == "pending")
+        .values(state="ready", **{name: incoming.c[name] for name in _OF_A_TEXT})
     )
 
 
@@ -285,6 +287,7 @@ def _done() -> sa.Executable:
     return done.returning(tasks.c.source_id)
 
 
+_BY_INDEX: Final = sa.text("SET LOCAL enable_seqscan = off")
 _READY: Final = _ready()
 _DONE: Final = _done()
 

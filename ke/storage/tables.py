@@ -303,7 +303,7 @@ extractions = sa.Table(
         postgresql_with={"gin_pending_list_limit": 1024},  # KB that a search reads through, at most
     ),
 )
-"""One chunk. Its id is its point's id in the vector store; `ready` means that the point is there."""
+"""One chunk. Its id is its point's id in the vector store; `ready`: the point is there, and the text with it."""
 
 entities = sa.Table(
     "entities",

@@ -24,11 +24,13 @@ from ke.contracts.jobs import CollectSpec, ExtractSpec, JobInput, JobKind
 from ke.runtime.pool import CpuPool
 from ke.storage.closing import end_job
 from ke.storage.jobs import open_job
+from ke.storage.listing import ExtractionRow, list_extractions
 from ke.storage.tables import extraction_tasks, sources
 from ke.storage.vectors.base import Point
 from tests.stores import Stores, open_stores
 
 SENTENCE = "Robert Stevenson built the lighthouse on the Bell Rock off Arbroath in 1810. "
+TEXT = SENTENCE.strip()
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +193,12 @@ async def test_next_group_is_extracted_while_one_is_committed(
     assert await stores.vectors.count_job("wordllama-256", uuid.UUID(piece.job_id)) == 80
 
 
+async def chunks(stores: Stores, piece: ExtractSlice) -> list[ExtractionRow]:
+    """What a job has of chunks."""
+    async with stores.database.transaction() as connection:
+        return await list_extractions(connection, uuid.UUID(piece.job_id), limit=1_000)
+
+
 async def tasks(stores: Stores, piece: ExtractSlice) -> dict[str, int]:
     """How many sources of a job are in which state."""
     columns = (extraction_tasks.c.state, sa.func.count())
@@ -202,7 +210,10 @@ async def tasks(stores: Stores, piece: ExtractSlice) -> dict[str, int]:
 async def test_failure_of_one_commit_ends_the_slice(
     stores: Stores, pool: CpuPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a commit fails with is what the slice fails with; the next attempt extracts everything once."""
+    """What a commit fails with is what the slice fails with; the next attempt extracts everything once.
+
+    The rows that it leaves have no text yet, and get it when they are `ready`.
+    """
     piece = await an_extract(stores, await a_crawl(stores, [SENTENCE] * 80), entities=None)
     lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
 
@@ -213,8 +224,14 @@ async def test_failure_of_one_commit_ends_the_slice(
         patched.setattr(stores.vectors, "upsert", fail)
         with pytest.raises(VectorStoreUnavailable):
             await ActivityEnvironment().run(lane.extract_sources, piece)
+    left = await chunks(stores, piece)
+    assert {(row.state, row.text, row.end, row.tokens) for row in left} == {("pending", "", 0, 0)}
     report = await ActivityEnvironment().run(lane.extract_sources, piece)
     assert (report.done, report.counters.sources_extracted, report.counters.vectors) == (True, 80, 80)
+    made = await chunks(stores, piece)
+    assert {row.id for row in left} < {row.id for row in made}
+    assert {(row.state, row.text, row.start, row.end) for row in made} == {("ready", TEXT, 0, len(TEXT))}
+    assert all(row.tokens > 0 for row in made)
 
 
 async def test_sources_that_fail_together_are_extracted_alone(

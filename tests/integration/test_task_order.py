@@ -62,7 +62,7 @@ async def bury(connection: AsyncConnection, job: uuid.UUID, keys: list[uuid.UUID
 
 async def finish(connection: AsyncConnection, job: uuid.UUID, keys: list[uuid.UUID]) -> None:
     claimed = [ClaimedSource(key, job, 1, "", None, "", b"") for key in reversed(keys)]
-    pieces = [StoredPiece(source, 0, is_last=True) for source in claimed]
+    pieces = [StoredPiece(source, [], is_last=True) for source in claimed]
     await finish_pieces(connection, job, 1, CLAIM, pieces, find_entities=False)
 
 
