@@ -17,6 +17,7 @@ from importlib.metadata import version
 from typing import Any
 
 import structlog
+import uvloop
 from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
@@ -298,7 +299,7 @@ async def main() -> None:
 
 def _run() -> int:
     try:
-        asyncio.run(main())
+        uvloop.run(main())
     except ValidationError as error:
         sys.stderr.write(f"error: {describe_invalid_settings(error)}\n")
         return 2
