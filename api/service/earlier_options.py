@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 
 from pydantic import ValidationError
 
-from api.errors import ValidationFailed
+from api.errors import UnknownReference, ValidationFailed
 from api.problems import MAX_ERRORS, field_problem
 from api.resources import Gateway
 from api.schemas import CrawlBody, ExtractBody, ScrapeBody
@@ -38,10 +38,8 @@ class WholeBody:
 async def with_earlier_options(gateway: Gateway, body: AnyBody) -> WholeBody:
     """The body of a re-crawl with what it does not give as the earlier job had it; any other as it is.
 
-    Where there is no such job, or its record is deleted, it is as it was sent: whether that is wrong, or a repeat of a
-    submit from before, the caller finds out.
-
     Raises:
+        UnknownReference: There is no such job, or its record is deleted.
         ValidationFailed: Something that would be taken over cannot be used any more.
         DatabaseUnavailable: Postgres does not answer.
     """
@@ -49,7 +47,10 @@ async def with_earlier_options(gateway: Gateway, body: AnyBody) -> WholeBody:
         return WholeBody.of(body)
     async with gateway.database.transaction() as connection:
         earlier = await find_job(connection, body.recrawl_of)
-    return WholeBody.of(body) if earlier is None or earlier.deleted_at is not None else taking_over(body, earlier)
+    if earlier is None or earlier.deleted_at is not None:
+        told = {"pointer": "/recrawl_of", "detail": "There is no such job."}
+        raise UnknownReference(f"There is no job {body.recrawl_of}.", errors=[told])
+    return taking_over(body, earlier)
 
 
 def taking_over(body: ScrapeBody | CrawlBody, earlier: JobRow) -> WholeBody:
