@@ -16,6 +16,7 @@ AnyBody: TypeAlias = ScrapeBody | CrawlBody | ExtractBody
 
 NEVER_TAKEN: Final = frozenset({"kind", "labels", "recrawl_of", "forget_replaced"})
 """Fields that are of one job: what its owner calls it, and what must be asked for each time."""
+_ADDRESSES: Final = ("urls", "seeds")
 _WITH_SCHEMA: Final = ("instructions", "model", "max_tokens")
 
 
@@ -56,12 +57,14 @@ async def with_earlier_options(gateway: Gateway, body: AnyBody) -> WholeBody:
 def taking_over(body: ScrapeBody | CrawlBody, earlier: JobRow) -> WholeBody:
     """A body with all that it does not give as an earlier job had it.
 
-    Of groups (`limits`, `scope`, `rate`, `extract`) each member counts for itself; null in place of one is given too.
+    Of groups (`limits`, `scope`, `rate`, `extract`) each member counts for itself; null in place of one is given too,
+    but not in place of the addresses, of which there must be some.
 
     Raises:
         ValidationFailed: Something that would be taken over cannot be used any more.
     """
     given = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    given = {name: value for name, value in given.items() if name not in _ADDRESSES or value is not None}
     had = {"project": earlier.project, **earlier.params}
     taken = {name: had[name] for name in type(body).model_fields if name in had and name not in NEVER_TAKEN}
     merged = {**taken, **given}
