@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 
 from pydantic import ValidationError
 
-from api.errors import ValidationFailed
+from api.errors import UnknownReference, ValidationFailed
 from api.problems import MAX_ERRORS, field_problem
 from api.resources import Gateway
 from api.schemas import CrawlBody, ExtractBody, ScrapeBody
@@ -16,6 +16,7 @@ AnyBody: TypeAlias = ScrapeBody | CrawlBody | ExtractBody
 
 NEVER_TAKEN: Final = frozenset({"kind", "labels", "recrawl_of", "forget_replaced"})
 """Fields that are of one job: what its owner calls it, and what must be asked for each time."""
+_ADDRESSES: Final = ("urls", "seeds")
 _WITH_SCHEMA: Final = ("instructions", "model", "max_tokens")
 
 
@@ -38,10 +39,8 @@ class WholeBody:
 async def with_earlier_options(gateway: Gateway, body: AnyBody) -> WholeBody:
     """The body of a re-crawl with what it does not give as the earlier job had it; any other as it is.
 
-    Where there is no such job, or its record is deleted, it is as it was sent: whether that is wrong, or a repeat of a
-    submit from before, the caller finds out.
-
     Raises:
+        UnknownReference: There is no such job, or its record is deleted.
         ValidationFailed: Something that would be taken over cannot be used any more.
         DatabaseUnavailable: Postgres does not answer.
     """
@@ -49,18 +48,23 @@ async def with_earlier_options(gateway: Gateway, body: AnyBody) -> WholeBody:
         return WholeBody.of(body)
     async with gateway.database.transaction() as connection:
         earlier = await find_job(connection, body.recrawl_of)
-    return WholeBody.of(body) if earlier is None or earlier.deleted_at is not None else taking_over(body, earlier)
+    if earlier is None or earlier.deleted_at is not None:
+        told = {"pointer": "/recrawl_of", "detail": "There is no such job."}
+        raise UnknownReference(f"There is no job {body.recrawl_of}.", errors=[told])
+    return taking_over(body, earlier)
 
 
 def taking_over(body: ScrapeBody | CrawlBody, earlier: JobRow) -> WholeBody:
     """A body with all that it does not give as an earlier job had it.
 
-    Of groups (`limits`, `scope`, `rate`, `extract`) each member counts for itself; null in place of one is given too.
+    Of groups (`limits`, `scope`, `rate`, `extract`) each member counts for itself; null in place of one is given too,
+    but not in place of the addresses, of which there must be some.
 
     Raises:
         ValidationFailed: Something that would be taken over cannot be used any more.
     """
     given = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    given = {name: value for name, value in given.items() if name not in _ADDRESSES or value is not None}
     had = {"project": earlier.project, **earlier.params}
     taken = {name: had[name] for name in type(body).model_fields if name in had and name not in NEVER_TAKEN}
     merged = {**taken, **given}

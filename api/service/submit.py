@@ -48,6 +48,9 @@ async def submit(gateway: Gateway, body: AnyBody, key: str | None) -> JobView:
         Unavailable: The job was not accepted, or it is not known whether it was: the same submit with the same key
             tells.
     """
+    before = await _submitted_before(gateway, body, key)
+    if before is not None:
+        return before
     whole = await with_earlier_options(gateway, body)
     check_urls(gateway.policy, whole.body)
     await check_records(gateway, whole.body)
@@ -166,6 +169,22 @@ async def check_records(gateway: Gateway, body: AnyBody) -> None:
 
 def _unfit(pointer: str, detail: str) -> ValidationFailed:
     return ValidationFailed(f"{pointer}: {detail}", errors=[{"pointer": pointer, "detail": detail}])
+
+
+async def _submitted_before(gateway: Gateway, body: AnyBody, key: str | None) -> JobView | None:
+    """The job that this re-crawl was accepted as under its key; None of any other body, or where it was not.
+
+    Asked before what it leaves out is looked up, which may not be there any more.
+    """
+    if key is None or isinstance(body, ExtractBody) or body.recrawl_of is None:
+        return None
+    job = job_input(WholeBody.of(body), key)
+    job_id = uuid.UUID(job.job_id)
+    async with gateway.database.transaction() as connection:
+        row = await find_job(connection, job_id)
+        if row is None:
+            return None
+        return JobView.of(_same_job(row, job), await progress_of(connection, [job_id]))
 
 
 def _same_job(row: JobRow | None, job: JobInput) -> JobRow:

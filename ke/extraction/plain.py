@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 # Lengths are bounded, so that a text of nothing but marks is read in a moment.
-_LINK: Final = re.compile(r"!?\[((?:[^\[\]\\]|\\.){0,300})\]\(https?://[^()\s]*\)")
-_FENCE: Final = re.compile(r"^[ \t>]*(?P<ticks>`{3,}|~{3,})[^`\n]*(?:\n|$)", re.MULTILINE)
+_LINK: Final = re.compile(r"!?\[((?:[^\[\]\\]|\\.){0,300}+)\]\(https?://[^()\s]*\)")
+# Nothing of it is given back (`*+`): of a line of tildes, each length would be tried anew.
+_FENCE: Final = re.compile(r"^[ \t>]*+(?P<ticks>`{3,}+|~{3,}+)[^`\n]*+(?:\n|$)", re.MULTILINE)
 _CODE: Final = re.compile(r"(?<!`)(`{1,2})(?!`)([^\n]{1,300}?)(?<!`)\1(?!`)")
 _LINE: Final = re.compile(
     r"^(?:[ ]{0,3}#{1,6}(?=[ \t]|$)[ \t]*|(?:>[ ]?)+|[ ]*\|(?:[ ]*:?-{3,}:?[ ]*\|)+[ ]*(?:\n|$))", re.MULTILINE

@@ -12,7 +12,7 @@ from ke.contracts.jobs import ACTIVE
 from ke.storage.cleanup_runs import OpenedCleanup, blocked_message, last_run, refuse_run, start_receipt
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import active_dependents, get_receipt
-from ke.storage.recrawls import note_missing
+from ke.storage.recrawls import note_missing, whole_frontiers
 from ke.storage.replaced import is_replaced
 from ke.storage.tables import extractions, jobs, records, sources
 
@@ -89,15 +89,19 @@ async def _workers(connection: AsyncConnection, target: CleanupTarget) -> Sequen
 async def _hold_jobs(connection: AsyncConnection, target: CleanupTarget) -> list[uuid.UUID]:
     """Locks the jobs that worked on the source, until the transaction ends; returns those that still do.
 
-    Under the owner's lock no job can be submitted that names its sources, and no retry of it can start.
+    Under the owner's lock no job can be submitted that names its sources, and no retry of it can start. Those that
+    lose a page are locked with them: two cleanups that lock jobs one after the other, each in an order of its own,
+    would wait for each other.
     """
+    workers = await _workers(connection, target)
+    losing = await whole_frontiers(connection, await target.pages(connection))
     statement = (
         sa.select(jobs.c.id, jobs.c.status, jobs.c.retry_id)
-        .where(jobs.c.id.in_(await _workers(connection, target)))
+        .where(jobs.c.id.in_([*workers, *losing]))
         .order_by(jobs.c.id)
         .with_for_update()
     )
-    held = list(await connection.execute(statement))
+    held = [record for record in await connection.execute(statement) if record.id in workers]
     if all(record.id != target.job_id for record in held):
         raise NotFound(f"There is no job {target.job_id}.")
     return [record.id for record in held if record.status in ACTIVE or record.retry_id is not None]

@@ -27,12 +27,22 @@ async def note_depth(connection: AsyncConnection, job_id: uuid.UUID, max_depth: 
 
     In a transaction of its own: one that holds the lane or the fence is not to wait for the job's row.
     """
-    least = sa.func.coalesce(jobs.c.params["least_depth"].astext, jobs.c.params["limits"]["max_depth"].astext)
-    deeper = sa.select(jobs.c.params).where(jobs.c.id == job_id, least.cast(sa.Integer) > max_depth).with_for_update()
+    deeper = sa.select(jobs.c.params).where(jobs.c.id == job_id, _least_depth() > max_depth).with_for_update()
     params = (await connection.execute(deeper)).scalar_one_or_none()
     if params is not None:
         noted = {**params, "least_depth": max_depth}
         await connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(params=noted))
+
+
+def _least_depth() -> sa.ColumnElement[int]:
+    least = sa.func.coalesce(jobs.c.params["least_depth"].astext, jobs.c.params["limits"]["max_depth"].astext)
+    return least.cast(sa.Integer)
+
+
+async def whole_frontiers(connection: AsyncConnection, missing: sa.ColumnElement[bool]) -> Sequence[uuid.UUID]:
+    """The jobs of these pages of which `note_missing` writes something down, in order of id."""
+    statement = sa.select(jobs.c.id).join(pages, pages.c.job_id == jobs.c.id).where(missing, _least_depth() > 0)
+    return (await connection.execute(statement.distinct().order_by(jobs.c.id))).scalars().all()
 
 
 async def note_missing(connection: AsyncConnection, missing: sa.ColumnElement[bool]) -> None:
@@ -41,8 +51,7 @@ async def note_missing(connection: AsyncConnection, missing: sa.ColumnElement[bo
     A re-crawl of such a job cannot rely on knowing the links of any page: it has to see them, so that what is still
     linked to is found again.
     """
-    cut = await connection.execute(sa.select(pages.c.job_id).where(missing).distinct().order_by(pages.c.job_id))
-    for job_id in cut.scalars().all():
+    for job_id in await whole_frontiers(connection, missing):
         await note_depth(connection, job_id, 0)
 
 

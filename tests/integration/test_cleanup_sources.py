@@ -12,10 +12,12 @@ import sqlalchemy as sa
 from temporalio.testing import ActivityEnvironment
 
 from activities.cleanup import CleanupActivities
-from ke.contracts.cleanup import CleanupFailure, CleanupStatus, StoreCounts
+from ke.contracts.cleanup import CleanupFailure, CleanupInput, CleanupStatus, StoreCounts
 from ke.contracts.errors import Conflict, Fenced
 from ke.contracts.ids import page_id
 from ke.contracts.jobs import JobKind, JobStatus
+from ke.storage import recrawls
+from ke.storage.cleanup_sources import open_source_cleanup
 from ke.storage.dead_letters import DeadLetter, write_dead_letters
 from ke.storage.extracting import claim_tasks
 from ke.storage.recrawls import present_sources
@@ -449,3 +451,36 @@ async def test_source_that_was_stored_again_goes_under_the_same_receipt(stores: 
     second = await forget(stores, owner, source, run_id="run-2")
     assert (second.status, second.started_at) == (CleanupStatus.CLEANED, first.started_at)
     assert second.planned == second.deleted == OF_ONE + StoreCounts(sources=1)
+
+
+async def test_cleanups_along_a_line_of_recrawls_do_not_wait_for_each_other(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each writes something down of later jobs too, of which one has another cleanup's source: no deadlock."""
+    third, first, second = sorted([await a_crawl(stores) for _ in range(3)], key=lambda job: job.id)
+    unchanged = ((second, first.sources[0], 1), (third, first.sources[0], 1), (third, second.sources[1], 0))
+    async with stores.database.transaction() as connection:
+        for job in (first, second, third):
+            params = {"limits": {"max_depth": 5}}
+            await connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(params=params))
+        for job, source, number in unchanged:
+            url = f"https://site.example/{number}"
+            page = sa.update(pages).where(pages.c.job_id == job.id, pages.c.url == url)
+            await connection.execute(page.values(state="unchanged", source_id=source))
+    note = recrawls.note_depth
+
+    async def slowly(*arguments: Any) -> None:
+        await asyncio.sleep(0.2)
+        await note(*arguments)
+
+    async def begin(job: Seeded, source: uuid.UUID) -> None:
+        async with stores.database.transaction() as connection:
+            await open_source_cleanup(connection, CleanupInput(str(job.id), source_id=str(source)), "run")
+
+    monkeypatch.setattr(recrawls, "note_depth", slowly)
+    of_first = asyncio.create_task(begin(first, first.sources[0]))
+    await asyncio.sleep(0.1)
+    await asyncio.gather(of_first, begin(second, second.sources[1]))
+    async with stores.database.transaction() as connection:
+        of_all = sa.select(jobs.c.params["least_depth"].astext).where(jobs.c.id.in_([first.id, second.id, third.id]))
+        assert (await connection.execute(of_all)).scalars().all() == ["0"] * 3

@@ -69,6 +69,12 @@ def test_nothing_given_is_the_earlier_job_again() -> None:
     assert specs_of(job.kind, params) == (job.collect, job.extract)
 
 
+def test_null_in_place_of_addresses_is_the_earlier_jobs() -> None:
+    """As their default is written in the API's description, and a client may send it."""
+    whole = again(CRAWL, seeds=None)
+    assert (whole.body.seeds, "/seeds" in whole.taken_over) == ((URL, f"{URL}b"), True)
+
+
 def test_what_is_given_wins_one_by_one() -> None:
     """Also where it is the default, nothing, or null; what stands beside it in its group is still the earlier job's."""
     whole = again(

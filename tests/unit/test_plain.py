@@ -68,3 +68,11 @@ def test_nothing_but_marks_is_read_in_a_moment(mark: str) -> None:
     started_s = time.process_time()
     Plain.of(mark * (20_000 // len(mark)))
     assert time.process_time() - started_s < 1
+
+
+@pytest.mark.parametrize("line", ["~" * 20_000 + "`", " > " * 7_000 + "``", "```" + " " * 20_000 + "`", "[" * 20_000])
+def test_line_that_is_nearly_a_mark_is_read_in_a_moment(line: str) -> None:
+    """One character that it must not have, at its end, is no reason to try each part of it."""
+    started_s = time.process_time()
+    assert Plain.of(line).text == line
+    assert time.process_time() - started_s < 1

@@ -227,6 +227,23 @@ async def test_key_of_a_recrawl_outlasts_the_earlier_job(api: ApiStack) -> None:
     assert spelled.json()["type"] == "urn:ke:problem:idempotency-key-reused"
 
 
+async def test_key_of_a_recrawl_that_gives_nothing_outlasts_the_earlier_job(api: ApiStack) -> None:
+    """Also when there is no address any more that could be taken over; of a new job that one is missing."""
+    earlier = await api.submit(QUICK)
+    await api.until(earlier["id"], "completed")
+    headers = {"Idempotency-Key": str(uuid.uuid4())}
+    body = {"kind": "scrape", "recrawl_of": earlier["id"]}
+    job = (await api.http.post("/jobs", json=body, headers=headers)).json()
+    await api.until(job["id"], "completed")
+    assert (await api.http.delete(f"/jobs/{earlier['id']}?cleanup=false")).status_code == 204
+    again = await api.http.post("/jobs", json=body, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (202, job["id"]), again.text
+    fresh = await api.http.post("/jobs", json=body)
+    assert (fresh.status_code, fresh.json()["type"]) == (422, "urn:ke:problem:unknown-reference")
+    assert (await api.http.delete(f"/jobs/{job['id']}?cleanup=false")).status_code == 204
+    assert (await api.http.post("/jobs", json=body, headers=headers)).status_code == 410
+
+
 async def test_what_goes_with_a_schema_is_refused_without_one(api: ApiStack) -> None:
     """Where none is taken over either."""
     earlier = await seed_job(api.stores.database, params={"seeds": [QUICK], "extract": None})
