@@ -110,7 +110,8 @@ def _canonical(body: AnyBody) -> dict[str, Any]:
     """The body with its defaults, by which a repeated submit is known again.
 
     Without what came later it reads as it did before there was any of that: a key must outlast an upgrade. A re-crawl
-    is known by what was given alone: what is left out means the earlier job's, whatever becomes of that job.
+    is known by what was given alone, as what is left out means the earlier job's, whatever becomes of that job; keys
+    of re-crawls from before options were taken over are therefore lost.
     """
     if not isinstance(body, ExtractBody) and body.recrawl_of is not None:
         return body.model_dump(mode="json", exclude_unset=True)

@@ -133,7 +133,7 @@ def cancel(
     if retry_id is not None and not wait:
         output.note(f"The cancel was accepted. To see how the retry stands: ke retries get {retry_id}")
     elif not has_ended(ended):
-        output.note(f"The cancel was accepted. To see it through: ke jobs watch {job}")
+        output.note(f"The cancel was accepted. To see it through: ke jobs cancel {job} --wait")
     elif cleanup and retry_id is not None:
         _check_cleaned(ended, "the retry has ended")  # the cleanup may have ended it before the cancel did
     elif stopped["status"] != JobStatus.CANCELLED:

@@ -9,7 +9,7 @@ from ke.cli.wording import option_of
 from ke.contracts.jobs import Artifacts, JobKind
 
 MAX_COUNTED: Final = 10_000
-"""Pages up to which the gateway counts."""
+"""Pages that have changed or are gone at which the gateway looks."""
 MAX_PAGES: Final = 1_000_000
 """The greatest `max_pages` that there is."""
 _IS: Final = {"changed": "has changed", "gone": "is gone"}
@@ -36,13 +36,14 @@ def outdated(job: Mapping[str, Any]) -> str | None:
     """What a search still finds of before a re-crawl; None where there is nothing, or the gateway does not tell."""
     left, done, job_id = job.get("previous_stored"), output.counters_of(job), job.get("id")
     names = [name for name in ("changed", "gone") if done.get(f"pages_{name}")]
-    if left is None or not names:
+    is_cut = sum(done.get(f"pages_{name}") or 0 for name in names) > MAX_COUNTED
+    if left is None or not names or (left == 0 and is_cut):
         return None
     is_asked = bool((job.get("params") or {}).get("forget_replaced"))
     if left == 0:
         became = " or ".join(_IS[name] for name in names)
         return f"No earlier document of a page that {became} is left." if is_asked else None
-    number = f"{count(left)} or more" if left >= MAX_COUNTED else count(left)
+    number = f"{count(left)} or more" if is_cut else count(left)
     pages, they = ("page", "it") if left == 1 else ("pages", "they")
     what = f"what {number} {pages} said before {they} {' or '.join(_DID[name] for name in names)}"
     where = ", and ".join(f"ke jobs pages {job_id} --state {name}" for name in names)
