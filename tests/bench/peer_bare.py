@@ -8,6 +8,7 @@ import asyncio
 import sys
 from datetime import timedelta
 
+import uvloop
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -68,4 +69,4 @@ async def main(address: str, host_port: str) -> None:
 if __name__ == "__main__":
     from tests.bench.peer_bare import main as run  # the pool does not take functions of the main module
 
-    asyncio.run(run(*sys.argv[1:]))
+    uvloop.run(run(*sys.argv[1:]))

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
+import uvloop
 from sqlalchemy.dialects.postgresql import insert
 
 from activities.pages import PageReader
@@ -211,4 +212,4 @@ async def main(url: str, database_url: str, socket: str | None) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None))
+    uvloop.run(main(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None))
