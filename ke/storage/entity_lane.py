@@ -12,6 +12,7 @@ from ke.contracts.errors import Fenced
 from ke.contracts.ids import entity_id, merged_entity_id
 from ke.contracts.jobs import Artifacts, Counters, Lane
 from ke.contracts.merging import merge_key
+from ke.storage.arrays import among_found
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
 from ke.storage.extracting import hold_fences, is_forgotten
 from ke.storage.jobs import add_progress, hold_lease
@@ -116,7 +117,7 @@ async def claim_sources(
     )
     taken = (
         sa.update(entity_tasks)
-        .where(entity_tasks.c.job_id == job_id, entity_tasks.c.source_id.in_(due.scalar_subquery()))
+        .where(entity_tasks.c.job_id == job_id, among_found(entity_tasks.c.source_id, due))
         .values(state="claimed", claim=claim)
         .returning(entity_tasks.c.source_id, entity_tasks.c.seq)
         .cte("taken")

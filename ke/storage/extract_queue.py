@@ -78,6 +78,6 @@ async def skip_open_tasks(connection: AsyncConnection, job_id: uuid.UUID, limit:
     for table in (extraction_tasks, entity_tasks):
         is_open = sa.and_(table.c.job_id == job_id, table.c.state.in_(_OPEN))
         some = locked(table, is_open, limit=limit - skipped)
-        statement = sa.update(table).where(table.c.job_id == job_id, table.c.source_id.in_(some))
+        statement = sa.update(table).where(table.c.job_id == job_id, some)
         skipped += (await connection.execute(statement.values(state="skipped", claim=None))).rowcount
     return skipped

@@ -13,7 +13,7 @@ from ke.contracts.cleanup import CleanupStatus
 from ke.contracts.errors import Fenced
 from ke.contracts.ids import extraction_id
 from ke.contracts.jobs import Artifacts, Counters, Lane
-from ke.storage.arrays import among
+from ke.storage.arrays import among, among_found
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
 from ke.storage.jobs import add_progress, hold_fence, hold_lease
 from ke.storage.tables import cleanups, entity_tasks, extraction_tasks, extractions, jobs, sources
@@ -85,7 +85,7 @@ async def release_tasks(connection: AsyncConnection, job_id: uuid.UUID, *, claim
     mine = [tasks.c.job_id == job_id, tasks.c.state == "claimed"]
     if claim is not None:
         mine.append(tasks.c.claim == claim)
-    statement = sa.update(tasks).where(tasks.c.job_id == job_id, tasks.c.source_id.in_(locked(tasks, *mine)))
+    statement = sa.update(tasks).where(tasks.c.job_id == job_id, locked(tasks, *mine))
     await connection.execute(statement.values(state="pending", claim=None))
 
 
@@ -122,9 +122,7 @@ def _claim() -> sa.Executable:
     )
     taken = (
         sa.update(extraction_tasks)
-        .where(
-            extraction_tasks.c.job_id == sa.bindparam("job"), extraction_tasks.c.source_id.in_(due.scalar_subquery())
-        )
+        .where(extraction_tasks.c.job_id == sa.bindparam("job"), among_found(extraction_tasks.c.source_id, due))
         .values(state="claimed", claim=sa.bindparam("new_claim"))
         .returning(extraction_tasks.c.source_id, extraction_tasks.c.seq)
         .cte("taken")
@@ -283,7 +281,7 @@ def _done() -> sa.Executable:
     these = sa.bindparam("sources", type_=ARRAY(tasks.c.source_id.type))
     is_mine = [tasks.c.claim == sa.bindparam("of_claim"), tasks.c.state == "claimed"]
     ended = locked(tasks, of_job, tasks.c.source_id == sa.any_(these), *is_mine)
-    done = sa.update(tasks).where(of_job, tasks.c.source_id.in_(ended)).values(state="done", claim=None)
+    done = sa.update(tasks).where(of_job, ended).values(state="done", claim=None)
     return done.returning(tasks.c.source_id)
 
 

@@ -43,6 +43,6 @@ async def skip_open_records(
     )
     is_open = sa.and_(tasks.c.job_id == job_id, tasks.c.record_state.in_(OPEN))
     some = locked(tasks, is_open, ~letter.correlate(tasks), limit=limit)
-    statement = sa.update(tasks).where(tasks.c.job_id == job_id, tasks.c.source_id.in_(some))
+    statement = sa.update(tasks).where(tasks.c.job_id == job_id, some)
     skipped = statement.values(record_state="skipped", record_claim=None, record_reason=reason)
     return (await connection.execute(skipped)).rowcount

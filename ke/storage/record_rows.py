@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ke.contracts.errors import Fenced
 from ke.contracts.ids import record_id
 from ke.contracts.jobs import Artifacts, Counters, Lane
+from ke.storage.arrays import among_found
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
 from ke.storage.extracting import ClaimedSource, hold_fences, is_forgotten
 from ke.storage.jobs import add_progress, hold_lease
@@ -65,7 +66,7 @@ async def claim_records(
     )
     taken = (
         sa.update(tasks)
-        .where(tasks.c.job_id == job_id, tasks.c.source_id.in_(due.scalar_subquery()))
+        .where(tasks.c.job_id == job_id, among_found(tasks.c.source_id, due))
         .values(record_state="claimed", record_claim=claim)
         .returning(tasks.c.source_id, tasks.c.seq, tasks.c.record_attempts)
         .cte("taken")

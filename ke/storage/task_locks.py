@@ -3,15 +3,15 @@
 The extract lane and the records lane move on the same rows, each under columns of its own.
 """
 
-from typing import Any
-
 import sqlalchemy as sa
 
+from ke.storage.arrays import among_found
 
-def locked(tasks: sa.Table, *conditions: sa.ColumnElement[bool], limit: int | None = None) -> sa.ScalarSelect[Any]:
-    """The sources of the first tasks that fit, at most `limit`, which are locked one after the other as it is read.
 
-    For `source_id IN (...)` in a statement that writes them; it needs the job among the conditions once more.
+def locked(tasks: sa.Table, *conditions: sa.ColumnElement[bool], limit: int | None = None) -> sa.ColumnElement[bool]:
+    """Whether a task is one of the first that fit, at most `limit`, which are locked one after the other.
+
+    For a statement that writes them; it needs the job among its conditions once more.
     """
     found = sa.select(tasks.c.source_id).where(*conditions).order_by(tasks.c.seq).limit(limit)
-    return found.with_for_update(of=tasks).scalar_subquery()
+    return among_found(tasks.c.source_id, found.with_for_update(of=tasks))
