@@ -168,7 +168,8 @@ async def load_chunks(
         .where(
             entity_tasks.c.job_id == job_id,
             entity_tasks.c.source_id.in_(source_ids),
-            extractions.c.job_id == job_id,
+            # Not by an index: the planner would sooner read the places of all chunks of the job than a few too many.
+            sa.func.coalesce(extractions.c.job_id == job_id, sa.false()),
             extractions.c.state == "ready",
             extractions.c.chunk_number >= entity_tasks.c.next_chunk,
             place > sa.tuple_(*after),
