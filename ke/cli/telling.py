@@ -48,7 +48,9 @@ def outdated(job: Mapping[str, Any]) -> str | None:
     what = f"what {number} {pages} said before {they} {' or '.join(_DID[name] for name in names)}"
     where = ", and ".join(f"ke jobs pages {job_id} --state {name}" for name in names)
     if not is_asked:
-        how = "ke sources forget deletes it, and a re-crawl with --forget-replaced does so itself"
+        earlier = (job.get("params") or {}).get("recrawl_of")
+        command = f"ke {job.get('kind') or 'crawl'} --recrawl-of {earlier} --forget-replaced"
+        how = f"ke sources forget deletes it, and so does {command}"
         return f"A search still finds {what} ({how}): {where}"
     if job.get("forgetting") == "running":
         return f"W{what[1:]} is being deleted: {where}"

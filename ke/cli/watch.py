@@ -90,22 +90,24 @@ class LiveView(AbstractContextManager["LiveView"]):
         self._live.update(grid)
 
 
+_NUMBERS: Final = (
+    ("pages_fetched", "page", "pages"),
+    ("pages_changed", "changed", "changed"),
+    ("pages_unchanged", "unchanged", "unchanged"),
+    ("pages_gone", "gone", "gone"),
+    ("pages_failed", "failed", "failed"),
+    ("sources", "source", "sources"),
+    ("sources_extracted", "extracted", "extracted"),
+    ("extractions", "chunk", "chunks"),
+    ("entities", "entity", "entities"),
+    ("records", "record", "records"),
+)
+
+
 def summary(job: Job) -> str:
     """One line: the state, and the numbers that are not zero."""
     done = counters_of(job)
-    parts = [
-        f"{count(done[key])} {name}"
-        for key, name in (
-            ("pages_fetched", "pages"),
-            ("pages_failed", "failed"),
-            ("sources", "sources"),
-            ("sources_extracted", "extracted"),
-            ("extractions", "chunks"),
-            ("entities", "entities"),
-            ("records", "records"),
-        )
-        if done.get(key)
-    ]
+    parts = [f"{count(done[key])} {one if done[key] == 1 else many}" for key, one, many in _NUMBERS if done.get(key)]
     if done.get("dead_letters"):
         parts.append(letters(done["dead_letters"]))
     if done.get("bytes"):

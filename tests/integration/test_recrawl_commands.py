@@ -65,8 +65,8 @@ def test_recrawl_with_nothing_in_common_is_warned_of(api: ApiTwin, capsys: pytes
 
 
 OUTDATED = [
-    ({}, 3, "still finds what 3 pages said before they changed or went (ke sources forget deletes it, and a re-crawl"),
-    ({}, 1, "still finds what 1 page said before it changed or went (ke sources forget deletes it, and a re-crawl"),
+    ({}, 3, "still finds what 3 pages said before they changed or went (ke sources forget deletes it, and so does ke"),
+    ({}, 1, "still finds what 1 page said before it changed or went (ke sources forget deletes it, and so does ke"),
     ({"changed": 20_000}, 7, "still finds what 7 or more pages said before they changed or went"),
     ({"forgetting": "running"}, 3, "What 3 pages said before they changed or went is being deleted: ke jobs pages"),
     ({"forgetting": "ended"}, 3, "still finds what 3 pages said before they changed or went, as another page has it"),
@@ -88,6 +88,8 @@ def test_what_is_still_found_of_before_is_told(
     assert run(["jobs", "get", job]) == 0
     shown = capsys.readouterr()
     assert told in shown.err
+    advice = f"so does ke crawl --recrawl-of {params['recrawl_of']} --forget-replaced"
+    assert (advice in shown.err) == (not params["forget_replaced"])
     assert (f"ke jobs pages {job} --state changed, and ke jobs pages {job} --state gone" in shown.err) == (left > 0)
     assert [line.split()[-1] for line in shown.out.splitlines() if line.startswith("pages")] == [
         "2",

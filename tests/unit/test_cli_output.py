@@ -182,6 +182,10 @@ def test_a_summary_names_only_what_there_is() -> None:
     """Zeros are left out, and so is the waiting of a job that has ended."""
     progress = {"pages_fetched": 3, "pages_failed": 0, "bytes": 2048}
     assert summary({"status": "running", "progress": progress}) == "running: 3 pages, 2.0 KiB"
+    recrawl = {"pages_fetched": 1, "pages_changed": 1, "pages_unchanged": 35, "pages_gone": 2, "extractions": 1}
+    assert summary({"status": "completed", "result": recrawl}) == (
+        "completed: 1 page, 1 changed, 35 unchanged, 2 gone, 1 chunk"
+    )
     assert summary({"status": "queued", "waiting_for": "no worker"}) == "queued: waiting: no worker"
     assert summary({"status": "failed", "waiting_for": "no worker", "progress": {}}) == "failed"
 

@@ -354,7 +354,7 @@ async def test_enough_is_looked_at_where_most_are_copies(
         await copy_of(api, first, best, project=project)
     await _index(api, other, project=project)
     urls = await _urls(api, "the lamp of the tower", mode=mode, project=project, limit=2)
-    assert urls == ["https://site.example/0", "https://b.example/"]
+    assert sorted(urls) == ["https://b.example/", "https://site.example/0"]
 
 
 @each_mode
