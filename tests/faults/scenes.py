@@ -306,7 +306,7 @@ class Scene:
 
 _CLEANUP_LOOKS: Final = {
     "begin": "SELECT 1 FROM jobs WHERE id = $1",
-    "vectors": "SELECT 1 FROM cleanups, jsonb_each_text(planned) WHERE job_id = $1 AND value::int > 0",
+    "vectors": "SELECT 1 FROM cleanups WHERE job_id = $1 AND planned @? '$.vectors ? (@ > 0)'",
     "sources": "SELECT 1 FROM cleanups c JOIN cleanup_batches b ON b.cleanup_id = c.id"
     " WHERE c.job_id = $1 AND b.store = 'vectors' AND b.done",
     "dead-letters": "SELECT 1 WHERE NOT EXISTS (SELECT FROM sources WHERE job_id = $1)",
