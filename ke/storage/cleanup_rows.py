@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ke.storage.arrays import among
+from ke.storage.arrays import among, among_found
 from ke.storage.cleanup_batches import lock_receipt, next_number
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.tables import (
@@ -221,9 +221,9 @@ async def _lock(connection: AsyncConnection, table: sa.Table, which: sa.ColumnEl
 
 async def _delete_entities(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> int:
     """Deletes the entities of locked extractions; returns how many, which a cascade does not tell."""
-    # As an array, which is looked up in the index: how many entities an extraction has, the planner does not know.
-    made = sa.func.array(sa.select(extractions.c.id).where(which).scalar_subquery())
-    return (await connection.execute(sa.delete(entities).where(entities.c.extraction_id == sa.any_(made)))).rowcount
+    # Looked up in the index: how many entities an extraction has, the planner does not know.
+    made = among_found(entities.c.extraction_id, sa.select(extractions.c.id).where(which))
+    return (await connection.execute(sa.delete(entities).where(made))).rowcount
 
 
 async def _record(connection: AsyncConnection, cleanup_id: str, store: str, counts: dict[str, int]) -> None:
