@@ -65,8 +65,8 @@ class _Item(BaseModel):
 
 
 _FOUND_ON: Final = (
-    "The first page that was found to link to it; null: none was (a seed, or only in a sitemap), or it is deleted. Of "
-    "what a re-crawl asks for again it is a page of the earlier job"
+    "The first page that was found to link to it; null: none was (a seed, or a sitemap named it first), or it is "
+    "deleted. Of what a re-crawl asks for again it is a page of the earlier job"
 )
 
 

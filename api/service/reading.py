@@ -22,7 +22,7 @@ from ke.storage.jobs import JobRow, get_job, progress_of
 from ke.storage.replaced import count_outdated
 
 MAX_OUTDATED: Final = 10_000
-"""Pages whose earlier document is still stored that one read of a re-crawl counts, at most."""
+"""Pages that have changed or are gone at which one read of a re-crawl looks, at most."""
 POLL_FIRST_S: Final = 0.1
 POLL_MAX_S: Final = 1.0
 LOOK_FIRST_S: Final = 1.0
