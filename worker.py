@@ -48,7 +48,8 @@ from ke.runtime.resources import open_chat, open_fetcher, open_vectors
 from ke.runtime.settings import Settings, describe_invalid_settings
 from ke.runtime.settling import WorkerBackends
 from ke.runtime.temporal_client import connect
-from ke.storage.database import WORKER_IDLE_TIMEOUT_S, Database
+from ke.storage.database import WORKER, WORKER_IDLE_TIMEOUT_S, Database
+from ke.storage.frozen import watch_frozen
 from ke.storage.vectors.base import VectorStore
 from ke.web.fetch import Fetcher
 from ke.web.rendering import Browser
@@ -97,6 +98,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
         registrations = _registrations(resources, settings, client)
         workers = [_worker(client, queue, settings, registrations[queue]) for queue in settings.task_queues]
         broken = await stack.enter_async_context(_serving(workers))
+        await stack.enter_async_context(_background(watch_frozen(resources.database)))
         if CPU_QUEUES.intersection(settings.task_queues):
             await stack.enter_async_context(_background(warm(resources.pool, load_models)))
         if TaskQueue.ENTITIES in settings.task_queues:
@@ -110,7 +112,7 @@ async def running_workers(settings: Settings, client: Client) -> AsyncIterator[a
 async def _open_resources(settings: Settings, stack: AsyncExitStack) -> _Resources:
     """Opens what the stack is to close."""
     connections = resolve(settings)
-    database = Database(connections.database_url, application_name="ke-worker", idle_timeout_s=WORKER_IDLE_TIMEOUT_S)
+    database = Database(connections.database_url, application_name=WORKER, idle_timeout_s=WORKER_IDLE_TIMEOUT_S)
     stack.push_async_callback(database.close)
     vectors = open_vectors(connections, settings)
     stack.push_async_callback(vectors.close)

@@ -12,7 +12,7 @@ from ke.runtime.endpoints import Connections
 from ke.runtime.engine import Engine
 from ke.runtime.settings import Settings
 from ke.runtime.temporal_client import TemporalConnection
-from ke.storage.database import Database
+from ke.storage.database import GATEWAY, Database
 from ke.storage.vectors.base import VectorStore
 from ke.web.egress import EgressPolicy
 
@@ -53,7 +53,7 @@ class Gateway:
         return cls(
             database=Database(
                 connections.database_url,
-                application_name="ke-gateway",
+                application_name=GATEWAY,
                 statement_timeout_s=STATEMENT_TIMEOUT_S,
                 lock_timeout_s=LOCK_TIMEOUT_S,
             ),

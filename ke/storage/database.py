@@ -23,6 +23,9 @@ POOL_TIMEOUT_S: Final = 10.0
 IDLE_CHECK_S: Final = 1.0
 """Seconds of rest after which a connection is asked whether it still is one."""
 STATEMENT_TIMEOUT_S: Final = 60.0
+WORKER: Final = "ke-worker"
+"""The name of a worker's connections in pg_stat_activity."""
+GATEWAY: Final = "ke-gateway"
 IDLE_TIMEOUT_S: Final = 20.0
 """Seconds for which a transaction may do nothing: the gateway's wait for calls to Temporal, which have deadlines."""
 WORKER_IDLE_TIMEOUT_S: Final = 5.0
