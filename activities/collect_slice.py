@@ -91,7 +91,7 @@ class CollectRun:
         self._budget = Budget(limits, datetime.fromisoformat(piece.started_at))
         self._robots = Robots(fetcher)
         self._reach = Reach.of(spec, pool)
-        self._shares = HostShares(gate, spec.rate.concurrency)
+        self._shares = HostShares(gate, spec.rate.concurrency, BATCH_PAGES)
         self._turns = HostTurns()
         self._tasks: dict[asyncio.Task[PageOutcome], tuple[FrontierEntry, int]] = {}
         self._buffer: list[PageOutcome] = []
@@ -213,14 +213,13 @@ class CollectRun:
         while not self._beat.stopping:
             over = self._slice_over()
             limit = self._limit_reached()
-            if not over and limit is None:
-                await self._fill()
-            elif self._tasks:
-                await self._give_back_waiting()
+            await self._fill_up(limit, over=over)
             if self._tasks:
                 await self._take()
                 continue
-            await self._flush()
+            await self._flush(claim=True)
+            if self._tasks:
+                continue
             at_limit = limit is not None and self._limit_reached() is not None
             if at_limit and not await self._others_at_work():
                 return limit
@@ -238,6 +237,16 @@ class CollectRun:
             await self._note.tell(not_due(state, reason))
             await self._wait_for_pages(state)
         return None
+
+    async def _fill_up(self, limit: str | None, *, over: bool) -> None:
+        """Starts more pages, or gives back what will not be started any more.
+
+        Where pages that are under way are the last that a limit leaves, they are no more and no less than that.
+        """
+        if not over and limit is None:
+            await self._fill()
+        elif self._tasks and (over or self._budget.reached(self._totals, 0, 0) is not None):
+            await self._give_back_waiting()
 
     def _is_idle(self, state: FrontierState) -> bool:
         """Whether there has been nothing to do for a while, and others may find more."""
@@ -302,10 +311,10 @@ class CollectRun:
                 claimed, most = await self._claim(connection, wanted)
             self._begin(claimed, most)
 
-    def _wanted(self) -> int:
-        """Pages to claim, as far as the hosts go; 0 as long as there are enough under way."""
+    def _wanted(self, *, with_commit: bool = False) -> int:
+        """Pages to claim, as far as the hosts go; 0 as long as there are enough under way to spare a transaction."""
         self._shares.count(self._started_entries(), self._waiting_entries())
-        if not self._shares.wants_more():
+        if not (with_commit or self._shares.wants_more()):
             return 0
         return max(0, min(self._shares.total_room, self._piece.max_pages - self._started))
 
@@ -381,9 +390,10 @@ class CollectRun:
             self._buffer.append(self._without_known_links(outcome))
         waited = time.monotonic() - self._buffered_at
         # A host's share is claimed anew while these are kept, and may all be fetched before the next look.
-        enough = max(LEAST_BATCH, BATCH_PAGES - max(len(self._tasks), self._shares.most))
+        busy = 0 if self._shares.is_alone else len(self._tasks)
+        enough = max(LEAST_BATCH, BATCH_PAGES - max(busy, self._shares.most))
         if self._buffer and (len(self._buffer) >= enough or waited >= BATCH_SECONDS or self._shares.is_dry):
-            await self._flush()
+            await self._flush(claim=True)
 
     def _without_known_links(self, outcome: PageOutcome) -> PageOutcome:
         fresh = tuple(link for link in outcome.links if link not in self._known_links)
@@ -391,10 +401,21 @@ class CollectRun:
             self._known_links.update(fresh)
         return replace(outcome, links=fresh)
 
-    async def _flush(self) -> None:
+    async def _flush(self, *, claim: bool = False) -> None:
+        """Commits what has come, and claims the next pages with it where it may."""
         if not self._buffer:
             return
         batch, self._buffer = self._buffer, []
+        claimed: list[FrontierEntry] = []
+        most: int | None = None
+
+        async def claim_next(connection: AsyncConnection, totals: Counters) -> None:
+            nonlocal claimed, most
+            self._hold.totals = totals
+            self._shares.added()
+            if claim and self._may_begin and (wanted := self._wanted(with_commit=True)) > 0:
+                claimed, most = await self._claim(connection, wanted)
+
         self._hold.totals, self._ended_by = await write_batch(
             self._database,
             self._job_id,
@@ -406,8 +427,9 @@ class CollectRun:
             shard=self._hold.shard,
             held=self._held(),
             end=self._end_with,
+            then=claim_next,
         )
-        self._shares.added()
+        self._begin(claimed, most)
         self._beat.progress({"collect": {name: n for name, n in asdict(self._totals).items() if n}})
 
     def _end_with(self, totals: Counters) -> str | None:

@@ -24,20 +24,26 @@ class HostShares:
 
     A host has twice its concurrency: one half is fetched while the other is read, or waits for its turn. One whose
     pace is not known yet has two pages, and one with pauses between its requests as many as it lets through in a
-    second, and one more. What waits for such a host counts for nothing against the others.
+    second, and one more. What waits for such a host counts for nothing against the others. A host that has the slice
+    for itself has pages ahead, so that they are claimed with a commit, and not by some in between; others that turn up
+    find room beside those.
 
     Args:
         gate: Knows the hosts' paces.
         concurrency: Requests to one host at once.
+        ahead: Pages of a host that is alone.
     """
 
-    def __init__(self, gate: HostGate, concurrency: int) -> None:
+    def __init__(self, gate: HostGate, concurrency: int, ahead: int = 0) -> None:
         self._gate = gate
         self.most = 2 * concurrency
-        """Pages of one host at once."""
+        """Pages of one host that are fetched or read at once."""
+        self._ahead = max(self.most, ahead)
+        self.is_alone = False
+        """Whether there was one host, and no other, when pages were claimed last."""
         self._under_way: Counter[str] = Counter()
         self._rooms: dict[str, int] = {}
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
         self._looked_at = 0.0
         self._dry_until = 0.0
 
@@ -50,7 +56,7 @@ class HostShares:
         """
         held = list(waiting)
         self._under_way = Counter(entry.host for entry in (*running, *held))
-        self._waiting = sum(self._gate.wait_s(entry.host) > 0 for entry in held)
+        self._waiting = Counter(entry.host for entry in held if self._gate.wait_s(entry.host) > 0)
 
     @property
     def is_dry(self) -> bool:
@@ -61,13 +67,14 @@ class HostShares:
     def total_room(self) -> int:
         """Pages that may be claimed, of all hosts together."""
         held = self._under_way.total()
-        return min(max(self.most, MAX_UNDER_WAY) - (held - self._waiting), max(self.most, MAX_HELD) - held)
+        busy = sum(min(number - self._waiting[host], self.most) for host, number in self._under_way.items())
+        return min(max(self.most, MAX_UNDER_WAY) - busy, max(self.most, MAX_HELD) - held)
 
     def wants_more(self) -> bool:
         """Whether it is time to claim: a host has used up half of its share, or others may have turned up."""
         if self.is_dry:
             return False
-        half_empty = any(2 * number <= self._allowed(host) for host, number in self._under_way.items())
+        half_empty = any(2 * number <= min(self.most, self._allowed(host)) for host, number in self._under_way.items())
         return not self._under_way or half_empty or time.monotonic() - self._looked_at > LOOK_AGAIN_S
 
     def room(self, host: str) -> int:
@@ -81,6 +88,7 @@ class HostShares:
         self._looked_at = time.monotonic()
         is_full = got.total() >= asked_for or any(number >= self._rooms[host] for host, number in got.items())
         self._dry_until = 0.0 if is_full else self._looked_at + DRY_S
+        self.is_alone = len(self._rooms.keys() | self._under_way.keys()) == 1
         self._rooms.clear()
 
     def added(self) -> None:
@@ -92,7 +100,7 @@ class HostShares:
             return min(2, self.most)
         pause = self._gate.pause(host)
         if pause is None:
-            return self.most
+            return self._ahead if self.is_alone else self.most
         if pause.until is not None:
             return 1
         if pause.seconds * self.most <= 1:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import uuid
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -65,6 +66,9 @@ class PageReader:
         self._robots = robots
         self._gate = gate
         self._reach = reach
+        self._rooms: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(2 * reach.spec.rate.concurrency)
+        )
         self.started: set[uuid.UUID] = set()
         """The pages whose request has begun; the others only wait for their turn at the host."""
 
@@ -79,7 +83,9 @@ class PageReader:
             BadPattern: One of the crawl's patterns cannot be matched in reasonable time: the job's fault.
         """
         try:
-            return await self._read(entry, max_bytes)
+            # One half is fetched while the other is read; of a host that has more, the pool has these at once.
+            async with self._rooms[entry.host or host_key(entry.url)]:
+                return await self._read(entry, max_bytes)
         except (UnsupportedType, RedirectRefused) as error:
             return self._skip(entry, error.message)
         except TooLarge as error:

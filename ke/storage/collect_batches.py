@@ -5,7 +5,7 @@ between repeats them, and what is in the frontier already stays as it is.
 """
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -21,6 +21,10 @@ from ke.storage.jobs import add_progress, hold_fence
 _NOTHING: Final = Held()
 
 
+async def _nothing_more(_connection: AsyncConnection, _totals: Counters) -> None:
+    """What goes with a batch when nothing else does."""
+
+
 async def write_batch(
     database: Database,
     job_id: uuid.UUID,
@@ -33,6 +37,7 @@ async def write_batch(
     shard: Shard = WHOLE,
     held: Held = _NOTHING,
     end: Callable[[Counters], str | None] = lambda _: None,
+    then: Callable[[AsyncConnection, Counters], Awaitable[None]] = _nothing_more,
 ) -> tuple[Counters, str | None]:
     """Writes a batch, in short transactions: its links but the last `PIECE`, then the pages with the rest.
 
@@ -47,6 +52,7 @@ async def write_batch(
         shard: The shard of the slice.
         held: What the shard has under way after this batch.
         end: Says, by the lane's totals after this batch, why the lane is at its end; None when it is not.
+        then: Does more in the batch's transaction, when the lane is not at its end; it is given the totals.
 
     Returns:
         The lane's totals, and what `end` said where the lane is done, which is then written with the batch.
@@ -66,6 +72,7 @@ async def write_batch(
             await hold_pages(connection, job_id, shard, held)
         note = end(totals)
         if note is None:
+            await then(connection, totals)
             return totals, None
         totals, done = await skip_batch(connection, job_id, note)
         return totals, note if done else None

@@ -20,6 +20,7 @@ from ke.storage.closing import LIMITS_REACHED
 from ke.storage.collect_batches import write_batch
 from ke.storage.collect_shards import Held
 from ke.storage.database import Database
+from ke.storage.frontier import FrontierEntry
 from ke.storage.jobs import get_job
 from tests.integration.lanes import Lanes, running_site
 
@@ -110,14 +111,25 @@ async def test_pages_that_ask_not_to_be_kept_count_against_the_limit(lanes: Lane
 
 
 async def test_no_more_than_a_batch_is_fetched_and_not_kept(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is under way while a batch is written counts as well: all of it is fetched again after a kill."""
+    """What is under way while a batch is written counts as well: all of it is fetched again after a kill.
+
+    The pages of a host that is alone are claimed with a batch, in its transaction, but for the first.
+    """
     at_stake: list[int] = []
+    claims: list[int] = []
+    claim_pages = collect_slice.frontier.claim_pages
+
+    async def claimed(*args: Any, **named: Any) -> list[FrontierEntry]:
+        entries = await claim_pages(*args, **named)
+        claims.append(len(entries))
+        return entries
 
     async def counted(*args: Any, held: Held, **named: Any) -> Counters:
         at_stake.append(len(args[4]) + held.pages)
         return await write_batch(*args, held=held, **named)
 
     monkeypatch.setattr(collect_slice, "write_batch", counted)
+    monkeypatch.setattr(collect_slice.frontier, "claim_pages", claimed)
     names = [f"/page-{number}" for number in range(300)]
     lanes.html("/", *names)
     for name in names:
@@ -126,6 +138,8 @@ async def test_no_more_than_a_batch_is_fetched_and_not_kept(lanes: Lanes, monkey
     assert report.counters.pages_fetched == 301
     assert len(at_stake) < 301 / LEAST_BATCH + 2
     assert max(at_stake) <= BATCH_PAGES
+    assert sum(claims) == 301
+    assert len(claims) <= len(at_stake) + 1
 
 
 async def test_byte_limit_ends_the_crawl_at_the_first_page_that_does_not_fit(lanes: Lanes) -> None:

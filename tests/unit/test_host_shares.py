@@ -75,3 +75,33 @@ async def test_frontier_is_asked_when_a_host_has_used_half_of_its_share() -> Non
     assert not shares.wants_more()
     shares.added()
     assert shares.wants_more()
+
+
+async def test_host_that_is_alone_has_pages_ahead() -> None:
+    """As long as it is: they leave another one that turns up its whole share, and are not asked for in between."""
+    gate = HostGate(8)
+    await known(gate, "a:80", "b:80")
+    shares = HostShares(gate, 8, ahead=48)
+    assert rooms(shares, ("a:80",)) == [16]
+    shares.claimed(entries("a:80", 16), 64)
+    assert shares.is_alone
+    shares.count(entries("a:80", 10), ())
+    assert rooms(shares, ("a:80",)) == [38]
+    shares.count(entries("a:80", 16), entries("a:80", 32))
+    assert shares.total_room >= 16
+    assert not shares.wants_more()
+    assert rooms(shares, ("a:80", "b:80")) == [0, 48]
+    shares.claimed(entries("b:80", 16), 16)
+    assert not shares.is_alone
+    shares.count(entries("a:80", 16), entries("a:80", 32))
+    assert rooms(shares, ("a:80", "b:80")) == [0, 16]
+
+
+async def test_slow_host_that_is_alone_has_nothing_ahead() -> None:
+    """One with pauses has what it lets through in a second."""
+    gate = HostGate(8)
+    await known(gate, "slow:80", delay_s=0.5)
+    shares = HostShares(gate, 8, ahead=48)
+    for _ in range(2):
+        assert rooms(shares, ("slow:80",)) == [3]
+        shares.claimed(entries("slow:80", 3), 64)
