@@ -243,8 +243,9 @@ async def finish_pieces(
         The lane's totals.
     """
     await hold_fences(connection, job_id, epoch, [piece.source for piece in stored])
-    await hold_lease(connection, job_id, Lane.EXTRACT, claim)
+    # Before the lease, so that the lane's commits take turns only at the little that follows.
     ready = await _make_ready(connection, [chunk for piece in stored for chunk in piece.chunks])
+    await hold_lease(connection, job_id, Lane.EXTRACT, claim)
     ids = [piece.source.id for piece in stored if piece.is_last]
     ended = {"job": job_id, "sources": ids, "of_claim": claim}
     mine = set((await connection.execute(_DONE, ended)).scalars()) if ids else set()
