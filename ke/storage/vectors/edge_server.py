@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
+import uvloop
 from aiohttp import web
 
 from ke.contracts.errors import Fenced, InvalidInput, KeError, NotFound
@@ -253,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
         _check_length(given.socket)
         engine = EngineThread(EdgeEngine.open(given.dir))
         _free(given.socket)
-        asyncio.run(serve(engine, given.socket, Optimiser(engine, given.dir, _tuning(given))))
+        uvloop.run(serve(engine, given.socket, Optimiser(engine, given.dir, _tuning(given))))
         given.socket.unlink(missing_ok=True)
     except (FolderInUse, FolderDamaged, CannotStart, OSError) as error:
         sys.stderr.write(f"vectors: cannot start: {error}\n")
