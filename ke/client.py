@@ -75,7 +75,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
             extract: What to extract from the pages; `{}`: with all defaults; None, the default: nothing.
             recrawl_of: A job that has ended: what is as it was then is neither stored nor extracted again.
             forget_replaced: With `recrawl_of`: once the job has ended well, delete the earlier documents of pages that
-                have changed or are gone.
+                have changed or are gone, also of those that an earlier re-crawl of the chain had found so.
             browser: Whether HTML pages are shown by the worker's Chromium and read as their scripts have made them.
             project: What the job belongs to; `default` by default.
             labels: At most 32 names and values of the caller's.

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from aiohttp import web
 
 from ke.contracts.activities import CloseJob, CollectSlice
-from ke.contracts.cleanup import CleanupInput, ReplacedSources
+from ke.contracts.cleanup import CleanupInput, ReplacedPage, ReplacedSources
 from ke.contracts.jobs import Artifacts, CollectSpec, CrawlScope, JobStatus, Lane, Reading
 from ke.runtime.pool import CpuPool
 from ke.storage.cleanup_targets import CleanupTarget
@@ -353,9 +353,9 @@ async def previous(lanes: Lanes, job: str, state: str) -> dict[str, uuid.UUID | 
     return {row.url.removeprefix(lanes.url): row.previous_source_id for row in rows}
 
 
-async def replaced(lanes: Lanes, job: str, *, after: int = 0, limit: int = 100) -> ReplacedSources:
+async def replaced(lanes: Lanes, job: str, *, after: int = 0, limit: int = 100, back: int = 0) -> ReplacedSources:
     async with lanes.database.transaction() as connection:
-        return await replaced_sources(connection, uuid.UUID(job), after, limit)
+        return await replaced_sources(connection, ReplacedPage(job, after, limit, back))
 
 
 async def changed_site(lanes: Lanes) -> tuple[str, str, dict[str, uuid.UUID]]:
@@ -385,15 +385,15 @@ async def test_documents_of_changed_and_gone_pages_are_replaced(lanes: Lanes) ->
     first, second, before = await changed_site(lanes)
     rows = await lanes.rows(second)
     expected = {
-        CleanupInput(first, source_id=str(before[path]), replaced_by=str(rows[path].id))
+        CleanupInput(first, source_id=str(before[path]), replaced_by=str(rows[path].id), recrawl_id=second)
         for path in ("/tagged", "/plain")
     }
     whole = await replaced(lanes, second)
     assert set(whole.cleanups) == expected
     one = await replaced(lanes, second, limit=1)
-    rest = await replaced(lanes, second, after=one.after)
+    rest = await replaced(lanes, second, after=one.after, back=one.back)
     assert (*one.cleanups, *rest.cleanups) == whole.cleanups
-    assert await replaced(lanes, second, after=rest.after) == ReplacedSources((), rest.after)
+    assert await replaced(lanes, second, after=rest.after, back=rest.back) == ReplacedSources((), 0, 2)
 
 
 async def test_document_that_another_page_still_has_is_not_replaced(lanes: Lanes) -> None:
