@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import sqlalchemy as sa
@@ -10,11 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.cleanup import CleanupStatus
 from ke.contracts.ids import page_id
-from ke.contracts.jobs import Artifacts, CollectSpec
+from ke.contracts.jobs import ENDED_WELL, Artifacts, CollectSpec
 from ke.contracts.naming import source_cleanup_id
 from ke.contracts.params import specs_of
 from ke.storage.arrays import among
-from ke.storage.frontier import EarlierPage, FrontierEntry, Link
+from ke.storage.frontier import HAD_CONTENT, NO_MORE, EarlierPage, FrontierEntry, Link
 from ke.storage.jobs import find_job
 from ke.storage.tables import cleanups, jobs, pages, sources
 
@@ -58,15 +58,18 @@ async def note_missing(connection: AsyncConnection, missing: sa.ColumnElement[bo
 async def earlier_spec(connection: AsyncConnection, job_id: uuid.UUID) -> CollectSpec | None:
     """What an earlier job was to fetch; None when what it made is deleted, or about to be.
 
-    Its `max_depth` is the smallest one that ever held: only of less deep pages it has surely followed every link.
+    Its `max_depth` is the smallest one that ever held: only of less deep pages it has surely followed every link. Of a
+    re-crawl that was broken off it is 0: what it had not come to yet of the job before it is not in its frontier.
     """
     row = await find_job(connection, job_id)
     if row is None or row.deleted_at is not None or row.artifacts is not Artifacts.PRESENT:
         return None
     spec = specs_of(row.kind, row.params)[0]
-    if spec is None or "least_depth" not in row.params:
-        return spec
-    return replace(spec, limits=replace(spec.limits, max_depth=row.params["least_depth"]))
+    if spec is None:
+        return None
+    is_broken_off = spec.recrawl_of is not None and row.status not in ENDED_WELL
+    depth = 0 if is_broken_off else row.params.get("least_depth", spec.limits.max_depth)
+    return replace(spec, limits=replace(spec.limits, max_depth=depth))
 
 
 async def with_earlier(
@@ -114,17 +117,59 @@ async def known_pages(connection: AsyncConnection, job_id: uuid.UUID, urls: Sequ
     return frozenset((await connection.execute(statement)).scalars())
 
 
-async def earlier_frontier(connection: AsyncConnection, job_id: uuid.UUID, after: int) -> tuple[list[Link], int | None]:
+@dataclass(frozen=True, slots=True)
+class EarlierLink:
+    """A URL that an earlier job has seen."""
+
+    url: str
+    depth: int
+    found_on: uuid.UUID | None
+    is_broken: bool
+    """Whether there was nothing, and the job's own seeds are not what it is."""
+
+
+async def earlier_frontier(
+    connection: AsyncConnection, job_id: uuid.UUID, after: int
+) -> tuple[list[EarlierLink], int | None]:
     """The next URLs that an earlier job has seen, and where it found them, those aside that were gone by then.
 
     Returns:
         The URLs, and the `seq` of the last one that was looked at; None when there are no more.
     """
     statement = (
-        sa.select(pages.c.seq, pages.c.url, pages.c.depth, pages.c.found_on, pages.c.state)
+        sa.select(*(pages.c[name] for name in ("seq", "url", "depth", "found_on", "state", "http_status")))
         .where(pages.c.job_id == job_id, pages.c.seq > after)
         .order_by(pages.c.seq)
         .limit(PIECE)
     )
     found = (await connection.execute(statement)).all()
-    return [(r.url, r.depth, r.found_on) for r in found if r.state != "gone"], found[-1].seq if found else None
+    links = [
+        EarlierLink(r.url, r.depth, r.found_on, r.depth > 0 and r.state == "failed" and r.http_status in NO_MORE)
+        for r in found
+        if r.state != "gone"
+    ]
+    return links, found[-1].seq if found else None
+
+
+async def still_linked(connection: AsyncConnection, job_id: uuid.UUID, links: Sequence[EarlierLink]) -> list[Link]:
+    """Those of an earlier job's links to which a page of this job may still lead that was not read for its links.
+
+    That is where the page on which it was found is as it was, or could not be had, or is not known. A page that has
+    changed has told its links, and one that is gone has none.
+    """
+    origin_ids = {link.found_on for link in links if link.found_on is not None}
+    urls = sa.select(pages.c.id, pages.c.url).where(among(pages.c.id, origin_ids))
+    here = {record.id: page_id(job_id, record.url) for record in await connection.execute(urls)}
+    states = sa.select(pages.c.id, pages.c.state).where(among(pages.c.id, here.values()))
+    state_of = {record.id: record.state for record in await connection.execute(states)}
+    left: list[Link] = []
+    for link in links:
+        mine = here.get(link.found_on) if link.found_on is not None else None
+        state = state_of.get(mine) if mine is not None else None
+        if state not in _TOLD_LINKS:
+            left.append((link.url, link.depth, mine if state is not None else link.found_on))
+    return left
+
+
+_TOLD_LINKS: Final = frozenset({*HAD_CONTENT, "gone"} - {"unchanged"})
+"""States of a page whose links are in the frontier, as far as it has any."""
