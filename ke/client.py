@@ -223,7 +223,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
         """The URLs a job has seen, and what became of each; with `state` those in that state.
 
         Of a re-crawl `changed` gives those that have other content than in the earlier job, with that document in
-        `previous_source_id`, and `new` those that were not there.
+        `previous_source_id`, and `new` those that were not there; of any other job these two are refused.
         """
         page: Page[PageItem] = await self._list(f"/jobs/{segment(job_id)}/pages", limit, cursor, state=state)
         return page

@@ -66,7 +66,8 @@ def pages(
     state: Annotated[
         str | None,
         typer.Option(
-            metavar="STATE", help="Only fetched, failed, skipped, ...; of a re-crawl changed, unchanged, gone, new."
+            metavar="STATE",
+            help="Only fetched, failed, skipped, ...; of a re-crawl also changed, unchanged, gone, new.",
         ),
     ] = None,
     limit: Limit = 50,
