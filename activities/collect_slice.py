@@ -32,7 +32,7 @@ from ke.storage.frontier import FrontierEntry, FrontierState
 from ke.storage.host_pauses import held_hosts, keep_hosts
 from ke.storage.host_turns import HostTurns
 from ke.storage.jobs import add_progress
-from ke.storage.recrawls import earlier_spec, note_depth, with_earlier
+from ke.storage.recrawls import earlier_spec, note_depth, older_jobs, with_earlier
 from ke.storage.requeueing import bury_pages, claim_letters_first
 from ke.web.errors import NoBrowser
 from ke.web.fetch import Fetcher
@@ -84,6 +84,7 @@ class CollectRun:
         self._beat = beat
         self._job_id = uuid.UUID(piece.job_id)
         self._earlier = uuid.UUID(spec.recrawl_of) if spec.recrawl_of is not None else None
+        self._older: Sequence[uuid.UUID] = ()
         self._hold = LaneHold(database, piece)
         self._splitting = Splitting(replace(piece, spec=spec), shards)
         # A scrape fetches the URLs it was given, all of them and no others.
@@ -177,6 +178,7 @@ class CollectRun:
     async def _look_back(self, connection: AsyncConnection, earlier: uuid.UUID) -> None:
         """Learns of the job that is crawled again: what it has seen is in reach before the seeds are asked for."""
         await self._widen(connection, earlier)
+        self._older = await older_jobs(connection, earlier, self._spec)
         self._reader = self._read_with(Recrawl.of(self._spec, await earlier_spec(connection, earlier)))
 
     async def _take_up(self, connection: AsyncConnection) -> None:
@@ -376,7 +378,7 @@ class CollectRun:
                 shard=self._hold.shard,
             )
         if self._earlier is not None and claimed:
-            claimed = await with_earlier(connection, self._earlier, claimed)
+            claimed = await with_earlier(connection, self._earlier, self._older, claimed)
         return claimed
 
     async def _take(self) -> None:

@@ -1,7 +1,7 @@
 """What an earlier job knows of the pages that a job crawls again."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,6 +20,12 @@ from ke.storage.tables import cleanups, jobs, pages, sources
 
 PIECE: Final = 2_000
 """Pages of an earlier frontier that one statement reads."""
+MAX_LINE: Final = 100
+"""Jobs that a re-crawl goes back to, itself included: what those before have replaced is kept."""
+MAX_OLDER: Final = 10
+"""Jobs before the earlier one that are asked about a page of which that one has found nothing out."""
+_UNKNOWN_LINKS: Final = 1_000_000
+"""The depth of a page whose links are in no frontier for sure: beyond each `max_depth`."""
 
 
 async def note_depth(connection: AsyncConnection, job_id: uuid.UUID, max_depth: int) -> None:
@@ -72,11 +78,55 @@ async def earlier_spec(connection: AsyncConnection, job_id: uuid.UUID) -> Collec
     return replace(spec, limits=replace(spec.limits, max_depth=depth))
 
 
+_TELLING: Final = frozenset({*HAD_CONTENT, "gone"})
+"""States of a page of which a job has found out what it is, or that it is not."""
+
+
+async def line_of(connection: AsyncConnection, job_id: uuid.UUID) -> Sequence[uuid.UUID]:
+    """A job, the one that it crawls again, the one which that crawled again, and so on, `MAX_LINE` at most."""
+    earlier = jobs.c.params["recrawl_of"].astext
+    line = sa.select(jobs.c.id, earlier.label("earlier"), sa.literal(0).label("back")).where(jobs.c.id == job_id)
+    steps = line.cte("line", recursive=True)
+    before = sa.select(jobs.c.id, earlier, steps.c.back + 1).where(
+        jobs.c.id == sa.cast(steps.c.earlier, sa.Uuid), steps.c.back + 1 < MAX_LINE
+    )
+    steps = steps.union_all(before)
+    members = sa.select(steps.c.id).order_by(steps.c.back)
+    return (await connection.execute(members)).scalars().all()
+
+
+async def older_jobs(connection: AsyncConnection, job_id: uuid.UUID, spec: CollectSpec) -> list[uuid.UUID]:
+    """The jobs before an earlier one, the newest first, that made the same text of a page as `spec` does."""
+    line = (await line_of(connection, job_id))[1 : MAX_OLDER + 1]
+    alike = sa.select(jobs.c.id).where(
+        jobs.c.id.in_(line),
+        jobs.c.params["reading"].astext == spec.reading.value,
+        jobs.c.params["browser"].astext == str(spec.browser).lower(),
+    )
+    found = set((await connection.execute(alike)).scalars())
+    return [job for job in line if job in found]
+
+
 async def with_earlier(
-    connection: AsyncConnection, job_id: uuid.UUID, entries: Sequence[FrontierEntry]
+    connection: AsyncConnection, job_id: uuid.UUID, older: Sequence[uuid.UUID], entries: Sequence[FrontierEntry]
 ) -> list[FrontierEntry]:
-    """The entries with what the earlier job `job_id` knows of them."""
-    ids = {page_id(job_id, entry.url): entry.id for entry in entries}
+    """The entries with what the earlier job `job_id` knows of them, or, where it found nothing out, an older one.
+
+    A page that failed in the earlier job, or was left out by its limits, is what it was before that. What an older job
+    knows of its links is not relied on.
+    """
+    known = await _known(connection, {page_id(job_id, entry.url): entry.id for entry in entries})
+    open_entries = [e for e in entries if e.id not in known or known[e.id].state not in _TELLING]
+    for member in older if open_entries else ():
+        found = await _known(connection, {page_id(member, entry.url): entry.id for entry in open_entries})
+        told = {key: page for key, page in found.items() if page.state in _TELLING}
+        known |= {key: replace(page, depth=_UNKNOWN_LINKS) for key, page in told.items()}
+        open_entries = [entry for entry in open_entries if entry.id not in told]
+    return [replace(entry, earlier=known.get(entry.id)) for entry in entries]
+
+
+async def _known(connection: AsyncConnection, ids: Mapping[uuid.UUID, uuid.UUID]) -> dict[uuid.UUID, EarlierPage]:
+    """What is known of pages of an earlier job, by the ids that stand for these here."""
     statement = (
         sa.select(
             *(pages.c[name] for name in ("id", "state", "depth", "content_type", "content_hash", "etag")),
@@ -85,15 +135,14 @@ async def with_earlier(
             sources.c.id.label("source_id"),
         )
         .select_from(pages.outerjoin(sources.join(jobs, _present), sources.c.id == pages.c.source_id))
-        .where(pages.c.id.in_(list(ids)))
+        .where(among(pages.c.id, ids))
     )
-    known = {
+    return {
         ids[record.id]: EarlierPage(
             **{name: record._mapping[name] for name in EarlierPage.__dataclass_fields__}  # noqa: SLF001
         )
         for record in await connection.execute(statement)
     }
-    return [replace(entry, earlier=known.get(entry.id)) for entry in entries]
 
 
 _receipt: Final = sa.literal(source_cleanup_id("")).op("||")(sa.cast(sources.c.id, sa.Text))
@@ -171,5 +220,5 @@ async def still_linked(connection: AsyncConnection, job_id: uuid.UUID, links: Se
     return left
 
 
-_TOLD_LINKS: Final = frozenset({*HAD_CONTENT, "gone"} - {"unchanged"})
+_TOLD_LINKS: Final = _TELLING - {"unchanged"}
 """States of a page whose links are in the frontier, as far as it has any."""

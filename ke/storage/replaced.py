@@ -17,12 +17,11 @@ from ke.contracts.jobs import ENDED_WELL, Artifacts
 from ke.storage.arrays import among
 from ke.storage.frontier import HAD_CONTENT
 from ke.storage.frontier import PIECE as URLS
+from ke.storage.recrawls import line_of
 from ke.storage.tables import extraction_tasks, extractions, jobs, pages, records, sources
 
 PIECE: Final = 200
 """Pages of a re-crawl that are looked at together."""
-MAX_LINE: Final = 100
-"""Jobs that a re-crawl goes back to, itself included: what those before have replaced is kept."""
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -114,15 +113,7 @@ async def _line_of(connection: AsyncConnection, job_id: uuid.UUID) -> _Line | No
     seq = (await connection.execute(ended_well)).scalar_one_or_none()
     if seq is None:
         return None
-    earlier = jobs.c.params["recrawl_of"].astext
-    line = sa.select(jobs.c.id, earlier.label("earlier"), sa.literal(0).label("back")).where(jobs.c.id == job_id)
-    steps = line.cte("line", recursive=True)
-    before = sa.select(jobs.c.id, earlier, steps.c.back + 1).where(
-        jobs.c.id == sa.cast(steps.c.earlier, sa.Uuid), steps.c.back + 1 < MAX_LINE
-    )
-    steps = steps.union_all(before)
-    members = sa.select(steps.c.id).order_by(steps.c.back)
-    return _Line(job_id, seq, (await connection.execute(members)).scalars().all())
+    return _Line(job_id, seq, await line_of(connection, job_id))
 
 
 async def _naming(connection: AsyncConnection, *which: sa.ColumnElement[bool]) -> Sequence[sa.Row[Any]]:

@@ -38,6 +38,15 @@ async def replaced(lanes: Lanes, job: str) -> list[uuid.UUID]:
     return [uuid.UUID(cleanup.source_id) for cleanup in found.cleanups]
 
 
+def forbidden(lanes: Lanes) -> CollectSpec:
+    lanes.answers["/b"] = lambda _: web.Response(status=403)
+    return lanes.crawl()
+
+
+def left_out(lanes: Lanes) -> CollectSpec:
+    return lanes.crawl(max_pages=2)
+
+
 async def check(lanes: Lanes, job: str, expected: list[tuple[uuid.UUID, str]]) -> None:
     """A re-crawl's replaced documents are these, each with the job whose page tells so, one by one or all at once."""
     found, part = [], ReplacedSources((), 0)
@@ -96,9 +105,42 @@ async def test_what_the_jobs_before_have_replaced_elsewhere_only_is_kept(lanes: 
     await check(lanes, fourth, [(source, fourth)])
 
 
+@pytest.mark.parametrize("between", [forbidden, left_out], ids=["failed", "skipped"])
+async def test_page_that_could_not_be_had_meanwhile_is_what_it_was_before(
+    lanes: Lanes, between: Callable[[Lanes], CollectSpec]
+) -> None:
+    """Unchanged, changed or gone: a re-crawl that found nothing out about it does not make it new."""
+    lanes.html("/", "/a", "/b")
+    for path in ("/a", "/b"):
+        lanes.html(path, "/deep")
+    lanes.html("/deep")
+    first, _ = await lanes.whole(lanes.crawl())
+    sources = {path: row.id for path, row in (await lanes.stored(first)).items()}
+    answer = lanes.answers["/b"]
+    second = await again(lanes, first, between(lanes))
+    assert (await lanes.rows(second))["/b"].state in {"failed", "skipped"}
+    lanes.answers["/b"] = answer
+    third = await again(lanes, second)
+    row = (await lanes.rows(third))["/b"]
+    assert (row.state, row.source_id) == ("unchanged", sources["/b"])
+    lanes.site.html("/b", "/deep", text="Not the same any more.")
+    changed = await again(lanes, second)
+    await check(lanes, changed, [(sources["/b"], changed)])
+    del lanes.answers["/b"]
+    gone = await again(lanes, second)
+    assert (await lanes.rows(gone))["/b"].state == "gone"
+    await check(lanes, gone, [(sources["/b"], gone)])
+    lanes.html("/", "/a", "/b", "/new")
+    failed = await again(lanes, gone, forbidden(lanes))
+    del lanes.answers["/b"]
+    lanes.html("/", "/a", "/b")
+    still_gone = await again(lanes, failed)
+    assert [(await lanes.rows(job))["/b"].state for job in (failed, still_gone)] == ["failed", "gone"]
+
+
 async def test_no_re_crawl_goes_back_without_end(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was replaced before is kept."""
-    monkeypatch.setattr("ke.storage.replaced.MAX_LINE", 2)
+    monkeypatch.setattr("ke.storage.recrawls.MAX_LINE", 2)
     first, source = await single(lanes)
     second = await again(lanes, first)
     third = await again(lanes, second)
@@ -117,15 +159,6 @@ async def shared(lanes: Lanes) -> tuple[str, uuid.UUID]:
     stored = await lanes.stored(first)
     # Whichever of the two came first has it.
     return first, (stored.get("/a") or stored["/b"]).id
-
-
-def forbidden(lanes: Lanes) -> CollectSpec:
-    lanes.answers["/b"] = lambda _: web.Response(status=403)
-    return lanes.crawl()
-
-
-def left_out(lanes: Lanes) -> CollectSpec:
-    return lanes.crawl(max_pages=2)
 
 
 def not_asked_for(lanes: Lanes) -> CollectSpec:
