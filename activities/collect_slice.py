@@ -32,7 +32,7 @@ from ke.storage.frontier import FrontierEntry, FrontierState
 from ke.storage.host_pauses import held_hosts, keep_hosts
 from ke.storage.host_turns import HostTurns
 from ke.storage.jobs import add_progress
-from ke.storage.recrawls import earlier_spec, note_depth, with_earlier
+from ke.storage.recrawls import earlier_spec, note_depth, older_jobs, with_earlier
 from ke.storage.requeueing import bury_pages, claim_letters_first
 from ke.web.errors import NoBrowser
 from ke.web.fetch import Fetcher
@@ -84,6 +84,7 @@ class CollectRun:
         self._beat = beat
         self._job_id = uuid.UUID(piece.job_id)
         self._earlier = uuid.UUID(spec.recrawl_of) if spec.recrawl_of is not None else None
+        self._older: Sequence[uuid.UUID] = ()
         self._hold = LaneHold(database, piece)
         self._splitting = Splitting(replace(piece, spec=spec), shards)
         # A scrape fetches the URLs it was given, all of them and no others.
@@ -91,6 +92,9 @@ class CollectRun:
         self._budget = Budget(limits, datetime.fromisoformat(piece.started_at))
         self._robots = Robots(fetcher)
         self._reach = Reach.of(spec, pool)
+        is_to_follow = spec.follow and limits.max_depth > 0
+        self._reads_sitemaps = is_to_follow and spec.scope.sitemaps
+        self._seeding = Seeding(self._job_id, self._hold.writing, self._reach, beat, self._reads_sitemaps)
         self._shares = HostShares(gate, spec.rate.concurrency, BATCH_PAGES)
         self._turns = HostTurns()
         self._tasks: dict[asyncio.Task[PageOutcome], tuple[FrontierEntry, int]] = {}
@@ -104,6 +108,7 @@ class CollectRun:
         self._is_crowded = False
         self._ended_by: str | None = None
         self._ends_at = time.monotonic() + piece.max_seconds
+        self._may_have_links_left = self._earlier is not None and is_to_follow and not piece.retrying
 
     async def run(self) -> SliceReport:
         """Fetches until the slice or the frontier ends, or the activity must stop.
@@ -173,6 +178,7 @@ class CollectRun:
     async def _look_back(self, connection: AsyncConnection, earlier: uuid.UUID) -> None:
         """Learns of the job that is crawled again: what it has seen is in reach before the seeds are asked for."""
         await self._widen(connection, earlier)
+        self._older = await older_jobs(connection, earlier, self._spec)
         self._reader = self._read_with(Recrawl.of(self._spec, await earlier_spec(connection, earlier)))
 
     async def _take_up(self, connection: AsyncConnection) -> None:
@@ -190,21 +196,22 @@ class CollectRun:
         """Whether there is more to begin with than the URLs that were given."""
         return self._earlier is not None or self._reads_sitemaps
 
-    @property
-    def _reads_sitemaps(self) -> bool:
-        return self._spec.follow and self._budget.limits.max_depth > 0 and self._spec.scope.sitemaps
-
     async def _mark_seeded(self, connection: AsyncConnection, earlier_pages: int | None = None) -> None:
         await add_progress(connection, self._job_id, Lane.COLLECT, Counters(), seeded=True, earlier_pages=earlier_pages)
 
     async def _seed(self) -> None:
-        seeding = Seeding(self._job_id, self._hold.writing, self._reach, self._beat)
-        common = await seeding.from_earlier(self._earlier) if self._earlier is not None else None
+        common = await self._seeding.from_earlier(self._earlier) if self._earlier is not None else None
         if self._reads_sitemaps:
-            await seeding.from_sitemaps(self._fetcher, self._robots, self._pool)
+            await self._seeding.from_sitemaps(self._fetcher, self._robots, self._pool)
         if not self._beat.stopping:
             async with self._hold.writing() as connection:
                 await self._mark_seeded(connection, common)
+
+    async def _seed_links_left(self) -> None:
+        """Adds what of a re-crawl's links can be told at its end only: once in each slice that comes to that."""
+        if self._earlier is not None and self._may_have_links_left:
+            await self._seeding.links_left(self._earlier)
+            self._may_have_links_left = self._beat.stopping
 
     # The loop
 
@@ -222,7 +229,8 @@ class CollectRun:
                 continue
             at_limit = limit is not None and self._limit_reached() is not None
             if at_limit and not await self._others_at_work():
-                return limit
+                await self._seed_links_left()
+                return None if self._may_have_links_left else limit
             if over:
                 return None
             if at_limit:
@@ -230,7 +238,7 @@ class CollectRun:
                 continue
             state, reason = await self._state()
             if state.is_empty:
-                return "all pages fetched"
+                return None if self._may_have_links_left else "all pages fetched"
             if self._is_idle(state):
                 return None
             self._shares.added()
@@ -370,7 +378,7 @@ class CollectRun:
                 shard=self._hold.shard,
             )
         if self._earlier is not None and claimed:
-            claimed = await with_earlier(connection, self._earlier, claimed)
+            claimed = await with_earlier(connection, self._earlier, self._older, claimed)
         return claimed
 
     async def _take(self) -> None:
@@ -434,7 +442,9 @@ class CollectRun:
 
     def _end_with(self, totals: Counters) -> str | None:
         """Which limit ends a lane of these totals; None when there is none, or more to look at than them."""
-        if self._tasks or self._beat.stopping or self._piece.retrying or not self._hold.shard.is_whole:
+        # Links that may be left are to be skipped as well, so that a re-crawl of this job knows of them.
+        has_more = self._may_have_links_left or self._piece.retrying or not self._hold.shard.is_whole
+        if self._tasks or self._beat.stopping or has_more:
             return None
         return self._budget.reached(totals, 0, 0)
 
@@ -443,7 +453,11 @@ class CollectRun:
         async with self._database.transaction() as connection:
             shard = self._hold.shard
             state = await frontier.frontier_state(connection, self._job_id, shard)
-            return state, await frontier.next_reason(connection, self._job_id, shard) if state.waiting else None
+            reason = await frontier.next_reason(connection, self._job_id, shard) if state.waiting else None
+        if state.is_empty and self._may_have_links_left and not self._beat.stopping:
+            await self._seed_links_left()
+            return await self._state()
+        return state, reason
 
     def _started_entries(self) -> list[FrontierEntry]:
         """The claimed pages whose request has begun."""

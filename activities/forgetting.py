@@ -1,7 +1,5 @@
 """Which documents a re-crawl has replaced."""
 
-import uuid
-
 from temporalio import activity
 
 from activities.heartbeat import Beat, run_with_heartbeat
@@ -23,6 +21,6 @@ class ForgettingActivities(contract.ForgettingActivities):
 
         async def body(_beat: Beat) -> ReplacedSources:
             async with self._database.transaction() as connection:
-                return await replaced_sources(connection, uuid.UUID(page.job_id), page.after, page.limit)
+                return await replaced_sources(connection, page)
 
         return await run_with_heartbeat(body)

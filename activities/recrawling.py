@@ -1,15 +1,11 @@
 """Crawling again what an earlier job has crawled: what is asked for, and what the answers mean."""
 
 from dataclasses import dataclass
-from typing import Final
 
 from ke.contracts.jobs import CollectSpec
-from ke.storage.frontier import HAD_CONTENT, EarlierPage, FrontierEntry
+from ke.storage.frontier import HAD_CONTENT, NO_MORE, EarlierPage, FrontierEntry
 from ke.web.response import Response
 from ke.web.urls import host_key
-
-NO_MORE: Final = frozenset({404, 410})
-"""The statuses by which a server says that a page is not there (RFC 9110, 15.5.5 and 15.5.11)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,5 +61,6 @@ class Recrawl:
 
 
 def is_gone(entry: FrontierEntry, response: Response) -> bool:
-    """Whether a page was there and is not any more."""
-    return entry.earlier is not None and entry.earlier.state in HAD_CONTENT and response.status in NO_MORE
+    """Whether a page was there, at whatever time, and is not any more."""
+    before = entry.earlier
+    return before is not None and before.state in (*HAD_CONTENT, "gone") and response.status in NO_MORE

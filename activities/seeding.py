@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,7 +13,7 @@ from activities.reach import Reach
 from activities.sitemaps import sitemap_urls
 from ke.runtime.pool import CpuPool
 from ke.storage.frontier import Link, add_links
-from ke.storage.recrawls import earlier_frontier, known_pages
+from ke.storage.recrawls import EarlierLink, earlier_frontier, known_pages, still_linked
 from ke.web.fetch import Fetcher
 from ke.web.robots import Robots
 
@@ -30,6 +30,8 @@ class Seeding:
     """A transaction that is refused once the slice has lost its lane."""
     reach: Reach
     beat: Beat
+    reads_sitemaps: bool
+    """Whether what sitemaps name is added too."""
 
     async def from_sitemaps(self, fetcher: Fetcher, robots: Robots, pool: CpuPool) -> None:
         """Adds what the seeds' sitemaps name, one link away from a seed."""
@@ -40,7 +42,8 @@ class Seeding:
     async def from_earlier(self, job_id: uuid.UUID) -> int:
         """Adds all that an earlier job has seen and this one follows, as deep as it was, so that all is asked for anew.
 
-        Where an answer has no body, because nothing has changed, its links are among these.
+        Where an answer has no body, because nothing has changed, its links are among these. Links that were broken are
+        left to `links_left`.
 
         Returns:
             How many URLs the two have in common, the seeds among them.
@@ -52,16 +55,51 @@ class Seeding:
         while after is not None and not self.beat.stopping:
             async with self.writing() as connection:
                 found, after = await earlier_frontier(connection, job_id, after)
-            by_depth: dict[int, list[str]] = {}
-            origins = {url: origin for url, _, origin in found}
-            for url, depth, _ in found:
-                # Only this job's own seeds are without a link that leads to them.
-                by_depth.setdefault(max(1, depth), []).append(url)
-            for depth, urls in sorted(by_depth.items()):
-                selected = await self.reach.select(tuple(urls), depth)
-                common += sum(url not in seeds for url in selected)
-                await self._add([(url, depth, origins.get(url)) for url in selected])
+            selected = await self._followed(found)
+            common += sum(link.url not in seeds for link in selected)
+            await self._add(
+                [(link.url, link.depth, link.found_on) for link in selected if not self._is_for_later(link)]
+            )
         return common
+
+    async def links_left(self, job_id: uuid.UUID) -> None:
+        """Adds the links that were broken in an earlier job, where they are not mended.
+
+        Call it when all else is fetched: what has become of the page that had such a link tells. If it has changed, its
+        links are in the frontier, this one among them or not; so are those of the sitemaps.
+        """
+        after: int | None = 0
+        while after is not None and not self.beat.stopping:
+            async with self.writing() as connection:
+                found, after = await earlier_frontier(connection, job_id, after)
+            broken = [link for link in found if link.found_on is not None and self._is_for_later(link)]
+            selected = await self._followed(broken)
+            if selected:
+                async with self.writing() as connection:
+                    left = await still_linked(connection, self.job_id, selected)
+                await self._add(left)
+            self.beat.progress()
+
+    def _is_for_later(self, link: EarlierLink) -> bool:
+        """Whether a link was broken, and what this job reads itself can tell whether it still is there.
+
+        What no page had, one link away from the seeds, is of a sitemap.
+        """
+        return link.is_broken and (link.found_on is not None or (self.reads_sitemaps and link.depth == 1))
+
+    async def _followed(self, found: Sequence[EarlierLink]) -> list[EarlierLink]:
+        """Those that this job follows, less deep ones first."""
+        by_depth: dict[int, dict[str, EarlierLink]] = {}
+        for link in found:
+            # Only this job's own seeds are without a link that leads to them.
+            depth = max(1, link.depth)
+            by_depth.setdefault(depth, {})[link.url] = replace(link, depth=depth)
+        followed = []
+        for depth, links in sorted(by_depth.items()):
+            # One that is spelled in another way now is another page.
+            selected = await self.reach.select(tuple(links), depth)
+            followed += [links.get(url) or EarlierLink(url, depth, None, is_broken=False) for url in selected]
+        return followed
 
     async def _add(self, links: Sequence[Link]) -> None:
         async with self.writing() as connection:

@@ -66,7 +66,7 @@ class _Item(BaseModel):
 
 _FOUND_ON: Final = (
     "The first page that was found to link to it; null: none was (a seed, or a sitemap named it first), or it is "
-    "deleted. Of what a re-crawl asks for again it is a page of the earlier job"
+    "deleted. Of what a re-crawl asks for again it may be a page of the earlier job"
 )
 
 

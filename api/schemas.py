@@ -232,7 +232,8 @@ ForgetReplaced = Annotated[
     Flag,
     Field(
         description="With `recrawl_of`: once the job has ended well, delete the earlier documents of pages that have "
-        "changed or are gone, with all that was made of them. Cannot be undone"
+        "changed or are gone, also of those that an earlier re-crawl of the chain had found so, with all that was made "
+        "of them. Cannot be undone"
     ),
 ]
 

@@ -75,7 +75,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
             extract: What to extract from the pages; `{}`: with all defaults; None, the default: nothing.
             recrawl_of: A job that has ended: what is as it was then is neither stored nor extracted again.
             forget_replaced: With `recrawl_of`: once the job has ended well, delete the earlier documents of pages that
-                have changed or are gone.
+                have changed or are gone, also of those that an earlier re-crawl of the chain had found so.
             browser: Whether HTML pages are shown by the worker's Chromium and read as their scripts have made them.
             project: What the job belongs to; `default` by default.
             labels: At most 32 names and values of the caller's.
@@ -223,7 +223,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
         """The URLs a job has seen, and what became of each; with `state` those in that state.
 
         Of a re-crawl `changed` gives those that have other content than in the earlier job, with that document in
-        `previous_source_id`, and `new` those that were not there.
+        `previous_source_id`, and `new` those that were not there; of any other job these two are refused.
         """
         page: Page[PageItem] = await self._list(f"/jobs/{segment(job_id)}/pages", limit, cursor, state=state)
         return page

@@ -43,7 +43,7 @@ class ForgettingWorkflow:
             number = min(policies.CLEANUPS_AT_ONCE, goal - forgetting.taken)
             page = await workflow.execute_activity_method(
                 ForgettingActivities.list_replaced_sources,
-                ReplacedPage(forgetting.job_id, forgetting.after, number),
+                ReplacedPage(forgetting.job_id, forgetting.after, number, forgetting.back),
                 **policies.cleanup_count("find the next replaced documents"),
             )
             check_wanted()
@@ -65,6 +65,7 @@ class ForgettingWorkflow:
         forgetting = replace(
             forgetting,
             after=page.after,
+            back=page.back,
             taken=forgetting.taken + len(page.cleanups),
             failed=forgetting.failed + len(reasons),
             reasons=(*forgetting.reasons, *reasons)[:MAX_REASONS],

@@ -53,7 +53,8 @@ async def list_pages(
 ) -> PageOf[PageItem]:
     """Shows the frontier of a scrape or crawl, and what became of each URL.
 
-    Of a re-crawl `changed` lists what has other content than in the earlier job, and `new` what was not there.
+    Of a re-crawl `changed` lists what has other content than in the earlier job, and `new` what was not there; of any
+    other job these two are refused.
     """
     part = slice_of(gateway.cursor_key, limit, cursor, "pages", job_id, state)
     return await lists.pages(gateway, job_id, part, state=state)

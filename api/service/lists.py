@@ -36,6 +36,8 @@ LOOKED_UP_AT_ONCE: Final = 25
 
 
 _ONE_OF: Final = "Exactly one of url and url_prefix is to be given."
+OF_RECRAWLS: Final = frozenset({"changed", "new"})
+"""What pages can be listed by where there is an earlier job to compare with."""
 MAX_ERRORS_TOLD: Final = 100
 """Errors that a summary of dead letters tells."""
 
@@ -160,9 +162,16 @@ async def sources_by_url(
 
 
 async def pages(gateway: Gateway, job_id: uuid.UUID, part: Slice, *, state: str | None) -> PageOf[PageItem]:
-    """The URLs a job has seen."""
+    """The URLs a job has seen.
+
+    Raises:
+        ValidationFailed: What has changed, or is new, is asked of a job that is no re-crawl.
+    """
     async with gateway.database.transaction() as connection:
-        await get_job(connection, job_id)
+        job = await get_job(connection, job_id)
+        if state in OF_RECRAWLS and not job.params.get("recrawl_of"):
+            told = f"{state} is of re-crawls only, and job {job_id} is none."
+            raise ValidationFailed(f"state: {told}", errors=[{"parameter": "state", "detail": told}])
         rows = await listing.list_pages(connection, job_id, limit=part.fetch, after=part.after, state=state)
     return PageOf(data=[PageItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
 

@@ -29,8 +29,16 @@ async def check_references(connection: AsyncConnection, body: ScrapeBody | Crawl
 
 async def _check_recrawl(connection: AsyncConnection, job_id: uuid.UUID) -> None:
     owner = (await hold_owners(connection, [job_id])).get(job_id)
-    _check_owner(job_id, owner, "/recrawl_of", "fetched no pages")
+    owner = _check_kind(job_id, owner, "/recrawl_of", "fetched no pages")
     row = await get_job(connection, job_id)
+    if owner.artifacts is not Artifacts.PRESENT:
+        name = "seeds" if owner.kind is JobKind.CRAWL else "urls"
+        raise Conflict(
+            f"{_without_artifacts(job_id, owner)} Without recrawl_of its {name} can be submitted anew.",
+            job_id=str(job_id),
+            artifacts=owner.artifacts.value,
+            **{name: row.params.get(name, [])},
+        )
     if not row.status.is_terminal:
         raise Conflict(
             f"Job {job_id} is {row.status}: only a job that has ended can be crawled again.",
@@ -48,11 +56,15 @@ async def _check_sources(connection: AsyncConnection, body: ExtractBody) -> None
 
 
 def _check_owner(job_id: uuid.UUID, owner: Owner | None, pointer: str, lack: str) -> None:
+    _check_present(job_id, _check_kind(job_id, owner, pointer, lack))
+
+
+def _check_kind(job_id: uuid.UUID, owner: Owner | None, pointer: str, lack: str) -> Owner:
     if owner is None or owner.is_deleted:
         raise _unknown(f"There is no job {job_id}.", [(pointer, "There is no such job.")])
     if owner.kind is JobKind.EXTRACT:
         raise _unknown(f"Job {job_id} {lack}: it is an extract job itself.", [(pointer, f"This job {lack}.")])
-    _check_present(job_id, owner)
+    return owner
 
 
 async def _check_source_ids(connection: AsyncConnection, source_ids: Sequence[uuid.UUID]) -> None:
@@ -71,11 +83,11 @@ async def _check_source_ids(connection: AsyncConnection, source_ids: Sequence[uu
 
 def _check_present(job_id: uuid.UUID, owner: Owner) -> None:
     if owner.artifacts is not Artifacts.PRESENT:
-        raise Conflict(
-            f"Job {job_id} is {owner.artifacts.replace('_', ' ')}: what it stored is deleted, or about to be.",
-            job_id=str(job_id),
-            artifacts=owner.artifacts.value,
-        )
+        raise Conflict(_without_artifacts(job_id, owner), job_id=str(job_id), artifacts=owner.artifacts.value)
+
+
+def _without_artifacts(job_id: uuid.UUID, owner: Owner) -> str:
+    return f"Job {job_id} is {owner.artifacts.replace('_', ' ')}: what it stored is deleted, or about to be."
 
 
 def _unknown(detail: str, errors: Sequence[tuple[str, str]]) -> UnknownReference:

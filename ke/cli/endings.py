@@ -1,7 +1,9 @@
 """How a job or a retry that was followed has ended, as an exit code and a line for people."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ke.cli import output
 from ke.cli.errors import CommandFailed, ExitCode
@@ -9,11 +11,20 @@ from ke.cli.text import count
 from ke.contracts.jobs import ENDED_WELL, JobKind, JobStatus
 from ke.contracts.retries import RetryStatus
 
+if TYPE_CHECKING:
+    from ke.client import KnowledgeExtractionClient
+
 READ_ONE_BY_ONE: Final = 20
 """Dead letters that are read as a list; more of them by their errors."""
 _MADE: Final = ("sources", "pages_duplicate", "pages_unchanged", "pages_gone")
 """What a scrape or crawl was for: documents, or the finding that those of an earlier job are as they were, or gone."""
 _LEFT: Final = (("pages_failed", "failed"), ("pages_skipped", "skipped"), ("sources_skipped", "not extracted"))
+
+_NOT_FETCHED: Final = ("failed", "skipped", "gone")
+"""States of a page that was not there, or was not asked for."""
+MAX_SEEDS_NAMED: Final = 3
+"""Start pages that a line names."""
+MAX_SEEDS_READ: Final = 200
 
 Document = Mapping[str, Any]
 
@@ -24,6 +35,42 @@ def tell_of_letters(job: Document) -> None:
     if number:
         command = "list" if number <= READ_ONE_BY_ONE else "summary"
         output.note(f"What failed, and why: ke dead-letters {command} {job['id']}")
+
+
+async def seeds_not_fetched(ke: KnowledgeExtractionClient, job: Document) -> str | None:
+    """Which start pages a crawl that ended well has not: a sitemap or another seed may have led on without them.
+
+    Seeds are the first pages that a crawl has, so they are at the beginning of a list.
+
+    Args:
+        ke: An open client.
+        job: The ended job.
+
+    Returns:
+        A line for people; None where there are none, or the gateway does not tell.
+    """
+    from ke.client import ClientError  # noqa: PLC0415  (an HTTP stack: not for `ke --help`)
+
+    if job.get("kind") != JobKind.CRAWL or job["status"] not in ENDED_WELL:
+        return None
+    done = output.counters_of(job)
+    lost: list[Mapping[str, Any]] = []
+    try:
+        for state in _NOT_FETCHED:
+            if done.get(f"pages_{state}"):
+                pages = (await ke.list_pages(job["id"], state=state, limit=MAX_SEEDS_READ))["data"]
+                lost += [page for page in pages if page["depth"] == 0]
+    except ClientError:
+        return None  # The job has ended, and that is what was asked for.
+    if len(lost) == 1:
+        return f"The start page {lost[0]['url']} was not fetched: {_why(lost[0])}"
+    named = ", ".join(f"{page['url']} ({_why(page)})" for page in lost[:MAX_SEEDS_NAMED])
+    more = f", and {count(len(lost) - MAX_SEEDS_NAMED)} more" if len(lost) > MAX_SEEDS_NAMED else ""
+    return f"{count(len(lost))} start pages were not fetched: {named}{more}" if lost else None
+
+
+def _why(page: Mapping[str, Any]) -> str:
+    return str(page.get("reason") or page["state"])
 
 
 def check_end(job: Document) -> None:

@@ -6,6 +6,7 @@ Everything expected becomes a `CommandFailed`; `ke.cli.main.main` prints it. A t
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from enum import IntEnum
@@ -28,7 +29,7 @@ class ExitCode(IntEnum):
     CONFLICT = 3
     """Not in the state that it is in (409)."""
     NOT_FOUND = 4
-    """There is no such thing, or no longer (404, 410)."""
+    """There is no such thing, or no longer (404, 410), whether it is asked for or only named."""
     UNAVAILABLE = 5
     """The gateway, or something behind it, did not answer: try again."""
     INTERRUPTED = 130
@@ -38,7 +39,8 @@ class ExitCode(IntEnum):
 EXIT_CODES_HELP: Final = (
     "Exit codes: 0 done · 1 the job failed, was cancelled or stored nothing, or what was asked for did not come true · "
     "2 wrong usage or input · "
-    "3 conflict with the current state (409) · 4 not found or gone (404, 410) · 5 the gateway or something behind it "
+    "3 conflict with the current state (409) · 4 not found or gone (404, 410, or named in the input) · "
+    "5 the gateway or something behind it "
     "is not reachable · 130 interrupted. "
     "Errors are one line on stderr; with --json they are the API's problem document (RFC 9457)."
 )
@@ -46,6 +48,10 @@ EXIT_CODES_HELP: Final = (
 
 USAGE: Final = "urn:ke:problem:usage"
 """The type of what this side refuses."""
+UNKNOWN_REFERENCE: Final = "urn:ke:problem:unknown-reference"
+"""The type of a body that names a job, a source or a dead letter that is not there."""
+MAX_ADDRESSES: Final = 20
+"""Addresses that a command to be given next has; with more of them only the first ones are named."""
 
 
 class CommandFailed(Exception):
@@ -62,6 +68,11 @@ class CommandFailed(Exception):
 def wrong_usage(detail: str) -> CommandFailed:
     """A command that is refused as it is written, before anything is sent."""
     return CommandFailed(detail, ExitCode.USAGE, {"type": USAGE, "title": "Wrong usage", "detail": detail})
+
+
+def code_for(status: int, problem: Mapping[str, Any]) -> ExitCode:
+    """The exit code of an answer of the gateway's: of a body that names what is not there that of a path which does."""
+    return ExitCode.NOT_FOUND if problem.get("type") == UNKNOWN_REFERENCE else code_for_status(status)
 
 
 def code_for_status(status: int) -> ExitCode:
@@ -94,7 +105,17 @@ def detail_of(problem: Mapping[str, Any]) -> str:
     if errors and (place := _place(errors[0])) and line.startswith(f"{place}: "):
         line = option_of(place) + line.removeprefix(place)
     further = [f"{option_of(_place(error))}: {error.get('detail')}".removeprefix(": ") for error in errors[1:]]
-    return as_commands("; ".join([line.removeprefix("the body: "), *further]))
+    said, next_step = as_commands("; ".join([line.removeprefix("the body: "), *further])), _anew(problem)
+    return f"{said.removesuffix('.')}: {next_step}" if next_step else said
+
+
+def _anew(problem: Mapping[str, Any]) -> str:
+    """The command that submits anew what cannot be crawled again; nothing where the problem is another one."""
+    for name, command in (("seeds", "crawl"), ("urls", "scrape")):
+        if addresses := problem.get(name):
+            more = " ..." if len(addresses) > MAX_ADDRESSES else ""
+            return f"ke {command} {shlex.join(addresses[:MAX_ADDRESSES])}{more}"
+    return ""
 
 
 def _place(error: Mapping[str, Any]) -> str:

@@ -154,7 +154,6 @@ ApiUrl = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", parser=parse_job_id, help="A job id, or job-<id>.")]
-SourceId = Annotated[str, typer.Argument(metavar="SOURCE", parser=parse_source_id, help="A source id.")]
 EntityId = Annotated[
     str,
     typer.Argument(metavar="ENTITY", parser=parse_entity_id, help="An entity's id, as `ke entities list` tells it."),

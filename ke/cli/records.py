@@ -18,7 +18,6 @@ from ke.cli.options import (
     Limit,
     ReceiptId,
     RetryId,
-    SourceId,
     Timeout,
     Wait,
     is_url,
@@ -30,9 +29,12 @@ from ke.cli.session import call
 
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
+    from ke.client_types import Page, Receipt, SourceItem
 
 MAX_SAME_URL: Final = 10
 """Documents with one URL that are named."""
+MAX_FOUND: Final = 200
+"""Documents with one URL among which that of a job is looked for."""
 
 receipts = typer.Typer(no_args_is_help=True, help="The receipts of cleanups; they outlive what they are of.")
 retries = typer.Typer(no_args_is_help=True, help="Retries of dead letters; `ke dead-letters retry` starts one.")
@@ -94,13 +96,22 @@ def get_source(
     output.emit(call(api_url, lambda ke: _read(ke, source)), output.source_text, as_json=as_json)
 
 
+async def _with_url(ke: KnowledgeExtractionClient, url: str, limit: int) -> Page[SourceItem]:
+    page = await ke.find_sources(url=url, limit=limit)
+    if not page["data"]:
+        raise _not_found(f"no document is stored with the URL {url}")
+    return page
+
+
+def _not_found(what: str) -> CommandFailed:
+    detail = f"{what}: ke sources list --url-prefix URL shows what there is"
+    return CommandFailed(detail, ExitCode.NOT_FOUND, {"type": "urn:ke:problem:not-found", "detail": detail})
+
+
 async def _read(ke: KnowledgeExtractionClient, source: str) -> Mapping[str, Any]:
     if not is_url(source):
         return await ke.get_source(source)
-    page = await ke.find_sources(url=source, limit=MAX_SAME_URL)
-    if not page["data"]:
-        detail = f"no document is stored with the URL {source}: ke sources list --url-prefix URL shows what there is"
-        raise CommandFailed(detail, ExitCode.NOT_FOUND, {"type": "urn:ke:problem:not-found", "detail": detail})
+    page = await _with_url(ke, source, MAX_SAME_URL)
     if len(page["data"]) > 1:
         others = " ".join(item["id"] for item in page["data"][1:])
         more = " ..." if page["next_cursor"] else ""
@@ -108,10 +119,38 @@ async def _read(ke: KnowledgeExtractionClient, source: str) -> Mapping[str, Any]
     return await ke.get_source(page["data"][0]["id"])
 
 
+async def _only_one(ke: KnowledgeExtractionClient, url: str, job: str | None) -> str:
+    """The id of the document with a URL, of one job or of whichever: what cannot be undone is not guessed.
+
+    Raises:
+        CommandFailed: There is none, or there are several.
+    """
+    found = (await _with_url(ke, url, MAX_FOUND))["data"]
+    fitting = [item for item in found if job in {None, item["job_id"]}]
+    if not fitting:
+        raise _not_found(f"job {job} has stored no document with the URL {url}")
+    if len(fitting) == 1:
+        return fitting[0]["id"]
+    named = ", ".join(f"{item['id']} of job {item['job_id']}" for item in fitting[:MAX_SAME_URL])
+    more = ", ..." if len(fitting) > MAX_SAME_URL else ""
+    raise wrong_usage(f"several documents have this URL: say which, by its id or with --job: {named}{more}")
+
+
 @sources.command("forget")
 def forget_source(
-    source: SourceId,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            parser=parse_source,
+            help="A source id, or the URL of the document, if it is the only one.",
+        ),
+    ],
     *,
+    job: Annotated[
+        str | None,
+        typer.Option("--job", metavar="JOB", parser=parse_job_id, help="With a URL: that of the document of this job."),
+    ] = None,
     dry_run: DryRun = False,
     wait: Wait = False,
     timeout: Timeout = None,
@@ -119,8 +158,15 @@ def forget_source(
     api_url: ApiUrl = None,
 ) -> None:
     """Delete one source with all that was made of it: vectors, extractions, entities, records, dead letters, pages."""
+    if job is not None and not is_url(source):
+        raise wrong_usage("--job goes with a URL: a source's id is of one job")
+
+    async def work(ke: KnowledgeExtractionClient) -> Receipt:
+        found = await _only_one(ke, source, job) if is_url(source) else source
+        return await ke.forget_source(found, dry_run=dry_run)
+
     clean_up(
-        lambda ke: ke.forget_source(source, dry_run=dry_run),
+        work,
         wait=wait,
         timeout_s=timeout,
         as_json=as_json,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from ke.cli.errors import CommandFailed, ExitCode, code_for_status, detail_of, failure_of, problem_of
+from ke.cli.errors import CommandFailed, ExitCode, code_for, detail_of, failure_of, problem_of
 from ke.contracts.errors import KeError
 from ke.gateway import find_gateway
 
@@ -33,7 +33,7 @@ def call(api_url: str | None, work: Callable[[KnowledgeExtractionClient], Awaita
     try:
         return asyncio.run(_conversation(find_gateway(api_url), work))
     except ApiError as error:
-        raise CommandFailed(detail_of(error.problem), code_for_status(error.status), error.problem) from error
+        raise CommandFailed(detail_of(error.problem), code_for(error.status, error.problem), error.problem) from error
     except RequestRefused as error:
         raise CommandFailed(str(error), ExitCode.USAGE, problem_of("request-refused", error)) from error
     except GatewayUnreachable as error:

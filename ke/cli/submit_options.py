@@ -47,7 +47,8 @@ ForgetReplaced = Annotated[
     bool,
     typer.Option(
         "--forget-replaced",
-        help="With --recrawl-of: in the end delete the earlier documents of pages that changed or are gone.",
+        help="With --recrawl-of: in the end delete the earlier documents of pages that changed or are gone, also of "
+        "those that an earlier re-crawl of the chain had found so.",
     ),
 ]
 Rendered = Annotated[

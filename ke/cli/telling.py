@@ -48,8 +48,7 @@ def outdated(job: Mapping[str, Any]) -> str | None:
     what = f"what {number} {pages} said before {they} {' or '.join(_DID[name] for name in names)}"
     where = ", and ".join(f"ke jobs pages {job_id} --state {name}" for name in names)
     if not is_asked:
-        earlier = (job.get("params") or {}).get("recrawl_of")
-        command = f"ke {job.get('kind') or 'crawl'} --recrawl-of {earlier} --forget-replaced"
+        command = f"ke {job.get('kind') or 'crawl'} --recrawl-of {job_id} --forget-replaced"
         how = f"ke sources forget deletes it, and so does {command}"
         return f"A search still finds {what} ({how}): {where}"
     if job.get("forgetting") == "running":

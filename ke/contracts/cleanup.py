@@ -75,6 +75,8 @@ class CleanupInput:
     """The receipt of the project's cleanup that this one is a part of."""
     replaced_by: str | None = None
     """The page of a re-crawl that has another document now, where the source goes for that reason alone."""
+    recrawl_id: str | None = None
+    """The re-crawl that forgets it: that of the page (None), or a later one that goes back to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,9 @@ class ForgettingInput:
     sources_a_run: int = 100
     """Documents that one run of the workflow takes up before it continues as new."""
     after: int = 0
-    """The `seq` of the re-crawl's last page that was looked at."""
+    """The `seq` of the last page that was looked at."""
+    back: int = 0
+    """Whose page that was: how many jobs the re-crawl goes back to it."""
     taken: int = 0
     failed: int = 0
     reasons: tuple[str, ...] = ()
@@ -137,15 +141,22 @@ class ReplacedPage:
     job_id: str
     after: int
     limit: int
+    back: int = 0
+    """Whose pages to look at: 0 those of the re-crawl, 1 those of the job that it crawls again, and so on."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplacedSources:
-    """Documents to forget, in the order in which the re-crawl came by, each with the job that owns it."""
+    """Documents to forget, the re-crawl's first, then those that the jobs it goes back to have replaced.
+
+    Each comes with the job that owns it, in the order in which its page was found.
+    """
 
     cleanups: tuple[CleanupInput, ...]
     after: int
-    """The `seq` of the re-crawl's last page that was looked at."""
+    """The `seq` of the last page that was looked at."""
+    back: int = 0
+    """Whose page that was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ ForgetReplaced = Annotated[
     bool,
     Field(
         description="With `recrawl_of`: once the job has ended well, delete the earlier documents of pages that have "
-        "changed or are gone; cannot be undone"
+        "changed or are gone, also of those that an earlier re-crawl of the chain had found so; cannot be undone"
     ),
 ]
 Browser = Annotated[

@@ -46,7 +46,7 @@ async def open_source_cleanup(connection: AsyncConnection, cleanup: CleanupInput
         return OpenedCleanup(await get_receipt(connection, target.receipt_id))
     blocked_by += [job for job in await active_dependents(connection, target.job_id) if job not in blocked_by]
     if cleanup.replaced_by is not None and is_there and (before is None or not before.is_open(run_id)):
-        await _check_replaced(connection, target, uuid.UUID(cleanup.replaced_by), blocked_by)
+        await _check_replaced(connection, target, cleanup, blocked_by)
     if blocked_by:
         return await refuse_run(connection, cleanup, blocked_by)
     raised = 0
@@ -65,12 +65,12 @@ async def open_source_cleanup(connection: AsyncConnection, cleanup: CleanupInput
 
 
 async def _check_replaced(
-    connection: AsyncConnection, target: CleanupTarget, page: uuid.UUID, blocked_by: Sequence[uuid.UUID]
+    connection: AsyncConnection, target: CleanupTarget, cleanup: CleanupInput, blocked_by: Sequence[uuid.UUID]
 ) -> None:
     """Refuses without a receipt: nobody asked for this document by name, so nothing is to be taken up later."""
     if blocked_by:
         raise Conflict(blocked_message(target, blocked_by), blocked_by=[str(job) for job in blocked_by])
-    if not await is_replaced(connection, _source_of(target), page):
+    if not await is_replaced(connection, cleanup):
         raise Conflict(f"Not every page that had source {target.source_id} has something else by now.")
 
 

@@ -22,6 +22,8 @@ _ANY: Final[sa.ColumnElement[bool]] = sa.true()
 
 HAD_CONTENT: Final = ("fetched", "duplicate", "unchanged")
 """States of a page that was there."""
+NO_MORE: Final = frozenset({404, 410})
+"""The statuses by which a server says that a page is not there (RFC 9110, 15.5.5 and 15.5.11)."""
 PIECE: Final = 2_000
 """URLs in one statement, at most: their ids are computed on the event loop, which nobody else has meanwhile."""
 SKIP_BATCH: Final = 10_000

@@ -1,8 +1,8 @@
 """What an earlier job knows of the pages that a job crawls again."""
 
 import uuid
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import sqlalchemy as sa
@@ -10,16 +10,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.cleanup import CleanupStatus
 from ke.contracts.ids import page_id
-from ke.contracts.jobs import Artifacts, CollectSpec
+from ke.contracts.jobs import ENDED_WELL, Artifacts, CollectSpec
 from ke.contracts.naming import source_cleanup_id
 from ke.contracts.params import specs_of
 from ke.storage.arrays import among
-from ke.storage.frontier import EarlierPage, FrontierEntry, Link
+from ke.storage.frontier import HAD_CONTENT, NO_MORE, EarlierPage, FrontierEntry, Link
 from ke.storage.jobs import find_job
 from ke.storage.tables import cleanups, jobs, pages, sources
 
 PIECE: Final = 2_000
 """Pages of an earlier frontier that one statement reads."""
+MAX_LINE: Final = 100
+"""Jobs that a re-crawl goes back to, itself included: what those before have replaced is kept."""
+MAX_OLDER: Final = 10
+"""Jobs before the earlier one that are asked about a page of which that one has found nothing out."""
+_UNKNOWN_LINKS: Final = 1_000_000
+"""The depth of a page whose links are in no frontier for sure: beyond each `max_depth`."""
 
 
 async def note_depth(connection: AsyncConnection, job_id: uuid.UUID, max_depth: int) -> None:
@@ -58,22 +64,69 @@ async def note_missing(connection: AsyncConnection, missing: sa.ColumnElement[bo
 async def earlier_spec(connection: AsyncConnection, job_id: uuid.UUID) -> CollectSpec | None:
     """What an earlier job was to fetch; None when what it made is deleted, or about to be.
 
-    Its `max_depth` is the smallest one that ever held: only of less deep pages it has surely followed every link.
+    Its `max_depth` is the smallest one that ever held: only of less deep pages it has surely followed every link. Of a
+    re-crawl that was broken off it is 0: what it had not come to yet of the job before it is not in its frontier.
     """
     row = await find_job(connection, job_id)
     if row is None or row.deleted_at is not None or row.artifacts is not Artifacts.PRESENT:
         return None
     spec = specs_of(row.kind, row.params)[0]
-    if spec is None or "least_depth" not in row.params:
-        return spec
-    return replace(spec, limits=replace(spec.limits, max_depth=row.params["least_depth"]))
+    if spec is None:
+        return None
+    is_broken_off = spec.recrawl_of is not None and row.status not in ENDED_WELL
+    depth = 0 if is_broken_off else row.params.get("least_depth", spec.limits.max_depth)
+    return replace(spec, limits=replace(spec.limits, max_depth=depth))
+
+
+_TELLING: Final = frozenset({*HAD_CONTENT, "gone"})
+"""States of a page of which a job has found out what it is, or that it is not."""
+
+
+async def line_of(connection: AsyncConnection, job_id: uuid.UUID) -> Sequence[uuid.UUID]:
+    """A job, the one that it crawls again, the one which that crawled again, and so on, `MAX_LINE` at most."""
+    earlier = jobs.c.params["recrawl_of"].astext
+    line = sa.select(jobs.c.id, earlier.label("earlier"), sa.literal(0).label("back")).where(jobs.c.id == job_id)
+    steps = line.cte("line", recursive=True)
+    before = sa.select(jobs.c.id, earlier, steps.c.back + 1).where(
+        jobs.c.id == sa.cast(steps.c.earlier, sa.Uuid), steps.c.back + 1 < MAX_LINE
+    )
+    steps = steps.union_all(before)
+    members = sa.select(steps.c.id).order_by(steps.c.back)
+    return (await connection.execute(members)).scalars().all()
+
+
+async def older_jobs(connection: AsyncConnection, job_id: uuid.UUID, spec: CollectSpec) -> list[uuid.UUID]:
+    """The jobs before an earlier one, the newest first, that made the same text of a page as `spec` does."""
+    line = (await line_of(connection, job_id))[1 : MAX_OLDER + 1]
+    alike = sa.select(jobs.c.id).where(
+        jobs.c.id.in_(line),
+        jobs.c.params["reading"].astext == spec.reading.value,
+        jobs.c.params["browser"].astext == str(spec.browser).lower(),
+    )
+    found = set((await connection.execute(alike)).scalars())
+    return [job for job in line if job in found]
 
 
 async def with_earlier(
-    connection: AsyncConnection, job_id: uuid.UUID, entries: Sequence[FrontierEntry]
+    connection: AsyncConnection, job_id: uuid.UUID, older: Sequence[uuid.UUID], entries: Sequence[FrontierEntry]
 ) -> list[FrontierEntry]:
-    """The entries with what the earlier job `job_id` knows of them."""
-    ids = {page_id(job_id, entry.url): entry.id for entry in entries}
+    """The entries with what the earlier job `job_id` knows of them, or, where it found nothing out, an older one.
+
+    A page that failed in the earlier job, or was left out by its limits, is what it was before that. What an older job
+    knows of its links is not relied on.
+    """
+    known = await _known(connection, {page_id(job_id, entry.url): entry.id for entry in entries})
+    open_entries = [e for e in entries if e.id not in known or known[e.id].state not in _TELLING]
+    for member in older if open_entries else ():
+        found = await _known(connection, {page_id(member, entry.url): entry.id for entry in open_entries})
+        told = {key: page for key, page in found.items() if page.state in _TELLING}
+        known |= {key: replace(page, depth=_UNKNOWN_LINKS) for key, page in told.items()}
+        open_entries = [entry for entry in open_entries if entry.id not in told]
+    return [replace(entry, earlier=known.get(entry.id)) for entry in entries]
+
+
+async def _known(connection: AsyncConnection, ids: Mapping[uuid.UUID, uuid.UUID]) -> dict[uuid.UUID, EarlierPage]:
+    """What is known of pages of an earlier job, by the ids that stand for these here."""
     statement = (
         sa.select(
             *(pages.c[name] for name in ("id", "state", "depth", "content_type", "content_hash", "etag")),
@@ -82,15 +135,14 @@ async def with_earlier(
             sources.c.id.label("source_id"),
         )
         .select_from(pages.outerjoin(sources.join(jobs, _present), sources.c.id == pages.c.source_id))
-        .where(pages.c.id.in_(list(ids)))
+        .where(among(pages.c.id, ids))
     )
-    known = {
+    return {
         ids[record.id]: EarlierPage(
             **{name: record._mapping[name] for name in EarlierPage.__dataclass_fields__}  # noqa: SLF001
         )
         for record in await connection.execute(statement)
     }
-    return [replace(entry, earlier=known.get(entry.id)) for entry in entries]
 
 
 _receipt: Final = sa.literal(source_cleanup_id("")).op("||")(sa.cast(sources.c.id, sa.Text))
@@ -114,17 +166,59 @@ async def known_pages(connection: AsyncConnection, job_id: uuid.UUID, urls: Sequ
     return frozenset((await connection.execute(statement)).scalars())
 
 
-async def earlier_frontier(connection: AsyncConnection, job_id: uuid.UUID, after: int) -> tuple[list[Link], int | None]:
+@dataclass(frozen=True, slots=True)
+class EarlierLink:
+    """A URL that an earlier job has seen."""
+
+    url: str
+    depth: int
+    found_on: uuid.UUID | None
+    is_broken: bool
+    """Whether there was nothing, and the job's own seeds are not what it is."""
+
+
+async def earlier_frontier(
+    connection: AsyncConnection, job_id: uuid.UUID, after: int
+) -> tuple[list[EarlierLink], int | None]:
     """The next URLs that an earlier job has seen, and where it found them, those aside that were gone by then.
 
     Returns:
         The URLs, and the `seq` of the last one that was looked at; None when there are no more.
     """
     statement = (
-        sa.select(pages.c.seq, pages.c.url, pages.c.depth, pages.c.found_on, pages.c.state)
+        sa.select(*(pages.c[name] for name in ("seq", "url", "depth", "found_on", "state", "http_status")))
         .where(pages.c.job_id == job_id, pages.c.seq > after)
         .order_by(pages.c.seq)
         .limit(PIECE)
     )
     found = (await connection.execute(statement)).all()
-    return [(r.url, r.depth, r.found_on) for r in found if r.state != "gone"], found[-1].seq if found else None
+    links = [
+        EarlierLink(r.url, r.depth, r.found_on, r.depth > 0 and r.state == "failed" and r.http_status in NO_MORE)
+        for r in found
+        if r.state != "gone"
+    ]
+    return links, found[-1].seq if found else None
+
+
+async def still_linked(connection: AsyncConnection, job_id: uuid.UUID, links: Sequence[EarlierLink]) -> list[Link]:
+    """Those of an earlier job's links to which a page of this job may still lead that was not read for its links.
+
+    That is where the page on which it was found is as it was, or could not be had, or is not known. A page that has
+    changed has told its links, and one that is gone has none.
+    """
+    origin_ids = {link.found_on for link in links if link.found_on is not None}
+    urls = sa.select(pages.c.id, pages.c.url).where(among(pages.c.id, origin_ids))
+    here = {record.id: page_id(job_id, record.url) for record in await connection.execute(urls)}
+    states = sa.select(pages.c.id, pages.c.state).where(among(pages.c.id, here.values()))
+    state_of = {record.id: record.state for record in await connection.execute(states)}
+    left: list[Link] = []
+    for link in links:
+        mine = here.get(link.found_on) if link.found_on is not None else None
+        state = state_of.get(mine) if mine is not None else None
+        if state not in _TOLD_LINKS:
+            left.append((link.url, link.depth, mine if state is not None else link.found_on))
+    return left
+
+
+_TOLD_LINKS: Final = _TELLING - {"unchanged"}
+"""States of a page whose links are in the frontier, as far as it has any."""

@@ -1,5 +1,6 @@
 """Which documents a re-crawl has replaced: no page has them any more, and what the pages have now is found instead."""
 
+import asyncio
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,12 +11,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ke.contracts.cleanup import CleanupInput, ReplacedSources
+from ke.contracts.cleanup import CleanupInput, ReplacedPage, ReplacedSources
 from ke.contracts.ids import page_id
 from ke.contracts.jobs import ENDED_WELL, Artifacts
 from ke.storage.arrays import among
 from ke.storage.frontier import HAD_CONTENT
 from ke.storage.frontier import PIECE as URLS
+from ke.storage.recrawls import line_of
 from ke.storage.tables import extraction_tasks, extractions, jobs, pages, records, sources
 
 PIECE: Final = 200
@@ -23,38 +25,43 @@ PIECE: Final = 200
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
-async def replaced_sources(connection: AsyncConnection, job_id: uuid.UUID, after: int, limit: int) -> ReplacedSources:
-    """The next documents that a re-crawl has replaced, and that are still there.
-
-    Args:
-        connection: The transaction.
-        job_id: The re-crawl.
-        after: The `seq` of its page after which to look.
-        limit: Documents at most.
-    """
-    line = await _line_of(connection, job_id)
+async def replaced_sources(connection: AsyncConnection, wanted: ReplacedPage) -> ReplacedSources:
+    """The next documents that a re-crawl, or a job that it goes back to, has replaced, and that are still there."""
+    line = await _line_of(connection, uuid.UUID(wanted.job_id))
     found: list[CleanupInput] = []
     first: dict[uuid.UUID, uuid.UUID | None] = {}
-    while line is not None and len(found) < limit:
-        named = await _naming(connection, pages.c.job_id == job_id, pages.c.seq > after)
+    after, back = wanted.after, wanted.back
+    while line is not None and back < len(line.members) and len(found) < wanted.limit:
+        named = await _naming(connection, pages.c.job_id == line.members[back], pages.c.seq > after)
         if not named:
-            break
+            after, back = 0, back + 1
+            continue
         first |= await _replacing(connection, line, [page for page in named if page.previous_source_id not in first])
         for page in named:
             after = page.seq
             if first[page.previous_source_id] == page.id:
-                source = str(page.previous_source_id)
-                found.append(CleanupInput(str(page.owner_id), source_id=source, replaced_by=str(page.id)))
-            if len(found) == limit:
+                found.append(
+                    CleanupInput(
+                        str(page.owner_id),
+                        source_id=str(page.previous_source_id),
+                        replaced_by=str(page.id),
+                        recrawl_id=wanted.job_id,
+                    )
+                )
+            if len(found) == wanted.limit:
                 break
-    return ReplacedSources(tuple(found), after)
+    return ReplacedSources(tuple(found), after, back)
 
 
-async def is_replaced(connection: AsyncConnection, source_id: uuid.UUID, page: uuid.UUID) -> bool:
-    """Whether a document is replaced as of now, by the re-crawl that this page of it was listed with."""
-    named = await _naming(connection, pages.c.id == page, pages.c.previous_source_id == source_id)
-    line = await _line_of(connection, named[0].job_id) if named else None
-    return line is not None and (await _replacing(connection, line, named))[source_id] is not None
+async def is_replaced(connection: AsyncConnection, cleanup: CleanupInput) -> bool:
+    """Whether a document is replaced as of now, by the re-crawl that it was listed for."""
+    page, source = (uuid.UUID(key or "") for key in (cleanup.replaced_by, cleanup.source_id))
+    named = await _naming(connection, pages.c.id == page, pages.c.previous_source_id == source)
+    if not named:
+        return False
+    recrawl = named[0].job_id if cleanup.recrawl_id is None else uuid.UUID(cleanup.recrawl_id)
+    line = await _line_of(connection, recrawl)
+    return line is not None and (await _replacing(connection, line, named))[source] is not None
 
 
 async def count_outdated(connection: AsyncConnection, job_id: uuid.UUID, most: int) -> int:
@@ -89,7 +96,7 @@ class _Line:
     job_id: uuid.UUID
     seq: int
     members: Sequence[uuid.UUID]
-    """The re-crawl, the earlier job, that one's earlier job, and so on."""
+    """The re-crawl, the earlier job, that one's earlier job, and so on, `MAX_LINE` at most."""
 
 
 async def _line_of(connection: AsyncConnection, job_id: uuid.UUID) -> _Line | None:
@@ -106,13 +113,7 @@ async def _line_of(connection: AsyncConnection, job_id: uuid.UUID) -> _Line | No
     seq = (await connection.execute(ended_well)).scalar_one_or_none()
     if seq is None:
         return None
-    line = sa.select(jobs.c.id, jobs.c.params["recrawl_of"].astext.label("earlier")).where(jobs.c.id == job_id)
-    steps = line.cte("line", recursive=True)
-    before = sa.select(jobs.c.id, jobs.c.params["recrawl_of"].astext).where(
-        jobs.c.id == sa.cast(steps.c.earlier, sa.Uuid)
-    )
-    steps = steps.union(before)
-    return _Line(job_id, seq, (await connection.execute(sa.select(steps.c.id))).scalars().all())
+    return _Line(job_id, seq, await line_of(connection, job_id))
 
 
 async def _naming(connection: AsyncConnection, *which: sa.ColumnElement[bool]) -> Sequence[sa.Row[Any]]:
@@ -131,7 +132,7 @@ async def _naming(connection: AsyncConnection, *which: sa.ColumnElement[bool]) -
 async def _replacing(
     connection: AsyncConnection, line: _Line, named: Sequence[sa.Row[Any]]
 ) -> dict[uuid.UUID, uuid.UUID | None]:
-    """Of each document that these pages of a re-crawl name: the re-crawl's first page that does, if it is replaced.
+    """Of each document that these pages of a line name: the first page of the line that does, if it is replaced.
 
     It is not as long as a page of any job has it, unless the re-crawl, or a job that it goes back to, has looked at the
     same address later and found another document there, or none. What a job has that was submitted after the re-crawl
@@ -150,16 +151,13 @@ async def _replacing(
     urls = {url for source, of_source in wanted.items() if source not in kept for url in of_source}
     now = await _pages_at(connection, line, list(urls))
     made = await _made_of(connection, list(wanted))
+    place = {member: number for number, member in enumerate(line.members)}
     first: dict[uuid.UUID, uuid.UUID | None] = dict.fromkeys(wanted)
     for source in made.keys() - kept:
         if all(any(_replaces(page, made[source], since) for page in now[url]) for url, since in wanted[source].items()):
-            mine = [
-                page
-                for url in wanted[source]
-                for page in now[url]
-                if page.job_id == line.job_id and page.previous_source_id == source
-            ]
-            first[source] = min(mine, key=lambda page: page.seq).id
+            here = [page for url in wanted[source] for page in now[url] if page.previous_source_id == source]
+            naming = min(here, key=lambda page: (place[page.job_id], page.seq), default=None)
+            first[source] = naming.id if naming is not None else None
     return first
 
 
@@ -193,11 +191,13 @@ async def _pages_at(connection: AsyncConnection, line: _Line, urls: Sequence[str
         )
     )
     found: dict[str, list[sa.Row[Any]]] = defaultdict(list)
-    for start in range(0, len(urls), URLS):
-        for member in line.members:
-            ids = [page_id(member, url) for url in urls[start : start + URLS]]
-            for page in await connection.execute(looked.where(among(pages.c.id, ids))):
-                found[page.url].append(page)
+    asked = [(member, url) for url in urls for member in line.members]
+    for start in range(0, len(asked), URLS):
+        ids = [page_id(member, url) for member, url in asked[start : start + URLS]]
+        for page in await connection.execute(looked.where(among(pages.c.id, ids))):
+            found[page.url].append(page)
+        # Ids are computed on the event loop.
+        await asyncio.sleep(0)
     return found
 
 

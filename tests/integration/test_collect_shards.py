@@ -183,6 +183,25 @@ async def test_each_host_is_in_one_shard(lanes: Lanes) -> None:
     assert min(map(len, parts)) > 60
 
 
+async def test_broken_links_of_unchanged_pages_are_asked_for_once_by_the_shards_of_a_recrawl(lanes: Lanes) -> None:
+    """Whichever shard comes to the end first adds them; those of a page that has changed are not among them."""
+    spec = a_crawl(lanes, max_pages=1000)
+    for site in sites_of(lanes):
+        site.html("/0", "/missing", text=f"{site.url} 0")
+    first, outcome = await lanes.whole(spec)
+    assert outcome.counters.pages_failed == HOSTS
+    lanes.site.html("/0", text="The link is mended.")
+    for site in sites_of(lanes):
+        site.asked.clear()
+    piece = await lanes.job(replace(spec, recrawl_of=first))
+    await run_shards(lanes, piece)
+    done = await counted(lanes, piece)
+    unchanged = HOSTS * (PAGES + 1) - 1
+    assert (done.pages_unchanged, done.pages_fetched, done.pages_failed) == (unchanged, 1, HOSTS - 1)
+    assert [site.asked.count("/missing") for site in sites_of(lanes)] == [0, *[1] * (HOSTS - 1)]
+    assert await states(lanes, piece) == Counter(unchanged=unchanged, fetched=1, failed=HOSTS - 1)
+
+
 async def test_dead_shard_is_taken_up_alone(lanes: Lanes) -> None:
     """Its claims are taken back by its own next slice only; until then no other one takes the lane to be at its end."""
     piece = await lanes.job(a_crawl(lanes))

@@ -42,6 +42,27 @@ def test_sources_forget_waits_and_shows_the_receipt(api: ApiTwin, capsys: pytest
     assert run(["sources", "forget", "nonsense"]) == 2
 
 
+def test_source_is_forgotten_by_its_url(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where one document has it, of all or of a job; of several none is guessed, and all are named."""
+    ids, jobs = ([str(uuid.uuid4()) for _ in range(3)] for _ in range(2))
+    api.sources = [{"id": ids[n], "url": "https://e.com/a", "job_id": jobs[n]} for n in range(2)]
+    api.sources.append({"id": ids[2], "url": "https://e.com/b", "job_id": jobs[2]})
+
+    def deleted() -> list[str]:
+        return [call.path.removeprefix("/sources/") for call in api.calls if call.method == "DELETE"]
+
+    assert run(["sources", "forget", "https://e.com/b", "--dry-run"]) == 0
+    assert run(["sources", "forget", "https://e.com/a", "--job", jobs[1]]) == 0
+    assert deleted() == [ids[2], ids[1]]
+    capsys.readouterr()
+    assert run(["sources", "forget", "https://e.com/a"]) == 2
+    assert f"{ids[0]} of job {jobs[0]}, {ids[1]} of job {jobs[1]}" in capsys.readouterr().err
+    assert run(["sources", "forget", "https://e.com/a", "--job", jobs[2]]) == 4
+    assert run(["sources", "forget", "https://e.com/c"]) == 4
+    assert run(["sources", "forget", ids[0], "--job", jobs[0]]) == 2
+    assert deleted() == [ids[2], ids[1]]
+
+
 def test_projects_cleanup_sends_what_was_asked_for(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
     """Its options reach the gateway; the receipt names the project and its jobs; a busy project is exit code 3."""
     assert run(["projects", "cleanup", "lights", "--delete-record", "--wait"]) == 0

@@ -69,7 +69,7 @@ async def test_what_a_sitemap_names_was_found_on_no_page(lanes: Lanes) -> None:
 
 
 async def test_recrawl_knows_where_the_earlier_crawl_found_a_link(lanes: Lanes) -> None:
-    """What is asked for again names the page of the earlier job, as long as that is there."""
+    """What is asked for again names the page of the earlier job, as long as that is there; a broken link its own."""
     lanes.html("/", "/page")
     lanes.html("/page", "/broken")
     first, _ = await lanes.whole(lanes.crawl())
@@ -77,4 +77,4 @@ async def test_recrawl_knows_where_the_earlier_crawl_found_a_link(lanes: Lanes) 
     assert await origins(lanes, second) == {"/": None, "/page": "/", "/broken": "/page"}
     async with lanes.database.transaction() as connection:
         await connection.execute(sa.delete(pages).where(pages.c.job_id == uuid.UUID(first)))
-    assert await origins(lanes, second) == {"/": None, "/page": None, "/broken": None}
+    assert await origins(lanes, second) == {"/": None, "/page": None, "/broken": "/page"}

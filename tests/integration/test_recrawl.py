@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from aiohttp import web
 
 from ke.contracts.activities import CloseJob, CollectSlice
-from ke.contracts.cleanup import CleanupInput, ReplacedSources
+from ke.contracts.cleanup import CleanupInput, ReplacedPage, ReplacedSources
 from ke.contracts.jobs import Artifacts, CollectSpec, CrawlScope, JobStatus, Lane, Reading
 from ke.runtime.pool import CpuPool
 from ke.storage.cleanup_targets import CleanupTarget
@@ -73,7 +73,7 @@ async def test_only_what_has_changed_is_stored(lanes: Lanes) -> None:
     lanes.site.versioned("/tagged", "/deep", "/new", text="It has another tag.", etag='"2"')
     lanes.html("/new")
     second, numbers = await again(lanes, first)
-    assert numbers == {"fetched": 2, "unchanged": 4, "failed": 1}
+    assert numbers == {"fetched": 2, "unchanged": 4}
     stored = await lanes.stored(second)
     assert set(stored) == {"/tagged", "/new"}
     assert "another tag" in stored["/tagged"].text
@@ -94,8 +94,115 @@ async def test_what_is_not_there_any_more_is_told_and_no_failure(lanes: Lanes, s
     assert row.source_id == (await lanes.stored(first))["/plain"].id
 
 
+async def test_page_that_is_gone_stays_so_where_a_link_leads_to_it(lanes: Lanes) -> None:
+    """It is no failure of the next re-crawl either, and names the document that it had as long as that is there."""
+    a_site(lanes)
+    lanes.html("/tagged", "/deep")
+    first, _ = await lanes.whole(lanes.crawl())
+    source = (await lanes.stored(first))["/plain"].id
+    del lanes.answers["/plain"]
+    second, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 4, "gone": 1}
+    lanes.site.html("/", "/tagged", "/dated", "/plain", text="It links to it still.")
+    third, numbers = await again(lanes, second)
+    assert numbers == {"fetched": 1, "unchanged": 3, "gone": 1}
+    assert (await lanes.rows(third))["/plain"].previous_source_id == source
+    lanes.html("/plain")
+    lanes.site.html("/", "/tagged", "/dated", "/plain", text="It is back.")
+    fourth, numbers = await again(lanes, third)
+    assert numbers == {"fetched": 2, "unchanged": 3}
+    assert set(await previous(lanes, fourth, "changed")) == {"/", "/plain"}
+
+
+async def test_link_that_was_mended_is_no_dead_letter_any_more(lanes: Lanes) -> None:
+    """The page that had it has changed, and leads elsewhere now: nobody asks for it, by whichever re-crawl."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    lanes.site.versioned("/tagged", "/deep", text="The link is mended.", etag='"2"')
+    for _ in range(2):
+        first, numbers = await again(lanes, first)
+        assert "failed" not in numbers
+        assert ("/broken" in lanes.asked, "/broken" in await lanes.rows(first)) == (False, False)
+
+
+async def test_link_of_a_page_that_is_gone_goes_with_it(lanes: Lanes) -> None:
+    """There is no page left to mend."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    del lanes.answers["/tagged"]
+    _, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 4, "gone": 1}
+
+
+async def test_link_that_is_as_broken_as_it_was_is_told_with_its_page(lanes: Lanes) -> None:
+    """Of a page that has changed and still has it, and of one that is unchanged, which has not told its links."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    for text, tag in (("It has another tag.", "2"), ("It has another tag.", "2")):
+        lanes.site.versioned("/tagged", "/deep", "/broken", text=text, etag=f'"{tag}"')
+        first, numbers = await again(lanes, first)
+        assert numbers["failed"] == 1
+        rows = await lanes.rows(first)
+        assert rows["/broken"].found_on == rows["/tagged"].id
+    lanes.html("/broken")
+    _, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 5, "fetched": 1}
+
+
+async def test_link_of_a_page_that_cannot_be_had_is_asked_for(lanes: Lanes) -> None:
+    """What that page says now is not known; nor is it of one that the re-crawl has not in its frontier."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    answer = lanes.answers["/tagged"]
+    lanes.answers["/tagged"] = lambda _: web.Response(status=403)
+    second, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 4, "failed": 2}
+    assert "/broken" in await lanes.rows(second)
+    lanes.answers["/tagged"] = answer
+    async with lanes.database.transaction() as connection:
+        found_on = sa.update(pages).where(pages.c.url == f"{lanes.url}/broken").values(found_on=uuid.uuid4())
+        await connection.execute(found_on)
+    _, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 5, "failed": 1}
+
+
+async def test_what_a_sitemap_names_no_more_is_asked_for_no_more(lanes: Lanes) -> None:
+    """If it was broken; where the re-crawl reads no sitemap, nothing tells, and it is."""
+    entry = f"<urlset><url><loc>{lanes.url}/only-there</loc></url></urlset>"
+    lanes.html("/")
+    lanes.answers["/sitemap.xml"] = lambda _: web.Response(text=entry, content_type="application/xml")
+    spec = replace(lanes.crawl(), scope=CrawlScope())
+    first, outcome = await lanes.whole(spec)
+    assert (outcome.counters.pages_fetched, outcome.counters.pages_failed) == (1, 1)
+    _, numbers = await again(lanes, first, spec)
+    assert numbers == {"unchanged": 1, "failed": 1}
+    del lanes.answers["/sitemap.xml"]
+    _, numbers = await again(lanes, first, spec)
+    assert numbers == {"unchanged": 1}
+    _, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 1, "failed": 1}
+
+
+async def test_broken_link_is_not_forgotten_where_a_recrawl_ends_early(lanes: Lanes) -> None:
+    """At a limit it is skipped like all that is left; of one that was cancelled whole pages are fetched."""
+    a_site(lanes)
+    first, _ = await lanes.whole(lanes.crawl())
+    second, numbers = await again(lanes, first, lanes.crawl(max_pages=3))
+    assert (numbers, (await lanes.rows(second))["/broken"].state) == ({"unchanged": 3, "skipped": 3}, "skipped")
+    _, numbers = await again(lanes, second)
+    assert numbers == {"unchanged": 5, "failed": 1}
+    third, _ = await again(lanes, first)
+    async with lanes.database.transaction() as connection:
+        mine = pages.c.job_id == uuid.UUID(third)
+        await connection.execute(sa.delete(pages).where(mine, pages.c.url == f"{lanes.url}/broken"))
+        await connection.execute(sa.update(jobs).where(jobs.c.id == uuid.UUID(third)).values(status="cancelled"))
+    fourth, numbers = await again(lanes, third)
+    assert numbers == {"unchanged": 5, "failed": 1}
+    assert (await lanes.rows(fourth))["/tagged"].http_status == 200
+
+
 async def test_page_that_is_gone_is_not_asked_for_by_the_next_recrawl(lanes: Lanes) -> None:
-    """Unless something links to it, in which case it is as broken as any other link."""
+    """Unless something links to it."""
     a_site(lanes)
     lanes.html("/tagged", "/deep")
     first, _ = await lanes.whole(lanes.crawl())
@@ -353,9 +460,9 @@ async def previous(lanes: Lanes, job: str, state: str) -> dict[str, uuid.UUID | 
     return {row.url.removeprefix(lanes.url): row.previous_source_id for row in rows}
 
 
-async def replaced(lanes: Lanes, job: str, *, after: int = 0, limit: int = 100) -> ReplacedSources:
+async def replaced(lanes: Lanes, job: str, *, after: int = 0, limit: int = 100, back: int = 0) -> ReplacedSources:
     async with lanes.database.transaction() as connection:
-        return await replaced_sources(connection, uuid.UUID(job), after, limit)
+        return await replaced_sources(connection, ReplacedPage(job, after, limit, back))
 
 
 async def changed_site(lanes: Lanes) -> tuple[str, str, dict[str, uuid.UUID]]:
@@ -385,15 +492,15 @@ async def test_documents_of_changed_and_gone_pages_are_replaced(lanes: Lanes) ->
     first, second, before = await changed_site(lanes)
     rows = await lanes.rows(second)
     expected = {
-        CleanupInput(first, source_id=str(before[path]), replaced_by=str(rows[path].id))
+        CleanupInput(first, source_id=str(before[path]), replaced_by=str(rows[path].id), recrawl_id=second)
         for path in ("/tagged", "/plain")
     }
     whole = await replaced(lanes, second)
     assert set(whole.cleanups) == expected
     one = await replaced(lanes, second, limit=1)
-    rest = await replaced(lanes, second, after=one.after)
+    rest = await replaced(lanes, second, after=one.after, back=one.back)
     assert (*one.cleanups, *rest.cleanups) == whole.cleanups
-    assert await replaced(lanes, second, after=rest.after) == ReplacedSources((), rest.after)
+    assert await replaced(lanes, second, after=rest.after, back=rest.back) == ReplacedSources((), 0, 2)
 
 
 async def test_document_that_another_page_still_has_is_not_replaced(lanes: Lanes) -> None:

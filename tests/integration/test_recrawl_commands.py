@@ -79,7 +79,10 @@ OUTDATED = [
 def test_what_is_still_found_of_before_is_told(
     api: ApiTwin, capsys: pytest.CaptureFixture[str], members: dict[str, Any], left: int, told: str
 ) -> None:
-    """With how to see it, counted, and whether it is being deleted; only what is true."""
+    """With how to see it, counted, and whether it is being deleted; only what is true.
+
+    A re-crawl of this one deletes what this one has replaced.
+    """
     params = {"recrawl_of": api.add_job("completed"), "forget_replaced": "forgetting" in members}
     members = dict(members)
     changed = members.pop("changed", 2)
@@ -88,7 +91,7 @@ def test_what_is_still_found_of_before_is_told(
     assert run(["jobs", "get", job]) == 0
     shown = capsys.readouterr()
     assert told in shown.err
-    advice = f"so does ke crawl --recrawl-of {params['recrawl_of']} --forget-replaced"
+    advice = f"so does ke crawl --recrawl-of {job} --forget-replaced"
     assert (advice in shown.err) == (not params["forget_replaced"])
     assert (f"ke jobs pages {job} --state changed, and ke jobs pages {job} --state gone" in shown.err) == (left > 0)
     assert [line.split()[-1] for line in shown.out.splitlines() if line.startswith("pages")] == [

@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 from aiohttp import web
 
+from ke.contracts.cleanup import ReplacedPage, ReplacedSources
 from ke.contracts.jobs import CollectSpec
 from ke.runtime.pool import CpuPool
 from ke.storage.database import Database
-from ke.storage.replaced import replaced_sources
+from ke.storage.replaced import is_replaced, replaced_sources
 from ke.storage.tables import extraction_tasks, extractions, jobs, pages, records
 from tests.integration.lanes import Lanes, running_site
 from tests.seeding import COLLECTION, _extraction, _record
@@ -33,8 +34,118 @@ async def again(lanes: Lanes, earlier: str, spec: CollectSpec | None = None) -> 
 
 async def replaced(lanes: Lanes, job: str) -> list[uuid.UUID]:
     async with lanes.database.transaction() as connection:
-        found = await replaced_sources(connection, uuid.UUID(job), 0, 100)
+        found = await replaced_sources(connection, ReplacedPage(job, 0, 100))
     return [uuid.UUID(cleanup.source_id) for cleanup in found.cleanups]
+
+
+def forbidden(lanes: Lanes) -> CollectSpec:
+    lanes.answers["/b"] = lambda _: web.Response(status=403)
+    return lanes.crawl()
+
+
+def left_out(lanes: Lanes) -> CollectSpec:
+    return lanes.crawl(max_pages=2)
+
+
+async def check(lanes: Lanes, job: str, expected: list[tuple[uuid.UUID, str]]) -> None:
+    """A re-crawl's replaced documents are these, each with the job whose page tells so, one by one or all at once."""
+    found, part = [], ReplacedSources((), 0)
+    async with lanes.database.transaction() as connection:
+        whole = await replaced_sources(connection, ReplacedPage(job, 0, 100))
+        while (part := await replaced_sources(connection, ReplacedPage(job, part.after, 1, part.back))).cleanups:
+            found += part.cleanups
+        assert found == list(whole.cleanups)
+        assert all([await is_replaced(connection, cleanup) for cleanup in found])
+        pages_of = sa.select(pages.c.job_id).where(pages.c.id == sa.bindparam("page"))
+        told = [
+            (c.source_id, (await connection.execute(pages_of, {"page": c.replaced_by})).scalar_one()) for c in found
+        ]
+    assert told == [(str(source), uuid.UUID(page_of)) for source, page_of in expected]
+
+
+async def test_what_the_jobs_before_have_replaced_is_forgotten_too(lanes: Lanes) -> None:
+    """As far back as a re-crawl goes: nobody had asked for it there."""
+    first, one = await single(lanes)
+    second = await again(lanes, first)
+    two = (await lanes.stored(second))["/"].id
+    third = await again(lanes, second)
+    assert (await lanes.rows(third))["/"].state == "unchanged"
+    await check(lanes, third, [(one, second)])
+    lanes.site.html("/", text="As it will be.")
+    fourth = await again(lanes, third)
+    await check(lanes, fourth, [(two, fourth), (one, second)])
+
+
+async def test_what_the_jobs_before_found_gone_is_forgotten_too(lanes: Lanes) -> None:
+    """Also where it has changed before it went, and where it is not asked for any more."""
+    lanes.html("/", "/a", "/b")
+    for path in ("/a", "/b"):
+        lanes.html(path)
+    first, _ = await lanes.whole(lanes.crawl())
+    before = {path: row.id for path, row in (await lanes.stored(first)).items()}
+    lanes.site.html("/a", text="Not the same any more.")
+    del lanes.answers["/b"]
+    second = await again(lanes, first)
+    changed = (await lanes.stored(second))["/a"].id
+    del lanes.answers["/a"]
+    third = await again(lanes, second)
+    assert "/b" not in await lanes.rows(third)
+    await check(lanes, third, [(changed, third), (before["/a"], second), (before["/b"], second)])
+
+
+async def test_what_the_jobs_before_have_replaced_elsewhere_only_is_kept(lanes: Lanes) -> None:
+    """The re-crawl itself found it at another address, unchanged; once that has changed, it goes."""
+    first, source = await shared(lanes)
+    second = await again(lanes, first)
+    third = await again(lanes, second)
+    assert (await lanes.rows(third))["/b"].source_id == source
+    assert await replaced(lanes, third) == []
+    del lanes.answers["/b"]
+    fourth = await again(lanes, third)
+    await check(lanes, fourth, [(source, fourth)])
+
+
+@pytest.mark.parametrize("between", [forbidden, left_out], ids=["failed", "skipped"])
+async def test_page_that_could_not_be_had_meanwhile_is_what_it_was_before(
+    lanes: Lanes, between: Callable[[Lanes], CollectSpec]
+) -> None:
+    """Unchanged, changed or gone: a re-crawl that found nothing out about it does not make it new."""
+    lanes.html("/", "/a", "/b")
+    for path in ("/a", "/b"):
+        lanes.html(path, "/deep")
+    lanes.html("/deep")
+    first, _ = await lanes.whole(lanes.crawl())
+    sources = {path: row.id for path, row in (await lanes.stored(first)).items()}
+    answer = lanes.answers["/b"]
+    second = await again(lanes, first, between(lanes))
+    assert (await lanes.rows(second))["/b"].state in {"failed", "skipped"}
+    lanes.answers["/b"] = answer
+    third = await again(lanes, second)
+    row = (await lanes.rows(third))["/b"]
+    assert (row.state, row.source_id) == ("unchanged", sources["/b"])
+    lanes.site.html("/b", "/deep", text="Not the same any more.")
+    changed = await again(lanes, second)
+    await check(lanes, changed, [(sources["/b"], changed)])
+    del lanes.answers["/b"]
+    gone = await again(lanes, second)
+    assert (await lanes.rows(gone))["/b"].state == "gone"
+    await check(lanes, gone, [(sources["/b"], gone)])
+    lanes.html("/", "/a", "/b", "/new")
+    failed = await again(lanes, gone, forbidden(lanes))
+    del lanes.answers["/b"]
+    lanes.html("/", "/a", "/b")
+    still_gone = await again(lanes, failed)
+    assert [(await lanes.rows(job))["/b"].state for job in (failed, still_gone)] == ["failed", "gone"]
+
+
+async def test_no_re_crawl_goes_back_without_end(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was replaced before is kept."""
+    monkeypatch.setattr("ke.storage.recrawls.MAX_LINE", 2)
+    first, source = await single(lanes)
+    second = await again(lanes, first)
+    third = await again(lanes, second)
+    assert await replaced(lanes, third) == [source]
+    assert await replaced(lanes, await again(lanes, third)) == []
 
 
 async def shared(lanes: Lanes) -> tuple[str, uuid.UUID]:
@@ -48,15 +159,6 @@ async def shared(lanes: Lanes) -> tuple[str, uuid.UUID]:
     stored = await lanes.stored(first)
     # Whichever of the two came first has it.
     return first, (stored.get("/a") or stored["/b"]).id
-
-
-def forbidden(lanes: Lanes) -> CollectSpec:
-    lanes.answers["/b"] = lambda _: web.Response(status=403)
-    return lanes.crawl()
-
-
-def left_out(lanes: Lanes) -> CollectSpec:
-    return lanes.crawl(max_pages=2)
 
 
 def not_asked_for(lanes: Lanes) -> CollectSpec:
@@ -192,7 +294,7 @@ async def test_document_whose_successor_is_deleted_is_kept(lanes: Lanes) -> None
     lanes.site.html("/", text="As it will be.")
     third = await again(lanes, second)
     assert await replaced(lanes, second) == [source]
-    assert await replaced(lanes, third) == [(await lanes.stored(second))["/"].id]
+    assert await replaced(lanes, third) == [(await lanes.stored(second))["/"].id, source]
     async with lanes.database.transaction() as connection:
         cleaning = sa.update(jobs).where(jobs.c.id == uuid.UUID(second)).values(artifacts="cleaning")
         await connection.execute(cleaning)

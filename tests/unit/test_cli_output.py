@@ -12,7 +12,7 @@ from rich.console import Console
 
 from api.schemas import CrawlBody, ExtractBody, ExtractOptions, ScrapeBody, SearchBody
 from ke.cli import output
-from ke.cli.errors import ExitCode, code_for_status, detail_of
+from ke.cli.errors import ExitCode, code_for, code_for_status, detail_of
 from ke.cli.main import app
 from ke.cli.options import labels_of, parse_job_id, receipt_id
 from ke.cli.text import age, clean, count, duration, local_time, moment, money, printable, shorten, size
@@ -94,6 +94,22 @@ def test_long_text_ends_in_an_ellipsis() -> None:
 def test_exit_codes_follow_the_http_status(status: int, code: ExitCode) -> None:
     """What a script branches on is stable."""
     assert code_for_status(status) is code
+
+
+def test_what_a_body_names_and_is_not_there_is_not_found() -> None:
+    """Though the gateway answers 422: for a script it is the same as a job that is asked for and is not there."""
+    assert code_for(422, {"type": "urn:ke:problem:unknown-reference"}) is ExitCode.NOT_FOUND
+    assert code_for(422, {"type": "urn:ke:problem:validation-failed"}) is ExitCode.USAGE
+
+
+def test_what_cannot_be_crawled_again_comes_with_the_command_that_crawls_anew() -> None:
+    """With as many addresses as a line can take, each a word of the shell's."""
+    cleaned = "Job 1 is cleaned. Without recrawl_of its seeds can be submitted anew."
+    told = "Job 1 is cleaned. Without --recrawl-of its seeds can be submitted anew: ke "
+    assert detail_of({"detail": cleaned, "seeds": ["https://e.com/?a&b"]}) == f"{told}crawl 'https://e.com/?a&b'"
+    many = [f"https://e.com/{number}" for number in range(21)]
+    assert detail_of({"detail": cleaned, "urls": many}) == f"{told}scrape {' '.join(many[:20])} ..."
+    assert detail_of({"detail": "As it is.", "seeds": []}) == "As it is."
 
 
 def test_a_problems_detail_passes_untouched_and_further_fields_follow() -> None:

@@ -383,7 +383,9 @@ class Twin(
 
     @activity.defn(name="list_replaced_sources")
     async def list_replaced_sources(self, page: ReplacedPage) -> ReplacedSources:
-        """The next ones; a document's number in the list is its `seq`."""
+        """The next ones; a document's number in the list is its `seq`, and each three are of one job."""
         await self._enter("list_replaced_sources")
+        assert page.back == page.after // 3
         found = self.replaced[page.after : page.after + page.limit]
-        return ReplacedSources(tuple(found), page.after + len(found))
+        after = page.after + len(found)
+        return ReplacedSources(tuple(found), after, after // 3)

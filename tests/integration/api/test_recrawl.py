@@ -57,12 +57,13 @@ async def test_job_that_goes_on_cannot_be_crawled_again(api: ApiStack, body: dic
 
 @pytest.mark.parametrize("artifacts", [Artifacts.CLEANING, Artifacts.CLEANED, Artifacts.CLEANUP_FAILED])
 async def test_job_that_is_cleaned_cannot_be_crawled_again(api: ApiStack, artifacts: Artifacts) -> None:
-    """409: there is nothing that its pages could be compared with."""
-    earlier = await seed_job(api.stores.database)
+    """409: there is nothing that its pages could be compared with. It says what can be submitted anew."""
+    earlier = await seed_job(api.stores.database, params={"seeds": [QUICK]})
     async with api.stores.database.transaction() as connection:
         await connection.execute(sa.update(jobs).where(jobs.c.id == earlier.id).values(artifacts=artifacts.value))
     code, problem = await submit(api, BODIES[0], earlier.id)
-    assert (code, problem["artifacts"]) == (409, artifacts.value)
+    assert (code, problem["artifacts"], problem["seeds"]) == (409, artifacts.value, [QUICK])
+    assert problem["detail"].endswith("Without recrawl_of its seeds can be submitted anew.")
 
 
 async def test_cleanup_of_the_earlier_job_waits_for_the_recrawl(api: ApiStack) -> None:
@@ -120,6 +121,8 @@ async def replacing(api: ApiStack) -> tuple[uuid.UUID, uuid.UUID, list[uuid.UUID
             await connection.execute(page.values(previous_source_id=document, **values))
         done = sa.update(extraction_tasks).where(extraction_tasks.c.job_id == second.id).values(record_state="done")
         await connection.execute(done)
+        params = {"recrawl_of": str(first.id)}
+        await connection.execute(sa.update(jobs).where(jobs.c.id == second.id).values(params=params))
     return first.id, second.id, before
 
 
@@ -140,6 +143,16 @@ async def test_pages_are_listed_by_what_has_become_of_them(api: ApiStack) -> Non
     assert {url for url, *_ in await listed(api, second, "fetched")} == {"0", "3"}
     assert (await api.http.get(f"/jobs/{second}/pages", params={"state": "other"})).status_code == 422
     assert [page["url"] async for page in api.ke.iterate_pages(str(second), state="new")] == ["https://site.example/3"]
+
+
+@pytest.mark.parametrize("state", ["changed", "new"])
+async def test_what_has_changed_is_asked_of_a_recrawl_only(api: ApiStack, state: str) -> None:
+    """Of a first crawl all would be new, and nothing changed: 422 names the parameter."""
+    first, _, _ = await replacing(api)
+    answer = await api.http.get(f"/jobs/{first}/pages", params={"state": state})
+    assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "state")
+    assert answer.json()["detail"] == f"state: {state} is of re-crawls only, and job {first} is none."
+    assert await listed(api, first, "gone") == []
 
 
 async def test_replaced_documents_are_deleted_with_receipts(api: ApiStack) -> None:
@@ -256,7 +269,6 @@ async def test_what_goes_with_a_schema_is_refused_without_one(api: ApiStack) -> 
 async def test_ended_recrawl_tells_what_is_left_of_before(api: ApiStack) -> None:
     """How many pages' earlier documents are stored; and whether they are still being deleted, where that was asked."""
     first, second, before = await replacing(api)
-    assert (await read(api, second))["previous_stored"] is None
     await note_result(api, second)
     job = await read(api, second)
     assert (job["previous_stored"], job["forgetting"]) == (2, None)

@@ -42,6 +42,37 @@ def test_watching_a_failed_job_gives_exit_code_1_and_its_reason(ke: RunKe, api: 
     assert done.stderr == f"{letters}error: job {job} failed: it broke\n"
 
 
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        ([("failed", "HTTP 404")], "The start page https://e.com/0 was not fetched: HTTP 404"),
+        (
+            [("failed", "HTTP 404"), ("skipped", "disallowed by robots.txt")],
+            "2 start pages were not fetched: https://e.com/0 (HTTP 404), https://e.com/1 (disallowed by robots.txt)",
+        ),
+        ([("failed", None)] * 5, "https://e.com/1 (failed), https://e.com/2 (failed), and 2 more"),
+        ([], None),
+    ],
+    ids=["one", "two", "many", "none"],
+)
+def test_start_pages_that_were_not_fetched_are_named(
+    ke: RunKe, api: ApiTwin, lost: list[tuple[str, str | None]], told: str | None
+) -> None:
+    """Also where a sitemap led on and something was stored, which is exit code 0; other pages are not named."""
+    pages = [{"url": f"https://e.com/{n}", "depth": 0, "state": s, "reason": why} for n, (s, why) in enumerate(lost)]
+    api.pages = [*pages, {"url": "https://e.com/deep", "depth": 1, "state": "failed", "reason": "HTTP 404"}]
+    job = api.add_job("completed_with_errors")
+    for options in ([], ["--json"]):
+        done = ke("jobs", "watch", job, *options)
+        assert done.returncode == 0
+        lines = [line for line in done.stderr.splitlines() if "start page" in line]
+        assert len(lines) == (told is not None)
+        assert "deep" not in done.stderr
+        if told is not None:
+            assert told in lines[0]
+            assert done.stderr.splitlines()[0] == lines[0]
+
+
 def test_watch_gives_up_when_its_time_is_up(ke: RunKe, api: ApiTwin) -> None:
     """With `--timeout`, a job that goes on is exit code 1."""
     done = ke("jobs", "watch", api.add_job("running"), "--timeout", "0.1")
