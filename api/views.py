@@ -345,7 +345,8 @@ class SearchHit(BaseModel):
     url: str
     title: str | None
     source_id: UUID
-    job_id: UUID
+    job_id: UUID = Field(description="The job that made the chunk")
+    project: str = Field(description="That job's")
 
 
 class SearchResult(BaseModel):

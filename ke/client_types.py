@@ -333,6 +333,9 @@ class SearchHit(TypedDict):
     title: str | None
     source_id: str
     job_id: str
+    """The job that made the chunk."""
+    project: str
+    """That job's."""
 
 
 class SearchResult(TypedDict):

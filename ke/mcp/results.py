@@ -56,6 +56,7 @@ class EntityAnswer(_Answer):
     """A named entity of a project: all mentions that mean the same."""
 
     id: str
+    project: str = ""
     name: str = Field(description="Its most frequent spelling")
     label: str = Field(description="What it is: PERSON, ORG, GPE, DATE, ...")
     aliases: list[str] = Field(default_factory=list, description="Other spellings")
@@ -244,6 +245,7 @@ class Hit(_Answer):
     url: str
     source_id: str
     job_id: str
+    project: str = Field("", description="Of the job that extracted it")
     snippet: dict[str, Any] = Field(
         default_factory=dict,
         description="The part of it with most of the query's words, as plain text; `marks` says where they are",

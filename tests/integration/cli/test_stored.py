@@ -53,6 +53,14 @@ def test_search_shows_the_snippet_and_that_there_may_be_more(ke: RunKe, api: Api
     assert "There may be more" in done.stdout
 
 
+def test_search_over_all_projects_names_that_of_each_hit(ke: RunKe, api: ApiTwin) -> None:
+    """A page that two projects have comes twice, and each hit tells whose it is; of one project that goes unsaid."""
+    api.hits = [{"text": "a lamp", "url": "https://e.com/", "project": name, "id": name} for name in ("docs", "blog")]
+    everywhere = ke("search", "lamps").stdout
+    assert [name in everywhere for name in ("project docs", "project blog")] == [True, True]
+    assert "project docs" not in ke("search", "lamps", "--project", "docs").stdout
+
+
 def test_entities_are_listed_and_followed(ke: RunKe, api: ApiTwin) -> None:
     """Filters reach the gateway; a table shows spellings without what would steer a terminal, and where to go on."""
     listed = ke("entities", "list", "--project", "docs", "--label", "GPE", "--name", "bell", "--limit", "5")
