@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from activities.heartbeat import Beat
 from activities.reach import Reach
 from activities.sitemaps import sitemap_urls
+from ke.contracts.ids import page_id
 from ke.runtime.pool import CpuPool
-from ke.storage.frontier import Link, add_links
+from ke.storage.frontier import Link, add_links, page_urls
 from ke.storage.recrawls import earlier_frontier, known_pages
 from ke.web.fetch import Fetcher
 from ke.web.robots import Robots
@@ -52,8 +53,11 @@ class Seeding:
         while after is not None and not self.beat.stopping:
             async with self.writing() as connection:
                 found, after = await earlier_frontier(connection, job_id, after)
+                urls_by_id = await page_urls(connection, {origin for _, _, origin in found if origin is not None})
             by_depth: dict[int, list[str]] = {}
-            origins = {url: origin for url, _, origin in found}
+            # This job's page of the same URL: the earlier one may be forgotten, as once it is replaced.
+            here = {origin: page_id(self.job_id, url) for origin, url in urls_by_id.items()}
+            origins = {url: here[origin] for url, _, origin in found if origin in here}
             for url, depth, _ in found:
                 # Only this job's own seeds are without a link that leads to them.
                 by_depth.setdefault(max(1, depth), []).append(url)

@@ -65,8 +65,8 @@ class _Item(BaseModel):
 
 
 _FOUND_ON: Final = (
-    "The first page that was found to link to it; null: none was (a seed, or a sitemap named it first), or it is "
-    "deleted. Of what a re-crawl asks for again it is a page of the earlier job"
+    "The first page that was found to link to it, of what a re-crawl asks for again by the earlier job; null: a seed "
+    "or a sitemap named it, or that page is deleted, or out of this job's scope"
 )
 
 

@@ -188,7 +188,7 @@ class PageItem(TypedDict):
     bytes: int | None
     fetched_at: str | None
     found_on: str | None
-    """The first page that was found to link to it."""
+    """The first page that was found to link to it; None where a seed or a sitemap named it."""
 
 
 class SourceItem(TypedDict):
@@ -273,7 +273,7 @@ class DeadLetter(TypedDict):
     first_failed_at: str
     last_failed_at: str
     found_on: str | None
-    """Of a page: the first one that was found to link to it."""
+    """Of a page: the first one that was found to link to it; None where a seed or a sitemap named it."""
 
 
 class LettersOfError(TypedDict):

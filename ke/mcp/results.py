@@ -81,7 +81,9 @@ class DeadLetterAnswer(_Answer):
     error_type: str = Field(description="The error's code, such as http-500")
     error_message: str = ""
     attempts: int = Field(0, description="How often it was tried")
-    found_on: str | None = Field(None, description="Of a page: the first one that was found to link to it")
+    found_on: str | None = Field(
+        None, description="Of a page: the first one that was found to link to it; null: a seed or a sitemap named it"
+    )
 
 
 class DeadLettersAnswer(_Answer):
@@ -161,7 +163,9 @@ class PageAnswer(_Answer):
     url: str
     state: str
     reason: str | None = Field(None, description="Why it was skipped or failed, or what it is the same as")
-    found_on: str | None = Field(None, description="The first page that was found to link to it")
+    found_on: str | None = Field(
+        None, description="The first page that was found to link to it; null: a seed or a sitemap named it"
+    )
     source_id: str | None = Field(None, description="The document that has its content")
     source_is_stored: bool | None = Field(
         None, description="Whether that is there; false: it was deleted since, and a re-crawl takes the page anew"
