@@ -17,7 +17,8 @@ class SourceItem(BaseModel):
     """A stored document, without its text."""
 
     id: UUID
-    job_id: UUID
+    job_id: UUID = Field(description="The job that stored it")
+    project: str = Field(description="That job's")
     url: str
     title: str | None
     content_type: str
@@ -42,7 +43,8 @@ class SourceView(BaseModel):
     """A stored document."""
 
     id: UUID
-    job_id: UUID
+    job_id: UUID = Field(description="The job that stored it")
+    project: str = Field(description="That job's")
     url: str
     title: str | None
     text: str = Field(description="Markdown")

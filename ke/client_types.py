@@ -196,6 +196,9 @@ class SourceItem(TypedDict):
 
     id: str
     job_id: str
+    """The job that stored it."""
+    project: str
+    """That job's."""
     url: str
     title: str | None
     content_type: str

@@ -346,18 +346,19 @@ def project_list(out: Console, page: Document) -> None:
     next_page(page)
 
 
-def source_list(out: Console, page: Document) -> None:
-    """One line a source."""
+def source_list(out: Console, page: Document, *, nothing: str) -> None:
+    """One line a source; `nothing` where there is none."""
     sources = page.get("data") or []
     if not sources:
-        out.print("No sources.")
+        out.print(Text(clean(nothing)), soft_wrap=True)
         return
-    table = _table(("ID", "SIZE", "AGE", "URL", "TITLE"), numbers=("SIZE", "AGE"))
+    table = _table(("ID", "SIZE", "AGE", "PROJECT", "URL", "TITLE"), numbers=("SIZE", "AGE"))
     for source in sources:
         table.add_row(
             _cell(source.get("id")),
             size(source.get("bytes")),
             age(source.get("fetched_at")),
+            _cell(source.get("project")),
             _cell(source.get("url")),
             _cell(shorten(source.get("title") or "", 60)),
         )

@@ -148,8 +148,10 @@ class SourceAnswer(_Answer):
 
     id: str
     job_id: str
+    project: str = Field("", description="Of the job that stored it")
     url: str
     title: str | None = None
+    fetched_at: str = ""
     text: str = Field(description="Markdown, from `offset` on")
     metadata: dict[str, Any] = Field(default_factory=dict, description="Author, date, language, ... where it says so")
     offset: int = Field(0, description="Characters of the text that come before")

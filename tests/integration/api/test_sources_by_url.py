@@ -56,6 +56,7 @@ async def test_documents_are_found_by_the_beginning_of_their_urls(api: ApiStack)
         ("a/deep", str(second.id)),
         ("b", str(first.id)),
     ]
+    assert {source["project"] for source in found} == {"default"}
     of_job = await api.ke.list_sources(str(first.id), url_prefix=f"{site}/docs/%25_")
     assert [source["url"] for source in of_job["data"]] == [f"{site}/docs/%25_c"]
     assert [s["id"] async for s in api.ke.iterate_found_sources(url_prefix=f"{site}/docs/")] == [s["id"] for s in found]
