@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ke.cli.text import age, clean, count, duration, local_time, moment, money, printable, shorten, size
 from ke.cli.wording import option_of
+from ke.contracts.counted import counted
 
 Document = Mapping[str, Any]
 STATUS_STYLE: Final[Mapping[str, str]] = {
@@ -287,8 +288,7 @@ def _relying(receipt: Document) -> str | None:
     if not pages or not jobs:
         return None
     lose, go = _FATES.get(str(receipt.get("status")), _FATES["running"])
-    whose = "1 page" if pages == 1 else f"{count(pages)} pages"
-    whose += " of 1 other job" if jobs == 1 else f" of {count(jobs)} other jobs"
+    whose = f"{counted(pages, 'page')} of {counted(jobs, 'other job')}"
     fate = (
         f"{go} with it" if receipt.get("scope") == "source" else f"{lose} {'its' if pages == 1 else 'their'} document"
     )
@@ -481,4 +481,4 @@ def source_text(out: Console, source: Document) -> None:
 
 def letters(number: int) -> str:
     """A number of dead letters, in words."""
-    return "1 dead letter" if number == 1 else f"{number:,} dead letters"
+    return counted(number, "dead letter")
