@@ -42,6 +42,8 @@ _FATES: Final[Mapping[str, tuple[str, str]]] = {
 }
 """What becomes of pages of other jobs, by the state of a cleanup: the document they have, or they themselves."""
 _BLANKS: Final = re.compile(r"\s+")
+_ROW_END: Final = "\x1e"
+"""In the place of a line break behind a row of a table: these stay apart where line breaks go."""
 PIPE_WIDTH: Final = 1000
 """Columns of a table that goes to a file or a pipe: nothing is cut."""
 STORES: Final = ("vectors", "sources", "extractions", "entities", "records", "dead_letters", "pages")
@@ -326,11 +328,20 @@ def _snippet(hit: Document) -> Text:
     text = str(snippet.get("text") or "")
     if not text:
         return Text(shorten(hit.get("text"), SNIPPET_CHARS))
+    text = "".join(_with_row_end(line) for line in text.splitlines(keepends=True))
     shown, place = Text(), 0
     for first, last in snippet.get("marks") or []:
-        shown.append(_BLANKS.sub(" ", printable(text[place:first]))).append(printable(text[first:last]), style="bold")
+        shown.append(_line(text[place:first])).append(printable(text[first:last]), style="bold")
         place = last
-    return shown.append(_BLANKS.sub(" ", printable(text[place:])))
+    return shown.append(_line(text[place:]))
+
+
+def _with_row_end(line: str) -> str:
+    return f"{line[:-1]}{_ROW_END}" if " | " in line and line.endswith("\n") else line
+
+
+def _line(text: str) -> str:
+    return _BLANKS.sub(" ", printable(text.replace(_ROW_END, " / ")))
 
 
 def project_list(out: Console, page: Document) -> None:

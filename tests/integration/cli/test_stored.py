@@ -53,6 +53,13 @@ def test_search_shows_the_snippet_and_that_there_may_be_more(ke: RunKe, api: Api
     assert "There may be more" in done.stdout
 
 
+def test_search_keeps_the_rows_of_a_table_apart(ke: RunKe, api: ApiTwin) -> None:
+    """A snippet is shown in one piece, whose line breaks are gone: a slash ends a row, and marks stay."""
+    snippet = {"text": "The towers\n\nName | Height\nBell Rock | 35 m\n\nmore", "start": 0, "marks": [[26, 30]]}
+    api.hits = [{"text": "", "snippet": snippet, "url": "https://e.com/", "id": "1"}]
+    assert "The towers Name | Height / Bell Rock | 35 m / more" in ke("search", "bell").stdout
+
+
 def test_an_empty_list_of_sources_says_where_to_look(ke: RunKe, api: ApiTwin) -> None:
     """Which command goes on depends on what was asked for; without anything to go by it is wrong usage."""
     job = api.add_job("completed")
