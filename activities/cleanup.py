@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio import activity
@@ -18,6 +17,7 @@ from ke.contracts.cleanup import (
     CleanupStatus,
     StoreCounts,
 )
+from ke.contracts.counted import counted
 from ke.contracts.errors import Conflict
 from ke.contracts.naming import job_workflow_id, retry_id
 from ke.runtime.temporal_client import erase_workflow
@@ -31,8 +31,6 @@ from ke.storage.cleanups import row_counts, vector_counts
 from ke.storage.database import Database
 from ke.storage.jobs import find_job
 from ke.storage.vectors.base import VectorStore
-
-_NAMES: Final[Mapping[str, str]] = {"dead_letters": "dead letters", "pages": "frontier entries"}
 
 DeleteBatch = Callable[[AsyncConnection, int], Awaitable[int | None]]
 """Deletes what comes after a `seq`; returns the last `seq` it took, or None at the end."""
@@ -177,9 +175,7 @@ class CleanupActivities(contract.CleanupActivities):
 
 def _what_is_left(target: CleanupTarget, remaining: StoreCounts, by_collection: Mapping[str, int]) -> str:
     """Names what is left and where."""
-    parts = [f"{number} points in collection {name}" for name, number in sorted(by_collection.items())]
-    for store in ("sources", "extractions", "entities", "dead_letters", "pages", "records"):
-        number = getattr(remaining, store)
-        if number:
-            parts.append(f"{number} {_NAMES.get(store, store)} in Postgres")
+    parts = [f"{counted(number, 'point')} in collection {name}" for name, number in sorted(by_collection.items())]
+    # The vectors are these points.
+    parts += [f"{told} in Postgres" for told in replace(remaining, vectors=0).told()]
     return f"The {target.scope} still has {', '.join(parts)}. Start the cleanup again to go on."

@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from activities.heartbeat import Beat
 from activities.reach import Reach
 from activities.sitemaps import sitemap_urls
+from ke.contracts.ids import page_id
 from ke.runtime.pool import CpuPool
-from ke.storage.frontier import Link, add_links
+from ke.storage.frontier import Link, add_links, page_urls
 from ke.storage.recrawls import EarlierLink, earlier_frontier, known_pages, still_linked
 from ke.web.fetch import Fetcher
 from ke.web.robots import Robots
@@ -55,11 +56,14 @@ class Seeding:
         while after is not None and not self.beat.stopping:
             async with self.writing() as connection:
                 found, after = await earlier_frontier(connection, job_id, after)
+                urls = await page_urls(connection, {link.found_on for link in found if link.found_on is not None})
+            # This job's page of the same URL: the earlier one may be forgotten, as once it is replaced.
+            here: dict[uuid.UUID | None, uuid.UUID | None] = {None: None}
+            here |= {origin: page_id(self.job_id, url) for origin, url in urls.items()}
             selected = await self._followed(found)
             common += sum(link.url not in seeds for link in selected)
-            await self._add(
-                [(link.url, link.depth, link.found_on) for link in selected if not self._is_for_later(link)]
-            )
+            asked_first = [link for link in selected if not self._is_for_later(link)]
+            await self._add([(link.url, link.depth, here.get(link.found_on)) for link in asked_first])
         return common
 
     async def links_left(self, job_id: uuid.UUID) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import Final
 
+from ke.contracts.counted import counted
 from ke.storage.frontier import FrontierState
 from ke.web.politeness import HostGate
 
@@ -42,7 +43,7 @@ def paced_by(gate: HostGate, hosts: Iterable[str]) -> str:
             told.append(f"rate limit: {pause.seconds:g} s between two requests to {host}")
         else:
             told.append(f"rate limit: {host} asked for a pause until {pause.until:%H:%M:%S} UTC")
-    more = f" and {len(told) - MAX_HOSTS_TOLD} hosts more" if len(told) > MAX_HOSTS_TOLD else ""
+    more = f" and {counted(len(told) - MAX_HOSTS_TOLD, 'host')} more" if len(told) > MAX_HOSTS_TOLD else ""
     return "; ".join(told[:MAX_HOSTS_TOLD]) + more
 
 
@@ -51,5 +52,5 @@ def not_due(state: FrontierState, reason: str | None) -> str:
     if state.due or state.next_at is None or (state.next_at - datetime.now(UTC)).total_seconds() < WORTH_TELLING_S:
         return ""
     why = f": {reason[:200]}" if reason else ""
-    pages = "1 page is" if state.waiting == 1 else f"{state.waiting} pages are"
+    pages = counted(state.waiting, "page is", "pages are")
     return f"delay: {pages} tried again, the next at {state.next_at:%H:%M:%S} UTC{why}"

@@ -17,7 +17,8 @@ class SourceItem(BaseModel):
     """A stored document, without its text."""
 
     id: UUID
-    job_id: UUID
+    job_id: UUID = Field(description="The job that stored it")
+    project: str = Field(description="That job's")
     url: str
     title: str | None
     content_type: str
@@ -42,7 +43,8 @@ class SourceView(BaseModel):
     """A stored document."""
 
     id: UUID
-    job_id: UUID
+    job_id: UUID = Field(description="The job that stored it")
+    project: str = Field(description="That job's")
     url: str
     title: str | None
     text: str = Field(description="Markdown")
@@ -65,8 +67,8 @@ class _Item(BaseModel):
 
 
 _FOUND_ON: Final = (
-    "The first page that was found to link to it; null: none was (a seed, or a sitemap named it first), or it is "
-    "deleted. Of what a re-crawl asks for again it may be a page of the earlier job"
+    "The first page that was found to link to it, of what a re-crawl asks for again by the earlier job; null: a seed "
+    "or a sitemap named it, or that page is deleted, or out of this job's scope"
 )
 
 

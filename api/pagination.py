@@ -14,45 +14,81 @@ import hmac
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from fastapi import Query
 from sqlalchemy.engine import make_url
 
 from api.errors import BadCursor
+from ke.web.urls import MAX_URL_CHARS
 
 MAX_LIMIT: Final = 200
 _TAG_BYTES: Final = 16
-_PLACE: Final = struct.Struct(">Bq")
-_VERSION: Final = 2
-_RANK: Final = struct.Struct(">Bq16s")
-_RANK_VERSION: Final = 3
+_SEQ: Final = struct.Struct(">q")
+_RANK: Final = struct.Struct(">q16s")
+_MAX_URL_CURSOR: Final = (1 + _SEQ.size + MAX_URL_CHARS + _TAG_BYTES) * 4 // 3 + 1
+"""Characters of the cursor of a list by URL: what base64 makes of its place."""
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Entries in one answer")]
-Cursor = Annotated[str | None, Query(max_length=64, description="The `next_cursor` of the answer before")]
+_CURSOR: Final = "The `next_cursor` of the answer before"
+Cursor = Annotated[str | None, Query(max_length=64, description=_CURSOR)]
+UrlCursor = Annotated[str | None, Query(max_length=_MAX_URL_CURSOR, description=_CURSOR)]
 
 RowT = TypeVar("RowT")
+PlaceT = TypeVar("PlaceT")
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class _Form(Generic[PlaceT]):
+    """How a place of a list is written: all that its order needs, so that the entry itself may be deleted meanwhile."""
+
+    version: bytes
+    pack: Callable[[PlaceT], bytes]
+    unpack: Callable[[bytes], PlaceT]
+
+
+_BY_SEQ: Final[_Form[int]] = _Form(b"\2", _SEQ.pack, lambda raw: int(_SEQ.unpack(raw)[0]))
+_BY_RANK: Final[_Form[tuple[int, UUID]]] = _Form(
+    b"\3", lambda place: _RANK.pack(place[0], place[1].bytes), lambda raw: _rank(*_RANK.unpack(raw))
+)
+_BY_URL: Final[_Form[tuple[str, int]]] = _Form(
+    b"\4",
+    lambda place: _SEQ.pack(place[1]) + place[0].encode(),
+    lambda raw: (raw[_SEQ.size :].decode(), int(_SEQ.unpack_from(raw)[0])),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[PlaceT]):
     """Which part of a list is asked for."""
 
     limit: int
-    after: int | None
-    """The `seq` of the last entry that was given out."""
+    after: PlaceT | None
+    """The place of the last entry that was given out."""
     scope: bytes
     key: bytes = field(repr=False)
+    form: _Form[PlaceT] = field(repr=False)
 
-    def next_cursor(self, rows: Sequence[RowT], seq: Callable[[RowT], int]) -> str | None:
+    def next_cursor(self, rows: Sequence[RowT], place: Callable[[RowT], PlaceT]) -> str | None:
         """The cursor for what follows `rows`, which were read with a limit of `fetch`; None at the end."""
-        return _encode(self.key, seq(rows[self.limit - 1]), self.scope) if len(rows) > self.limit else None
+        if len(rows) <= self.limit:
+            return None
+        last = place(rows[self.limit - 1])
+        return _sign(self.key, self.form.version + self.form.pack(last), self.scope)
 
     @property
     def fetch(self) -> int:
         """How many rows to read: one more than is shown tells whether there is more."""
         return self.limit + 1
+
+
+Slice: TypeAlias = Part[int]
+"""Of a list in the order of arrival, by `seq`."""
+RankSlice: TypeAlias = Part[tuple[int, UUID]]
+"""Of a list that is ordered by a number, and by ids where that is equal."""
+UrlSlice: TypeAlias = Part[tuple[str, int]]
+"""Of a list that is ordered by URL, and by `seq` where that is equal."""
 
 
 def signing_key(database_url: str) -> bytes:
@@ -73,31 +109,7 @@ def slice_of(key: bytes, limit: int, cursor: str | None, *scope: Any) -> Slice:
     Raises:
         BadCursor: It was not given out for this list with these filters.
     """
-    named = repr(scope).encode()
-    return Slice(limit, None if cursor is None else _decode(key, cursor, named), named, key)
-
-
-@dataclass(frozen=True, slots=True)
-class RankSlice:
-    """Which part of a list is asked for whose entries are ordered by a number, and by their ids where that is equal."""
-
-    limit: int
-    after: tuple[int, UUID] | None
-    """Number and id of the last entry that was given out."""
-    scope: bytes
-    key: bytes = field(repr=False)
-
-    def next_cursor(self, rows: Sequence[RowT], rank: Callable[[RowT], tuple[int, UUID]]) -> str | None:
-        """As that of `Slice`."""
-        if len(rows) <= self.limit:
-            return None
-        number, entry = rank(rows[self.limit - 1])
-        return _sign(self.key, _RANK.pack(_RANK_VERSION, number, entry.bytes), self.scope)
-
-    @property
-    def fetch(self) -> int:
-        """As that of `Slice`."""
-        return self.limit + 1
+    return _part(key, limit, cursor, scope, _BY_SEQ)
 
 
 def rank_slice_of(key: bytes, limit: int, cursor: str | None, *scope: Any) -> RankSlice:
@@ -106,19 +118,26 @@ def rank_slice_of(key: bytes, limit: int, cursor: str | None, *scope: Any) -> Ra
     Raises:
         BadCursor: It was not given out for this list with these filters.
     """
+    return _part(key, limit, cursor, scope, _BY_RANK)
+
+
+def url_slice_of(key: bytes, limit: int, cursor: str | None, *scope: Any) -> UrlSlice:
+    """The same as `slice_of`, for a list that is ordered by URL.
+
+    Raises:
+        BadCursor: It was not given out for this list with these filters.
+    """
+    return _part(key, limit, cursor, scope, _BY_URL)
+
+
+def _part(key: bytes, limit: int, cursor: str | None, scope: tuple[Any, ...], form: _Form[PlaceT]) -> Part[PlaceT]:
     named = repr(scope).encode()
-    if cursor is None:
-        return RankSlice(limit, None, named, key)
-    _, number, entry = _opened(key, cursor, named, _RANK)
-    return RankSlice(limit, (number, UUID(bytes=entry)), named, key)
+    after = None if cursor is None else form.unpack(_opened(key, cursor, named, form.version))
+    return Part(limit, after, named, key, form)
 
 
-def _encode(key: bytes, seq: int, scope: bytes) -> str:
-    return _sign(key, _PLACE.pack(_VERSION, seq), scope)
-
-
-def _decode(key: bytes, cursor: str, scope: bytes) -> int:
-    return int(_opened(key, cursor, scope, _PLACE)[1])
+def _rank(number: int, entry: bytes) -> tuple[int, UUID]:
+    return number, UUID(bytes=entry)
 
 
 def _sign(key: bytes, place: bytes, scope: bytes) -> str:
@@ -126,13 +145,14 @@ def _sign(key: bytes, place: bytes, scope: bytes) -> str:
     return base64.urlsafe_b64encode(place + tag).decode().rstrip("=")
 
 
-def _opened(key: bytes, cursor: str, scope: bytes, form: struct.Struct) -> tuple[Any, ...]:
+def _opened(key: bytes, cursor: str, scope: bytes, version: bytes) -> bytes:
+    """The place in a cursor, once its signature holds."""
     problem = [{"parameter": "cursor", "detail": "Use `next_cursor` as it is, with the same filters."}]
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        place = form.unpack_from(raw)
-    except (binascii.Error, struct.error, ValueError):
+    except (binascii.Error, ValueError):
         raise BadCursor("This is not a cursor.", errors=problem) from None
-    if not hmac.compare_digest(_sign(key, form.pack(*place), scope), cursor):
+    place = raw[:-_TAG_BYTES]
+    if place[:1] != version or not hmac.compare_digest(_sign(key, place, scope), cursor):
         raise BadCursor("This cursor was changed, or belongs to another list or to other filters.", errors=problem)
-    return place
+    return place[1:]

@@ -437,13 +437,15 @@ class SearchBody(Body):
     limit: Annotated[int, Field(strict=True, ge=1, le=100, description="Hits, at most")] = 10
     distinct_sources: Flag = Field(
         default=True,
-        description="One hit for each source, its best chunk, copies that several jobs of a project stored of a page "
+        description="One hit for each source, its best chunk, copies that several jobs of one project stored of a page "
         "counting as one; false: as many chunks as fit",
     )
     job_ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=100)] | None = Field(
         None, description="Only chunks that these jobs made"
     )
-    project: ProjectName | None = Field(None, description="Only chunks that jobs of this project made")
+    project: ProjectName | None = Field(
+        None, description="Only chunks that jobs of this project made; null: of all projects, which hits name"
+    )
     url_prefix: UrlPrefix | None = Field(None, description="What the source's URL begins with")
     language: Language | None = Field(
         None, description="Of the source: `en` takes `en-gb` too; a source whose language is not known is left out"

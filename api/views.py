@@ -322,8 +322,10 @@ class PurgedView(BaseModel):
 class SnippetView(BaseModel):
     """The part of a chunk that has most of the query's words, without Markdown's marks: plain text, not HTML."""
 
-    text: str = Field(description="Of links the words alone; what is in code stays as it is")
-    start: int = Field(description="Where in the chunk's own text it begins, in characters")
+    text: str = Field(
+        description="Of links the words alone; what is in code stays as it is; `…` at an end where the text goes on"
+    )
+    start: int = Field(description="Where in the chunk's own text it begins, in characters, without the `…`")
     marks: list[tuple[int, int]] = Field(
         description="The query's words in it, by their stems: first character, and the one behind the last. Characters "
         "are Unicode code points"
@@ -345,7 +347,8 @@ class SearchHit(BaseModel):
     url: str
     title: str | None
     source_id: UUID
-    job_id: UUID
+    job_id: UUID = Field(description="The job that made the chunk")
+    project: str = Field(description="That job's")
 
 
 class SearchResult(BaseModel):

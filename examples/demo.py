@@ -22,7 +22,7 @@ from examples.demo_site import OwnSite, Site, opened_site, path_of
 from examples.demo_stack import DemoStack, StackFailed, fresh_folder
 from examples.demo_story import Story
 from ke.cli.errors import CommandFailed
-from ke.cli.text import duration, shorten, size
+from ke.cli.text import count, duration, shorten, size
 from ke.cli.watch import follow, has_ended, view_for
 from ke.client import ApiError, ClientError, KnowledgeExtractionClient
 from ke.client_types import Receipt
@@ -64,16 +64,16 @@ async def crawl(story: Story, ke: KnowledgeExtractionClient, site: Site) -> Job:
     urls = await _all(source["url"] async for source in ke.iterate_sources(job["id"]))
     story.expect("the result counts the sources that are stored", len(urls), result["sources"])
     story.expect("every source was extracted", len(urls), result["sources_extracted"])
-    story.check("there are chunks", result["extractions"] > 0, result["extractions"])
+    story.check("there are chunks", result["extractions"] > 0, count(result["extractions"]))
     story.expect("every chunk has its vector", result["extractions"], result["vectors"])
-    story.check("named entities were found", result["entities"] > 0, result["entities"])
+    story.check("named entities were found", result["entities"] > 0, count(result["entities"]))
     if site.own:
         check_against_manifest(story, site.own, result, urls)
         await check_oddities(story, ke, site.own, done)
     took = f"{size(result['bytes'])} in {duration(result['elapsed_s'])}"
     story.fact("pages", f"{result['pages_fetched']} fetched, {result['pages_failed']} failed, {took}")
     for name, counter in (("sources", "sources"), ("chunks", "extractions"), ("entities", "entities")):
-        story.fact(name, result[counter])
+        story.fact(name, count(result[counter]))
     return done
 
 

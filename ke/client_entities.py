@@ -12,16 +12,16 @@ class EntityCalls(Calls):
     async def list_merged_entities(
         self,
         *,
-        project: str = "default",
+        project: str | None = None,
         label: str | None = None,
         q: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[MergedEntity]:
-        """A project's entities, most mentioned first.
+        """The entities that jobs have found, most mentioned first.
 
         Args:
-            project: The project.
+            project: Only those of this project; None: of all, in each of which a name is an entity of its own.
             label: Only this label, such as `PERSON`; `all`: all; None: names, and no values such as `DATE`.
             q: The beginning of a name, in any case.
             limit: Entries, at most 200.
@@ -31,7 +31,7 @@ class EntityCalls(Calls):
         return page
 
     async def iterate_merged_entities(
-        self, *, project: str = "default", label: str | None = None, q: str | None = None
+        self, *, project: str | None = None, label: str | None = None, q: str | None = None
     ) -> AsyncIterator[MergedEntity]:
         """All entities that `list_merged_entities` would list, page by page."""
 

@@ -188,7 +188,7 @@ class PageItem(TypedDict):
     bytes: int | None
     fetched_at: str | None
     found_on: str | None
-    """The first page that was found to link to it."""
+    """The first page that was found to link to it; None where a seed or a sitemap named it."""
 
 
 class SourceItem(TypedDict):
@@ -196,6 +196,9 @@ class SourceItem(TypedDict):
 
     id: str
     job_id: str
+    """The job that stored it."""
+    project: str
+    """That job's."""
     url: str
     title: str | None
     content_type: str
@@ -273,7 +276,7 @@ class DeadLetter(TypedDict):
     first_failed_at: str
     last_failed_at: str
     found_on: str | None
-    """Of a page: the first one that was found to link to it."""
+    """Of a page: the first one that was found to link to it; None where a seed or a sitemap named it."""
 
 
 class LettersOfError(TypedDict):
@@ -333,6 +336,9 @@ class SearchHit(TypedDict):
     title: str | None
     source_id: str
     job_id: str
+    """The job that made the chunk."""
+    project: str
+    """That job's."""
 
 
 class SearchResult(TypedDict):

@@ -120,10 +120,7 @@ class CleanupWorkflow:
             workflow.logger.exception("The receipt could not be closed; the next start of this cleanup takes it up.")
 
     def _show(self, step: str, counts: StoreCounts) -> None:
-        workflow.set_current_details(
-            f"**{step}** · {counts.vectors} vectors, {counts.sources} sources, {counts.extractions} extractions, "
-            f"{counts.entities} entities, {counts.dead_letters} dead letters, {counts.pages} frontier entries"
-        )
+        workflow.set_current_details(f"**{step}** · {', '.join(counts.told()) or 'nothing'}")
 
 
 def _failure(error: BaseException) -> ApplicationError:

@@ -7,6 +7,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from ke.contracts.activities import CloseJob, OpenedJob, RecordActivities, StatusChange
+from ke.contracts.counted import counted
 from ke.contracts.errors import Stopping
 from ke.contracts.jobs import (
     ENDED_WELL,
@@ -290,9 +291,9 @@ class JobWorkflow:
             )
         c = self._lanes.counters
         workflow.set_current_details(
-            f"**{status}** · {c.pages_fetched} pages fetched, {c.pages_failed} failed, {c.sources} sources · "
-            f"{c.sources_extracted} extracted, {c.extractions} chunks, {c.entities} entities, "
-            f"{c.dead_letters} dead letters"
+            f"**{status}** · {counted(c.pages_fetched, 'page')} fetched, {c.pages_failed:,} failed, "
+            f"{counted(c.sources, 'source')} · {c.sources_extracted:,} extracted, {counted(c.extractions, 'chunk')}, "
+            f"{counted(c.entities, 'entity', 'entities')}, {counted(c.dead_letters, 'dead letter')}"
         )
 
 

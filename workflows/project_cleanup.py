@@ -19,6 +19,7 @@ from ke.contracts.cleanup import (
     ProjectPage,
     ProjectProgress,
 )
+from ke.contracts.counted import counted
 from ke.contracts.naming import CLEANUP_WORKFLOW, PROJECT_CLEANUP_WORKFLOW, cleanup_id, project_cleanup_id
 from workflows import policies
 
@@ -86,7 +87,7 @@ class ProjectCleanupWorkflow:
             ),
             **policies.cleanup_count("find the next jobs"),
         )
-        self._show(progress, f"cleaning the next {len(page.job_ids)} jobs")
+        self._show(progress, f"cleaning the next {counted(len(page.job_ids), 'job')}")
         few_at_once = asyncio.Semaphore(policies.CLEANUPS_AT_ONCE)
 
         async def clean(job_id: str) -> str | None:
@@ -127,7 +128,9 @@ class ProjectCleanupWorkflow:
             workflow.logger.exception("The receipt could not be closed; who reads it next closes it.")
 
     def _show(self, progress: ProjectProgress, step: str) -> None:
-        workflow.set_current_details(f"**{step}** · {progress.jobs} jobs done, {progress.failed} could not be cleaned")
+        workflow.set_current_details(
+            f"**{step}** · {counted(progress.jobs, 'job')} done, {progress.failed:,} could not be cleaned"
+        )
 
 
 async def run_cleanup(cleanup: CleanupInput, workflow_id: str) -> str | None:
@@ -180,7 +183,8 @@ def _told(progress: ProjectProgress) -> str | None:
         return None
     unnamed = progress.failed - len(progress.reasons)
     more = f"; and {unnamed} more" if unnamed else ""
-    return f"{progress.failed} of {progress.jobs} jobs could not be cleaned: {'; '.join(progress.reasons)}{more}"
+    jobs = counted(progress.jobs, "job")
+    return f"{progress.failed:,} of {jobs} could not be cleaned: {'; '.join(progress.reasons)}{more}"
 
 
 def _interruption(error: BaseException) -> str:

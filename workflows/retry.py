@@ -7,6 +7,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from ke.contracts.activities import RetryActivities
+from ke.contracts.counted import counted
 from ke.contracts.jobs import JobError, Lane
 from ke.contracts.naming import RETRY_WORKFLOW
 from ke.contracts.retries import (
@@ -167,8 +168,8 @@ class RetryWorkflow:
             RetryActivities.close_retry, close, **policies.close("close the retry")
         )
         workflow.set_current_details(
-            f"**{outcome.status}** · {outcome.letters} dead letters taken up, {outcome.succeeded} succeeded, "
-            f"{outcome.failed} failed again"
+            f"**{outcome.status}** · {counted(outcome.letters, 'dead letter')} taken up, "
+            f"{outcome.succeeded:,} succeeded, {outcome.failed:,} failed again"
         )
         collected = self._opened.collect if self._opened is not None else None
         if outcome.status is RetryStatus.COMPLETED and collected is not None and collected.forget_replaced:
@@ -191,6 +192,7 @@ class RetryWorkflow:
             return
         c = self._lanes.counters
         workflow.set_current_details(
-            f"**retrying** {self._opened.letters} dead letters · {c.pages_fetched} pages fetched, "
-            f"{c.pages_failed} failed, {c.sources} sources · {c.sources_extracted} extracted, {c.extractions} chunks"
+            f"**retrying** {counted(self._opened.letters, 'dead letter')} · "
+            f"{counted(c.pages_fetched, 'page')} fetched, {c.pages_failed:,} failed, {counted(c.sources, 'source')} · "
+            f"{c.sources_extracted:,} extracted, {counted(c.extractions, 'chunk')}"
         )

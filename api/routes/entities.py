@@ -15,7 +15,7 @@ from api.views import PageOf
 router = APIRouter(prefix="/entities", tags=["entities"])
 
 EntityId = Annotated[UUID, Path(description="The entity")]
-Project = Annotated[ProjectName, Query(description="The project whose entities are meant")]
+Project = Annotated[ProjectName | None, Query(description="Only those of this project; without it: of all projects")]
 Label = Annotated[
     EntityLabel | None,
     Query(description="Only this label: PERSON, ORG, DATE, ...; `all`: all; without it: names, no values"),
@@ -23,16 +23,16 @@ Label = Annotated[
 Q = Annotated[EntityName | None, Query(description="The beginning of a name, in any case")]
 
 
-@router.get("", operation_id="listMergedEntities", summary="List a project's entities")
+@router.get("", operation_id="listMergedEntities", summary="List entities")
 async def list_merged_entities(
     gateway: GatewayDep,
-    project: Project = "default",
+    project: Project = None,
     label: Label = None,
     q: Q = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> PageOf[MergedEntityItem]:
-    """Shows the entities that the project's jobs have found, most mentioned first.
+    """Shows the entities that jobs have found, most mentioned first; one name in two projects is two entities.
 
     Without `label` those that are names: no CARDINAL, DATE, MONEY, ORDINAL, PERCENT, QUANTITY or TIME.
     Numbers are those of now: while jobs find more, an entity may move past the place of a cursor.

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 
 from api.items import EntityItem, ExtractionItem, PageItem, RecordItem, SourceItem, SourceView
-from api.pagination import Cursor, Limit, rank_slice_of, slice_of
+from api.pagination import Cursor, Limit, UrlCursor, slice_of, url_slice_of
 from api.resources import GatewayDep
 from api.routes.params import RECEIPT_RESPONSES, JobId, Prefer, SourceId, preferred_wait_s, tell_receipt
 from api.schemas import UrlPrefix
@@ -40,10 +40,10 @@ async def list_sources(
 
 @router.get("/sources", operation_id="findSources", summary="Find sources by their URLs")
 async def find_sources(
-    gateway: GatewayDep, url: OfUrl = None, url_prefix: OfUrls = None, limit: Limit = 50, cursor: Cursor = None
+    gateway: GatewayDep, url: OfUrl = None, url_prefix: OfUrls = None, limit: Limit = 50, cursor: UrlCursor = None
 ) -> PageOf[SourceItem]:
     """Shows the documents of all jobs with one URL, or with URLs that begin so: by URL, of each the newest first."""
-    part = rank_slice_of(gateway.cursor_key, limit, cursor, "sources-by-url", url, url_prefix)
+    part = url_slice_of(gateway.cursor_key, limit, cursor, "sources-by-url", url, url_prefix)
     return await lists.sources_by_url(gateway, part, url=url, url_prefix=url_prefix)
 
 

@@ -199,9 +199,8 @@ async def delete_job(gateway: Gateway, job_id: uuid.UUID, *, cleanup: bool | Non
 
 
 def _artifacts_present(row: JobRow, found: StoreCounts) -> ArtifactsPresent:
-    left = [f"{getattr(found, name)} {name.replace('_', ' ')}" for name in found.__slots__ if getattr(found, name)]
     return ArtifactsPresent(
-        f"The job has left {', '.join(left)}. DELETE with ?cleanup=true to delete these first, "
+        f"The job has left {', '.join(found.told())}. DELETE with ?cleanup=true to delete these first, "
         f"or with ?cleanup=false to keep them and delete the record alone.",
         **states.about(row),
         choices=["cleanup=true", "cleanup=false"],

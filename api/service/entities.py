@@ -16,9 +16,9 @@ def _rank(entity: MergedEntity) -> tuple[int, uuid.UUID]:
 
 
 async def entities(
-    gateway: Gateway, part: RankSlice, *, project: str, label: str | None, q: str | None
+    gateway: Gateway, part: RankSlice, *, project: str | None, label: str | None, q: str | None
 ) -> PageOf[MergedEntityItem]:
-    """A project's entities, most mentioned first."""
+    """The entities of a project, or of all, most mentioned first."""
     which = EntityFilter(project, label, merge_key(q) if q is not None else "")
     after = Ranked(*part.after) if part.after is not None else None
     async with gateway.database.transaction() as connection:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Protocol, TypeVar
 
-from api.errors import BadCursor, ValidationFailed
+from api.errors import ValidationFailed
 from api.items import (
     DeadLetterItem,
     EntityItem,
@@ -17,7 +17,7 @@ from api.items import (
     SourceItem,
     SourceView,
 )
-from api.pagination import RankSlice, Slice
+from api.pagination import Slice, UrlSlice
 from api.resources import Gateway
 from api.views import JobView, PageOf, ProjectView, PurgedView
 from ke.contracts.errors import DatabaseUnavailable, NotFound
@@ -27,7 +27,7 @@ from ke.runtime.engine import GLANCE_S
 from ke.runtime.settling import settle
 from ke.storage import dead_letters, listing
 from ke.storage.jobs import JobRow, get_job, list_jobs, list_projects, progress_of
-from ke.storage.sources_by_url import list_sources_by_url, url_of_source
+from ke.storage.sources_by_url import list_sources_by_url
 from ke.web.errors import BadUrl
 from ke.web.urls import canonicalize
 
@@ -133,13 +133,12 @@ async def sources(
 
 
 async def sources_by_url(
-    gateway: Gateway, part: RankSlice, *, url: str | None, url_prefix: str | None
+    gateway: Gateway, part: UrlSlice, *, url: str | None, url_prefix: str | None
 ) -> PageOf[SourceItem]:
     """The documents of all jobs with a URL, or with URLs that begin so.
 
     Raises:
         ValidationFailed: Neither is given, or both; or the URL is none.
-        BadCursor: The document that the list was left off at is deleted.
     """
     if (url is None) == (url_prefix is None):
         raise ValidationFailed("Give either url or url_prefix.", errors=[{"parameter": "url", "detail": _ONE_OF}])
@@ -149,16 +148,11 @@ async def sources_by_url(
         errors = [{"parameter": "url", "detail": error.message}]
         raise ValidationFailed(f"url: {error.message}", errors=errors) from error
     async with gateway.database.transaction() as connection:
-        after = None
-        if part.after is not None:
-            seq, last = part.after
-            left_off = await url_of_source(connection, last)
-            if left_off is None:
-                raise BadCursor("The source that this list was left off at is deleted: begin anew.")
-            after = (left_off, seq)
-        rows = await list_sources_by_url(connection, url=exact, url_prefix=url_prefix, limit=part.fetch, after=after)
+        rows = await list_sources_by_url(
+            connection, url=exact, url_prefix=url_prefix, limit=part.fetch, after=part.after
+        )
     data = [SourceItem.of(row) for row in rows[: part.limit]]
-    return PageOf(data=data, next_cursor=part.next_cursor(rows, lambda row: (row.seq, row.id)))
+    return PageOf(data=data, next_cursor=part.next_cursor(rows, lambda row: (row.url, row.seq)))
 
 
 async def pages(gateway: Gateway, job_id: uuid.UUID, part: Slice, *, state: str | None) -> PageOf[PageItem]:

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.errors import UnknownReference
 from api.problems import MAX_ERRORS, pointer_of
 from api.schemas import CrawlBody, ExtractBody, ScrapeBody
+from ke.contracts.counted import counted
 from ke.contracts.errors import Conflict
 from ke.contracts.jobs import Artifacts, JobKind
 from ke.storage.jobs import get_job
@@ -76,7 +77,8 @@ async def _check_source_ids(connection: AsyncConnection, source_ids: Sequence[uu
         if source not in owner_of
     ]
     if missing:
-        raise _unknown(f"{len(missing)} of {len(source_ids)} sources do not exist.", missing)
+        do = "does" if len(missing) == 1 else "do"
+        raise _unknown(f"{len(missing)} of {counted(len(source_ids), 'source')} {do} not exist.", missing)
     for job_id, owner in owners.items():
         _check_present(job_id, owner)
 

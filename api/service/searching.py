@@ -256,4 +256,5 @@ def _view(one: Ranked, chunk: FoundChunk, words: Sequence[tuple[int, int]]) -> S
         title=chunk.title,
         source_id=chunk.source_id,
         job_id=chunk.job_id,
+        project=chunk.project,
     )

@@ -9,6 +9,8 @@ from typing import Final
 from ke.extraction.plain import Plain
 
 SNIPPET_CHARS: Final = 320
+CUT: Final = "…"
+"""At either end of a snippet where its text goes on."""
 _BRACKETS: Final = str.maketrans("<>", "  ")
 _LEAD_CHARS: Final = 60
 """Before the first marked word, at most."""
@@ -19,9 +21,9 @@ class Snippet:
     """A part of a text as people read it, and the marked words in it."""
 
     text: str
-    """Without Markdown's marks, and targets of links."""
+    """Without Markdown's marks, and targets of links; `CUT` where it is cut off."""
     start: int
-    """Characters of the chunk before it, with those."""
+    """Characters of the chunk before it, with those, and without `CUT`."""
     marks: tuple[tuple[int, int], ...]
     """First character and the one behind the last, in the snippet."""
 
@@ -60,8 +62,11 @@ def cut_snippet(markdown: str, words: Sequence[tuple[int, int]]) -> Snippet:
     start = _best_start(text, words)
     end = min(len(text), start + SNIPPET_CHARS)
     start, end = _whole_words(text, start, end)
-    inside = tuple((first - start, last - start) for first, last in words if start <= first and last <= end)
-    return Snippet(text[start:end], plain.origin(start), inside)
+    before = CUT if text[:start].strip() else ""
+    behind = CUT if text[end:].strip() else ""
+    moved = len(before) - start
+    inside = tuple((first + moved, last + moved) for first, last in words if start <= first and last <= end)
+    return Snippet(f"{before}{text[start:end]}{behind}", plain.origin(start), inside)
 
 
 def _best_start(text: str, words: Sequence[tuple[int, int]]) -> int:

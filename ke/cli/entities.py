@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ke.cli import output
 from ke.cli.options import ApiUrl, Cursor, EntityId, Json, Limit, parse_project
-from ke.cli.projects import say_where
+from ke.cli.projects import check_project
 from ke.cli.session import call
 from ke.cli.text import clean, count, shorten
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 MAX_SHOWN: Final = 60
 """Characters of a name, or of its spellings, in a table."""
 NOTHING: Final = "Nothing found."
-DEFAULT_PROJECT: Final = "default"
 
 app = typer.Typer(no_args_is_help=True, help="The named entities of a project, merged by name.")
 
@@ -37,7 +36,7 @@ def list_entities(
     *,
     project: Annotated[
         str | None,
-        typer.Option(metavar="NAME", parser=parse_project, help="The project that is looked in: `default`."),
+        typer.Option(metavar="NAME", parser=parse_project, help="Only this project; without: all of them."),
     ] = None,
     label: Label = None,
     q: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="Only names that begin so.")] = None,
@@ -46,19 +45,16 @@ def list_entities(
     as_json: Json = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """List the entities of a project, most mentioned first."""
-    looked_in = project or DEFAULT_PROJECT
+    """List the named entities, most mentioned first; one name in two projects is two entities."""
 
     async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
-        page = await ke.list_merged_entities(project=looked_in, label=label, q=q, limit=limit, cursor=cursor)
-        if not page["data"] and cursor is None:
-            await say_where(ke, looked_in, must_exist=project is not None)
+        page = await ke.list_merged_entities(project=project, label=label, q=q, limit=limit, cursor=cursor)
+        if project is not None and not page["data"] and cursor is None:
+            await check_project(ke, project)
         return page
 
-    page = call(api_url, work)
-    output.emit(page, lambda out, found: _entities(out, found, nothing=_nothing_in(looked_in)), as_json=as_json)
-    if project is None and page["data"]:
-        output.note(f"These are of the project {looked_in}; of another one: --project NAME")
+    nothing = NOTHING if project is None else f"Nothing found in the project {project}."
+    output.emit(call(api_url, work), lambda out, found: _entities(out, found, nothing=nothing), as_json=as_json)
 
 
 @app.command("get")
@@ -86,10 +82,6 @@ def list_neighbours(
     output.emit({"data": found}, _neighbours, as_json=as_json)
 
 
-def _nothing_in(project: str) -> str:
-    return f"Nothing found in the project {project}."
-
-
 def _entities(out: Console, page: Mapping[str, Any], *, nothing: str = NOTHING) -> None:
     rows = (
         (
@@ -98,11 +90,12 @@ def _entities(out: Console, page: Mapping[str, Any], *, nothing: str = NOTHING) 
             count(entity["sources"]),
             entity["label"],
             shorten(entity["name"], MAX_SHOWN),
+            entity["project"],
             shorten(", ".join(entity["aliases"]), MAX_SHOWN),
         )
         for entity in page["data"]
     )
-    _print(out, ("ID", "MENTIONS", "SOURCES", "LABEL", "NAME", "ALSO"), rows, nothing)
+    _print(out, ("ID", "MENTIONS", "SOURCES", "LABEL", "NAME", "PROJECT", "ALSO"), rows, nothing)
     output.next_page(page)
 
 

@@ -12,7 +12,7 @@ from ke.cli import output
 from ke.cli.endings import check_end, seeds_not_fetched, tell_of_letters
 from ke.cli.errors import CommandFailed, ExitCode
 from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, Timeout, Wait, parse_project, receipt_id
-from ke.cli.projects import say_where
+from ke.cli.projects import check_project
 from ke.cli.receipts import clean_up, show
 from ke.cli.session import call
 from ke.cli.telling import tell_more
@@ -45,7 +45,7 @@ def list_jobs(
     async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
         page = await ke.list_jobs(kind=wanted, status=states, project=project, limit=limit, cursor=cursor)
         if project is not None and not page["data"]:
-            await say_where(ke, project, must_exist=True)
+            await check_project(ke, project)
         return page
 
     output.emit(call(api_url, work), output.job_list, as_json=as_json)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ke.cli.text import age, clean, count, duration, local_time, moment, money, printable, shorten, size
 from ke.cli.wording import option_of
+from ke.contracts.counted import counted
 
 Document = Mapping[str, Any]
 STATUS_STYLE: Final[Mapping[str, str]] = {
@@ -41,6 +42,8 @@ _FATES: Final[Mapping[str, tuple[str, str]]] = {
 }
 """What becomes of pages of other jobs, by the state of a cleanup: the document they have, or they themselves."""
 _BLANKS: Final = re.compile(r"\s+")
+_ROW_END: Final = "\x1e"
+"""In the place of a line break behind a row of a table: these stay apart where line breaks go."""
 PIPE_WIDTH: Final = 1000
 """Columns of a table that goes to a file or a pipe: nothing is cut."""
 STORES: Final = ("vectors", "sources", "extractions", "entities", "records", "dead_letters", "pages")
@@ -287,8 +290,7 @@ def _relying(receipt: Document) -> str | None:
     if not pages or not jobs:
         return None
     lose, go = _FATES.get(str(receipt.get("status")), _FATES["running"])
-    whose = "1 page" if pages == 1 else f"{count(pages)} pages"
-    whose += " of 1 other job" if jobs == 1 else f" of {count(jobs)} other jobs"
+    whose = f"{counted(pages, 'page')} of {counted(jobs, 'other job')}"
     fate = (
         f"{go} with it" if receipt.get("scope") == "source" else f"{lose} {'its' if pages == 1 else 'their'} document"
     )
@@ -296,8 +298,8 @@ def _relying(receipt: Document) -> str | None:
     return f"{whose} {fate}: {', '.join(named)}{more}"
 
 
-def search_hits(out: Console, answer: Document) -> None:
-    """Hits, best first: the score, where it is from, and the passage."""
+def search_hits(out: Console, answer: Document, *, with_project: bool) -> None:
+    """Hits, best first: the score, where it is from, and the passage; with the project where all were searched."""
     hits = answer.get("data") or []
     if not hits:
         out.print("Nothing found.")
@@ -312,6 +314,7 @@ def search_hits(out: Console, answer: Document) -> None:
         out.print(heading, no_wrap=True, overflow="ignore", crop=False)
         out.print(Padding(_snippet(hit), (0, 0, 0, 4), expand=False))
         place = Text(f"    source {clean(hit.get('source_id'))}", style="dim")
+        place.append(f"  project {clean(hit.get('project'))}" if with_project else "")
         place.append(f"  {clean(hit['heading'])}" if hit.get("heading") else "")
         out.print(place, no_wrap=True, overflow="ignore", crop=False)
         out.print()
@@ -325,11 +328,20 @@ def _snippet(hit: Document) -> Text:
     text = str(snippet.get("text") or "")
     if not text:
         return Text(shorten(hit.get("text"), SNIPPET_CHARS))
+    text = "".join(_with_row_end(line) for line in text.splitlines(keepends=True))
     shown, place = Text(), 0
     for first, last in snippet.get("marks") or []:
-        shown.append(_BLANKS.sub(" ", printable(text[place:first]))).append(printable(text[first:last]), style="bold")
+        shown.append(_line(text[place:first])).append(printable(text[first:last]), style="bold")
         place = last
-    return shown.append(_BLANKS.sub(" ", printable(text[place:])))
+    return shown.append(_line(text[place:]))
+
+
+def _with_row_end(line: str) -> str:
+    return f"{line[:-1]}{_ROW_END}" if " | " in line and line.endswith("\n") else line
+
+
+def _line(text: str) -> str:
+    return _BLANKS.sub(" ", printable(text.replace(_ROW_END, " / ")))
 
 
 def project_list(out: Console, page: Document) -> None:
@@ -345,18 +357,19 @@ def project_list(out: Console, page: Document) -> None:
     next_page(page)
 
 
-def source_list(out: Console, page: Document) -> None:
-    """One line a source."""
+def source_list(out: Console, page: Document, *, nothing: str) -> None:
+    """One line a source; `nothing` where there is none."""
     sources = page.get("data") or []
     if not sources:
-        out.print("No sources.")
+        out.print(Text(clean(nothing)), soft_wrap=True)
         return
-    table = _table(("ID", "SIZE", "AGE", "URL", "TITLE"), numbers=("SIZE", "AGE"))
+    table = _table(("ID", "SIZE", "AGE", "PROJECT", "URL", "TITLE"), numbers=("SIZE", "AGE"))
     for source in sources:
         table.add_row(
             _cell(source.get("id")),
             size(source.get("bytes")),
             age(source.get("fetched_at")),
+            _cell(source.get("project")),
             _cell(source.get("url")),
             _cell(shorten(source.get("title") or "", 60)),
         )
@@ -479,4 +492,4 @@ def source_text(out: Console, source: Document) -> None:
 
 def letters(number: int) -> str:
     """A number of dead letters, in words."""
-    return "1 dead letter" if number == 1 else f"{number:,} dead letters"
+    return counted(number, "dead letter")

@@ -1,4 +1,4 @@
-"""`ke projects`: the names under which jobs were submitted; and what to say where there is nothing under one."""
+"""`ke projects`: the names under which jobs were submitted; and whether there is one."""
 
 from __future__ import annotations
 
@@ -52,28 +52,19 @@ def clean_up_project(
     )
 
 
-async def say_where(ke: KnowledgeExtractionClient, project: str, *, must_exist: bool) -> None:
-    """Says where else to look, where nothing was found in a project.
-
-    Args:
-        ke: An open client.
-        project: Its name.
-        must_exist: Whether somebody has named it, who is told only when there is no such project.
+async def check_project(ke: KnowledgeExtractionClient, project: str) -> None:
+    """Makes sure that a project exists in which nothing was found.
 
     Raises:
-        CommandFailed: There is none.
+        CommandFailed: There is none; it names those there are.
     """
     page: dict[str, Any] = dict(await ke.list_projects(limit=MAX_READ))
     names = [str(entry["name"]) for entry in page["data"]]
-    others = [name for name in names if name != project]
-    is_known = project in names or page["next_cursor"] is not None
-    if must_exist and not is_known:
-        there_are = f"; there are: {_named(others)}" if others else ": there is none yet"
+    if project not in names and page["next_cursor"] is None:
+        there_are = f"; there are: {_named(names)}" if names else ": there is none yet"
         detail = f"there is no project {project}{there_are}"
         problem = {"type": "urn:ke:problem:not-found", "title": "There is no such thing", "detail": detail}
         raise CommandFailed(detail, ExitCode.NOT_FOUND, problem)
-    if others and not must_exist:
-        output.note(f"Other projects: {_named(others)}")
 
 
 def _named(names: list[str]) -> str:

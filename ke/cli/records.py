@@ -26,6 +26,7 @@ from ke.cli.options import (
 )
 from ke.cli.receipts import clean_up
 from ke.cli.session import call
+from ke.cli.text import local_time
 
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
@@ -73,14 +74,24 @@ def list_sources(
 ) -> None:
     """List the sources of a job, or those of all jobs whose URL begins so: by URL, of each the newest first."""
     if job is None and (url_prefix is None or state is not None):
-        raise wrong_usage("say a job, or --url-prefix alone")
+        raise wrong_usage("say a job (ke jobs list names them), or for the sources of all jobs --url-prefix URL alone")
 
     async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
         if job is None:
             return await ke.find_sources(url_prefix=url_prefix, limit=limit, cursor=cursor)
         return await ke.list_sources(job, state=state, url_prefix=url_prefix, limit=limit, cursor=cursor)
 
-    output.emit(call(api_url, work), output.source_list, as_json=as_json)
+    nothing = _no_sources(job, is_filtered=state is not None or url_prefix is not None)
+    output.emit(call(api_url, work), lambda out, page: output.source_list(out, page, nothing=nothing), as_json=as_json)
+
+
+def _no_sources(job: str | None, *, is_filtered: bool) -> str:
+    """What to say, and where to look, when a list of sources is empty."""
+    if job is None:
+        return "No stored document has such a URL: ke jobs list shows the jobs, ke jobs pages JOB all URLs of one."
+    if is_filtered:
+        return f"No source of the job is so: ke sources list {job} shows all it has."
+    return f"The job has no sources: ke jobs get {job} says how it stands, ke jobs pages {job} what became of each URL."
 
 
 @sources.command("get")
@@ -113,9 +124,12 @@ async def _read(ke: KnowledgeExtractionClient, source: str) -> Mapping[str, Any]
         return await ke.get_source(source)
     page = await _with_url(ke, source, MAX_SAME_URL)
     if len(page["data"]) > 1:
-        others = " ".join(item["id"] for item in page["data"][1:])
-        more = " ..." if page["next_cursor"] else ""
-        output.note(f"This is the newest, {page['data'][0]['id']}; older ones with this URL: {others}{more}")
+        newest, *older = map(_where_from, page["data"])
+        output.note(f"This is the newest document with this URL: {newest}")
+        for item in older:
+            output.note(f"older: {item}")
+        if page["next_cursor"]:
+            output.note(f"There are more: ke sources list --url-prefix {page['data'][0]['url']}")
     return await ke.get_source(page["data"][0]["id"])
 
 
@@ -134,6 +148,12 @@ async def _only_one(ke: KnowledgeExtractionClient, url: str, job: str | None) ->
     named = ", ".join(f"{item['id']} of job {item['job_id']}" for item in fitting[:MAX_SAME_URL])
     more = ", ..." if len(fitting) > MAX_SAME_URL else ""
     raise wrong_usage(f"several documents have this URL: say which, by its id or with --job: {named}{more}")
+
+
+def _where_from(source: Mapping[str, Any]) -> str:
+    """Which of several documents with one URL this is."""
+    fetched = local_time(source["fetched_at"])
+    return f"{source['id']}  fetched {fetched}  project {source['project']}  job {source['job_id']}"
 
 
 @sources.command("forget")

@@ -11,7 +11,7 @@ import typer
 from ke.cli import output
 from ke.cli.errors import wrong_usage
 from ke.cli.options import ApiUrl, Json, parse_job_id, parse_project
-from ke.cli.projects import say_where
+from ke.cli.projects import check_project
 from ke.cli.session import call
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def search(
         typer.Option(metavar="JOB", parser=parse_job_id, help="Only what this job extracted; may be repeated."),
     ] = None,
     project: Annotated[
-        str | None, typer.Option(metavar="NAME", parser=parse_project, help="Only this project.")
+        str | None, typer.Option(metavar="NAME", parser=parse_project, help="Only this project; without: all of them.")
     ] = None,
     url_prefix: Annotated[str | None, typer.Option(metavar="URL", help="Only sources whose URL begins so.")] = None,
     language: Annotated[
@@ -89,7 +89,11 @@ def search(
             rerank=rerank,
         )
         if project is not None and not answer["data"]:
-            await say_where(ke, project, must_exist=True)
+            await check_project(ke, project)
         return answer
 
-    output.emit(call(api_url, work), output.search_hits, as_json=as_json)
+    output.emit(
+        call(api_url, work),
+        lambda out, found: output.search_hits(out, found, with_project=project is None),
+        as_json=as_json,
+    )

@@ -18,7 +18,8 @@ from rich.text import Text
 
 from ke.cli.errors import CommandFailed, ExitCode
 from ke.cli.output import STATUS_STYLE, console, counters_of, letters, limits_of
-from ke.cli.text import clean, count, duration, money, size
+from ke.cli.text import clean, duration, money, size
+from ke.contracts.counted import counted
 from ke.contracts.jobs import TERMINAL
 from ke.contracts.retries import RetryStatus
 
@@ -107,7 +108,7 @@ _NUMBERS: Final = (
 def summary(job: Job) -> str:
     """One line: the state, and the numbers that are not zero."""
     done = counters_of(job)
-    parts = [f"{count(done[key])} {one if done[key] == 1 else many}" for key, one, many in _NUMBERS if done.get(key)]
+    parts = [counted(done[key], one, many) for key, one, many in _NUMBERS if done.get(key)]
     if done.get("dead_letters"):
         parts.append(letters(done["dead_letters"]))
     if done.get("bytes"):

@@ -1,8 +1,11 @@
 """What a cleanup is given and what it answers for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Final, Self
+
+from ke.contracts.counted import counted
 
 
 class CleanupScope(StrEnum):
@@ -46,7 +49,21 @@ class StoreCounts:
         """The sum over the stores."""
         return sum(getattr(self, f.name) for f in fields(self))
 
+    def told(self) -> list[str]:
+        """What there is, without the stores that have nothing: `1 source`, `12 dead letters`."""
+        numbers = ((getattr(self, name), words) for name, words in _WORDS.items())
+        return [counted(number, *words) for number, words in numbers if number]
 
+
+_WORDS: Final[Mapping[str, tuple[str, str]]] = {
+    "vectors": ("vector", "vectors"),
+    "sources": ("source", "sources"),
+    "extractions": ("extraction", "extractions"),
+    "entities": ("entity", "entities"),
+    "dead_letters": ("dead letter", "dead letters"),
+    "pages": ("page", "pages"),
+    "records": ("record", "records"),
+}
 STORES: Final = tuple(f.name for f in fields(StoreCounts))
 
 

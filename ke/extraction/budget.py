@@ -102,7 +102,7 @@ class TokenBudget:
                     return Part(part)
                 if not self._held:
                     raise BudgetSpent(
-                        f"The budget of {self._limit} tokens has {max(0, self._limit - self._spent)} left, and a call "
-                        f"may take {part}."
+                        f"The budget of {self._limit:,} tokens has {max(0, self._limit - self._spent):,} left, "
+                        f"and a call may take {part:,}."
                     )
                 await self._changed.wait()

@@ -1,6 +1,6 @@
 """Markdown as people read it: its words, without its marks and the targets of its links, and where each of them stood.
 
-What is in code stays as it is, but for the marks around it.
+What is in code stays as it is, but for the marks around it. Of a table the bars between cells are left.
 """
 
 import re
@@ -18,6 +18,9 @@ _LINE: Final = re.compile(
     r"^(?:[ ]{0,3}#{1,6}(?=[ \t]|$)[ \t]*|(?:>[ ]?)+|[ ]*\|(?:[ ]*:?-{3,}:?[ ]*\|)+[ ]*(?:\n|$))", re.MULTILINE
 )
 """What a line begins with, of a heading or quote; and the line under a table's head, whole."""
+_ROW: Final = re.compile(r"^[ ]*+\|[^\n]*+$", re.MULTILINE)
+_PIPES: Final = " |"
+_ESCAPED_PIPE: Final = re.compile(r"\\(?=\|)")
 _ESCAPED: Final = re.compile(r"\\(?=[\[\]])")
 _BOLD: Final = re.compile(r"(?<![*\\\w])(\*\*)(?=[^\s*])[^\n]{1,300}?(?<=[^\s\\])(\*\*)(?!\*)")
 _ITALIC: Final = re.compile(r"(?<![*\\\w])(\*)(?=[^\s*])[^*\n]{1,300}?(?<=[^\s*\\])(\*)(?![*\w])")
@@ -80,14 +83,34 @@ def _marks(text: str) -> Iterator[_Span]:
             yield match.start(), match.start(1)
             yield match.end(1), match.end()
             yield from (m.span() for m in _ESCAPED.finditer(text, *match.span(1)))
-    for match in _LINE.finditer(text):
-        if not _touches(blocks, match.span()):
-            yield match.span()
+    yield from _of_lines(text, blocks)
     for pattern in (_BOLD, _ITALIC):
         for match in pattern.finditer(text):
             if not (_touches(code, match.span(1)) or _touches(code, match.span(2))):
                 yield match.span(1)
                 yield match.span(2)
+
+
+def _of_lines(text: str, blocks: list[_Span]) -> Iterator[_Span]:
+    """What lines begin or end with, those in blocks of code aside."""
+    for match in _LINE.finditer(text):
+        if not _touches(blocks, match.span()):
+            yield match.span()
+    for match in _ROW.finditer(text):
+        if not _touches(blocks, match.span()):
+            yield from _around_cells(match)
+
+
+def _around_cells(row: re.Match[str]) -> Iterator[_Span]:
+    """What is before the first cell of a table's row and behind the last one, and what escapes a bar in one."""
+    line, start = row[0], row.start()
+    if not line.rstrip(" ").endswith("|"):
+        return
+    first, last = len(line) - len(line.lstrip(_PIPES)), len(line.rstrip(_PIPES))
+    last += line[:last].endswith("\\")  # the bar is the cell's own
+    yield start, start + first
+    yield start + max(first, last), row.end()
+    yield from (m.span() for m in _ESCAPED_PIPE.finditer(row.string, start + first, start + max(first, last)))
 
 
 def _fenced(text: str) -> Iterator[tuple[_Span, _Span]]:

@@ -115,7 +115,7 @@ class RecordReader:
             raise errors.exceptions[0] from None  # the first one cancelled the others
         data = tuple(record for part in parts for record in part.result())
         if len(data) > MAX_RECORDS:
-            raise SchemaMismatch(f"The answers have {len(data)} records; a source has at most {MAX_RECORDS}.")
+            raise SchemaMismatch(f"The answers have {len(data):,} records; a source has at most {MAX_RECORDS}.")
         return ReadRecords(data, truncated=len(asked) < len(windows))
 
     async def _read_window(
@@ -141,7 +141,7 @@ class RecordReader:
         checked = await self._check(answer.text)
         if checked.errors and answer.cut_off:
             limit = self._client.endpoint.max_output_tokens
-            checked = Checked(errors=(f"The answer was cut off at {limit} tokens.", *checked.errors))
+            checked = Checked(errors=(f"The answer was cut off at {limit:,} tokens.", *checked.errors))
         return answer, checked
 
     async def _call(self, question: Question, spending: Spending) -> Answer:

@@ -56,6 +56,7 @@ class EntityAnswer(_Answer):
     """A named entity of a project: all mentions that mean the same."""
 
     id: str
+    project: str = ""
     name: str = Field(description="Its most frequent spelling")
     label: str = Field(description="What it is: PERSON, ORG, GPE, DATE, ...")
     aliases: list[str] = Field(default_factory=list, description="Other spellings")
@@ -80,7 +81,9 @@ class DeadLetterAnswer(_Answer):
     error_type: str = Field(description="The error's code, such as http-500")
     error_message: str = ""
     attempts: int = Field(0, description="How often it was tried")
-    found_on: str | None = Field(None, description="Of a page: the first one that was found to link to it")
+    found_on: str | None = Field(
+        None, description="Of a page: the first one that was found to link to it; null: a seed or a sitemap named it"
+    )
 
 
 class DeadLettersAnswer(_Answer):
@@ -145,8 +148,10 @@ class SourceAnswer(_Answer):
 
     id: str
     job_id: str
+    project: str = Field("", description="Of the job that stored it")
     url: str
     title: str | None = None
+    fetched_at: str = ""
     text: str = Field(description="Markdown, from `offset` on")
     metadata: dict[str, Any] = Field(default_factory=dict, description="Author, date, language, ... where it says so")
     offset: int = Field(0, description="Characters of the text that come before")
@@ -160,7 +165,9 @@ class PageAnswer(_Answer):
     url: str
     state: str
     reason: str | None = Field(None, description="Why it was skipped or failed, or what it is the same as")
-    found_on: str | None = Field(None, description="The first page that was found to link to it")
+    found_on: str | None = Field(
+        None, description="The first page that was found to link to it; null: a seed or a sitemap named it"
+    )
     source_id: str | None = Field(None, description="The document that has its content")
     source_is_stored: bool | None = Field(
         None, description="Whether that is there; false: it was deleted since, and a re-crawl takes the page anew"
@@ -244,6 +251,7 @@ class Hit(_Answer):
     url: str
     source_id: str
     job_id: str
+    project: str = Field("", description="Of the job that extracted it")
     snippet: dict[str, Any] = Field(
         default_factory=dict,
         description="The part of it with most of the query's words, as plain text; `marks` says where they are",

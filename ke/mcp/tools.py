@@ -55,6 +55,7 @@ Reading = Annotated[
     Literal["thorough", "fast"] | None,
     Field(description="How a page's content is found: well, as by default, or fast, less well on news and blogs"),
 ]
+InProject = Annotated[str | None, Field(description="Only this project; without it: all of them")]
 Cursor = Annotated[str | None, Field(description="`next_cursor` of the call before, for what follows it")]
 Key = Annotated[str | None, Field(description="The same key gives the same job, so that a repeat is safe")]
 
@@ -204,7 +205,7 @@ async def search(
         Literal["dense", "text", "hybrid"], Field(description="By meaning, by words, or by both, which is best")
     ] = "hybrid",
     job_ids: Annotated[list[str] | None, Field(description="Only what these jobs extracted")] = None,
-    project: Annotated[str | None, Field(description="Only this project")] = None,
+    project: InProject = None,
     url_prefix: Annotated[str | None, Field(description="Only pages whose URL begins so")] = None,
     language: Annotated[str | None, Field(description="Only pages in this language, such as `en`")] = None,
     date_from: Annotated[str | None, Field(description="Only pages published on 2026-03-31, say, or later")] = None,
@@ -217,7 +218,10 @@ async def search(
     embedder: Annotated[str | None, Field(description="Whose vectors are asked")] = None,
     rerank: Annotated[str | None, Field(description="`minilm`: a second, slower look at the best")] = None,
 ) -> Annotated[CallToolResult, SearchAnswer]:
-    """Find the passages, among all that jobs have extracted, that answer a question."""
+    """Find the passages, among all that jobs have extracted, that answer a question.
+
+    One page that several projects have stored comes once for each: a hit names its `project`.
+    """
 
     async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
         ids = [job_id_of(job_id) for job_id in job_ids] if job_ids else None
@@ -246,11 +250,14 @@ async def list_entities(
     label: Annotated[
         str | None, Field(description="Only this kind: PERSON, ORG, DATE, ...; all: all; without it: names, no values")
     ] = None,
-    project: Annotated[str, Field(description="The project")] = "default",
+    project: InProject = None,
     limit: Annotated[int, Field(ge=1, le=200, description="Entities, at most")] = 20,
     cursor: Cursor = None,
 ) -> Annotated[CallToolResult, EntitiesAnswer]:
-    """List the people, organisations, places and so on that a project's documents name, most mentioned first."""
+    """List the people, organisations, places and so on that documents name, most mentioned first.
+
+    An entity is one of a project: without `project` it comes once for each that names it.
+    """
     return await answer(
         lambda ke: ke.list_merged_entities(project=project, label=label, q=name, limit=limit, cursor=cursor)
     )

@@ -28,6 +28,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from ke.contracts.cleanup import CleanupInput, CleanupReceipt, ProjectCleanupInput
+from ke.contracts.counted import counted
 from ke.contracts.errors import TemporalUnavailable
 from ke.contracts.jobs import (
     PAUSED_NOTE,
@@ -371,5 +372,5 @@ def _subject(job: JobInput) -> str:
         first, more = job.collect.urls[0][:80], len(job.collect.urls) - 1
         return f"{first} and {more} more" if more else first
     if job.extract is not None and job.extract.source_ids is not None:
-        return f"{len(job.extract.source_ids)} sources"
+        return counted(len(job.extract.source_ids), "source")
     return f"sources of job {job.extract.source_job_id}" if job.extract else ""

@@ -32,11 +32,20 @@ WORKER_IDLE_TIMEOUT_S: Final = 5.0
 """The same for a worker, whose transactions wait for nothing but Postgres: what it holds when it freezes is free
 again after this."""
 MIGRATION_LOCK: Final = 0x6B65  # "ke": any fixed number; only migrations take it
+MIGRATION_LOCK_TIMEOUT_S: Final = 5.0
+"""Seconds for which a migration waits for a table that a transaction holds: while it waits, every other query on that
+table waits behind it."""
+MIGRATION_QUEUE_TIMEOUT_S: Final = 60.0
+"""Seconds for which it waits for another migration, which holds up nobody else."""
 
 _UNAVAILABLE_STATES: Final = ("08", "53", "57P", "40001", "40P01", "55P03", "57014", "25P03")
 """SQLSTATE prefixes after which the same transaction may well succeed: connection errors, resources exhausted,
 shutdown and recovery, serialization failure, deadlock, lock or statement timeout (PostgreSQL manual, appendix A)."""
 _LOCK_NOT_AVAILABLE: Final = "55P03"
+_MIGRATION_BLOCKED: Final = (
+    "The tables were not brought to the newest schema: another transaction holds one of them, or another migration "
+    "is at work. Nothing was changed: run it again, once that has ended"
+)
 
 
 def _async_url(url: str) -> sa.URL:
@@ -197,15 +206,19 @@ def alembic_config(url: str) -> "Config":
 def _upgrade(connection: sa.Connection, config: "Config") -> None:
     from alembic import command  # noqa: PLC0415  as above
 
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_milliseconds(MIGRATION_QUEUE_TIMEOUT_S)}")
     connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_milliseconds(MIGRATION_LOCK_TIMEOUT_S)}")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
 
 async def migrate(url: str) -> None:
-    """Brings the database to the newest schema; two at once wait for each other.
+    """Brings the database to the newest schema, in one transaction; two at once wait for each other.
 
     Raises:
+        RowLocked: A transaction held a table that is to be changed, or another migration was at work, for longer than
+            is waited for; nothing was changed.
         DatabaseUnavailable: Postgres is not there.
     """
     engine = create_async_engine(_async_url(url), poolclass=sa.NullPool, connect_args={"timeout": CONNECT_TIMEOUT_S})
@@ -213,5 +226,7 @@ async def migrate(url: str) -> None:
         with translated_errors():
             async with engine.begin() as connection:
                 await connection.run_sync(_upgrade, alembic_config(url))
+    except RowLocked as error:
+        raise RowLocked(_MIGRATION_BLOCKED) from error
     finally:
         await engine.dispose()

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import page_id
+from ke.storage.arrays import among
 from ke.storage.collect_shards import WHOLE, Shard
 from ke.storage.host_turns import HostTurns, hosts_with_room
 from ke.storage.tables import pages
@@ -103,6 +104,12 @@ async def add_links(connection: AsyncConnection, job_id: uuid.UUID, links: Itera
         }
         await asyncio.sleep(0)
         await connection.execute(_ADD_PAGES, {"job": job_id, **values})
+
+
+async def page_urls(connection: AsyncConnection, page_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """The URLs of the pages with these ids, of whichever jobs, as long as they are there."""
+    found = await connection.execute(sa.select(pages.c.id, pages.c.url).where(among(pages.c.id, page_ids)))
+    return {record.id: record.url for record in found}
 
 
 def host_of(url: str) -> str:

@@ -159,12 +159,16 @@ class ProjectRow:
 
 
 async def list_projects(connection: AsyncConnection, *, limit: int, after_seq: int | None = None) -> list[ProjectRow]:
-    """The projects of which something is left, a job or what one made, in the order of their first jobs."""
+    """The projects of which something is left, a job or what one made, in the order of their first jobs.
+
+    Deleted jobs count for the order too: a project keeps its place in a list that is read while its jobs are deleted.
+    """
     first = sa.func.min(jobs.c.seq)
+    is_left = sa.or_(jobs.c.deleted_at.is_(None), jobs.c.artifacts != Artifacts.CLEANED.value)
     statement = (
         sa.select(first, jobs.c.project, sa.func.count().filter(jobs.c.deleted_at.is_(None)))
-        .where(sa.or_(jobs.c.deleted_at.is_(None), jobs.c.artifacts != Artifacts.CLEANED.value))
         .group_by(jobs.c.project)
+        .having(sa.func.bool_or(is_left))
         .order_by(first)
         .limit(limit)
     )

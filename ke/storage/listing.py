@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,6 +25,9 @@ class SourceRow:
     """Its place in the list it was read from."""
     id: uuid.UUID
     job_id: uuid.UUID
+    """The job that stored it."""
+    project: str
+    """That job's."""
     url: str
     title: str | None
     content_type: str
@@ -47,6 +50,8 @@ class SourceDocument:
 
     id: uuid.UUID
     job_id: uuid.UUID
+    project: str
+    """That job's."""
     url: str
     title: str | None
     text: str
@@ -136,9 +141,13 @@ class RecordRow:
     tokens_out: int
 
 
-SOURCE_COLUMNS = tuple(
-    sources.c[name] for name in ("id", "job_id", "url", "title", "content_type", "content_hash", "bytes", "fetched_at")
+_PROJECT: Final = sa.select(jobs.c.project).where(jobs.c.id == sources.c.job_id).scalar_subquery()
+SOURCE_COLUMNS: Final[tuple[sa.ColumnElement[Any], ...]] = (
+    *(sources.c[name] for name in ("id", "job_id")),
+    _PROJECT,
+    *(sources.c[name] for name in ("url", "title", "content_type", "content_hash", "bytes", "fetched_at")),
 )
+"""What lists tell of a source, in the order of `SourceRow`."""
 
 
 async def list_sources(
@@ -200,7 +209,7 @@ async def get_source(connection: AsyncConnection, source_id: uuid.UUID) -> Sourc
     """
     names = SourceDocument.__dataclass_fields__
     statement = (
-        sa.select(*(sources.c[name] for name in names))
+        sa.select(*(jobs.c.project if name == "project" else sources.c[name] for name in names))
         .join(jobs, jobs.c.id == sources.c.job_id)
         .where(sources.c.id == source_id, jobs.c.artifacts == Artifacts.PRESENT.value)
     )

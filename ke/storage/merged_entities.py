@@ -25,9 +25,10 @@ _HIDDEN: Final = (Artifacts.CLEANING.value, Artifacts.CLEANUP_FAILED.value)
 
 @dataclass(frozen=True, slots=True)
 class EntityFilter:
-    """Which entities of a project are meant: those that fit all that is given."""
+    """Which entities are meant: those that fit all that is given."""
 
-    project: str
+    project: str | None = None
+    """The project that they are of; None: any."""
     label: str | None = None
     """Their label; None: those of names; `ALL_LABELS`: all."""
     prefix: str = ""
@@ -99,12 +100,12 @@ def _is_labelled(label: sa.ColumnElement[str], wanted: str | None) -> sa.ColumnE
 async def list_entities(
     connection: AsyncConnection, which: EntityFilter, *, limit: int, after: Ranked | None = None
 ) -> list[MergedEntity]:
-    """A project's entities, most mentioned first, at most `limit`, from after the place in `after`."""
+    """The entities that fit, most mentioned first, at most `limit`, from after the place in `after`."""
     number = sa.func.count()
     statement = (
         sa.select(entities.c.merged_id, number.label("mentions"))
         .where(
-            entities.c.project == which.project,
+            entities.c.merged_id.is_not(None) if which.project is None else entities.c.project == which.project,
             _is_labelled(entities.c.label, which.label),
             await _visible(connection),
         )

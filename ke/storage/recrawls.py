@@ -14,7 +14,7 @@ from ke.contracts.jobs import ENDED_WELL, Artifacts, CollectSpec
 from ke.contracts.naming import source_cleanup_id
 from ke.contracts.params import specs_of
 from ke.storage.arrays import among
-from ke.storage.frontier import HAD_CONTENT, NO_MORE, EarlierPage, FrontierEntry, Link
+from ke.storage.frontier import HAD_CONTENT, NO_MORE, EarlierPage, FrontierEntry, Link, page_urls
 from ke.storage.jobs import find_job
 from ke.storage.tables import cleanups, jobs, pages, sources
 
@@ -207,8 +207,7 @@ async def still_linked(connection: AsyncConnection, job_id: uuid.UUID, links: Se
     changed has told its links, and one that is gone has none.
     """
     origin_ids = {link.found_on for link in links if link.found_on is not None}
-    urls = sa.select(pages.c.id, pages.c.url).where(among(pages.c.id, origin_ids))
-    here = {record.id: page_id(job_id, record.url) for record in await connection.execute(urls)}
+    here = {origin: page_id(job_id, url) for origin, url in (await page_urls(connection, origin_ids)).items()}
     states = sa.select(pages.c.id, pages.c.state).where(among(pages.c.id, here.values()))
     state_of = {record.id: record.state for record in await connection.execute(states)}
     left: list[Link] = []
@@ -216,7 +215,7 @@ async def still_linked(connection: AsyncConnection, job_id: uuid.UUID, links: Se
         mine = here.get(link.found_on) if link.found_on is not None else None
         state = state_of.get(mine) if mine is not None else None
         if state not in _TOLD_LINKS:
-            left.append((link.url, link.depth, mine if state is not None else link.found_on))
+            left.append((link.url, link.depth, mine))
     return left
 
 

@@ -70,6 +70,8 @@ class FoundChunk:
 
     id: uuid.UUID
     job_id: uuid.UUID
+    project: str
+    """Of the job that made it, as a filter has it."""
     source_id: uuid.UUID
     text: str
     heading: str
@@ -173,6 +175,7 @@ async def visible_chunks(
     columns = (
         extractions.c.id,
         extractions.c.job_id,
+        _maker.c.project,
         extractions.c.source_id,
         extractions.c.text,
         extractions.c.heading,
@@ -181,7 +184,7 @@ async def visible_chunks(
     )
     statement = showable(columns, matching).where(extractions.c.id == sa.any_(_uuids(ids)))
     found = (
-        FoundChunk(r.id, r.job_id, r.source_id, r.text, r.heading, r.url, r.title)
+        FoundChunk(r.id, r.job_id, r.project, r.source_id, r.text, r.heading, r.url, r.title)
         for r in await connection.execute(statement)
     )
     return {chunk.id: chunk for chunk in found}

@@ -1,6 +1,5 @@
 """Stored documents of all jobs by their URLs, in the order of these: of one URL the newest first."""
 
-import uuid
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -65,8 +64,3 @@ def _conditions(url: str | None, url_prefix: str | None, after: tuple[str, int] 
         found.append(sources.c.url.op("~>=~", is_comparison=True)(last))
         found.append(sa.or_(sources.c.url != last, sources.c.seq < seq))
     return found
-
-
-async def url_of_source(connection: AsyncConnection, source_id: uuid.UUID) -> str | None:
-    """The URL of a document; None when it is not there."""
-    return (await connection.execute(sa.select(sources.c.url).where(sources.c.id == source_id))).scalar_one_or_none()

@@ -139,8 +139,8 @@ pages = sa.Table(
     sa.Column("url", sa.Text, nullable=False),
     sa.Column("host", sa.Text, nullable=False, server_default=""),  # host:port, which hosts take turns by
     sa.Column("depth", sa.Integer, nullable=False),
-    # The first page that it was found on; None of seeds, and of what a sitemap named first. Of a re-crawl it may be a
-    # page of the earlier job. No foreign key: that page may be deleted.
+    # The first page that it was found on; None of seeds, and of what a sitemap named first. No foreign key: that page
+    # may be deleted, or, of what a re-crawl begins with, be out of its scope.
     sa.Column("found_on", UUID(as_uuid=True)),
     sa.Column("state", sa.Text, nullable=False, server_default="pending"),
     sa.Column("reason", sa.Text),

@@ -229,7 +229,7 @@ async def test_failed_verification_can_be_made_good(stores: Stores) -> None:
     failed = await run_step(stores, job, "verify_cleanup")
     assert failed.status is CleanupStatus.FAILED
     assert failed.remaining == StoreCounts(vectors=1)
-    assert f"1 points in collection {COLLECTION}" in failed.error
+    assert f"1 point in collection {COLLECTION}" in failed.error
     assert await job_column(stores, job.id, "artifacts") == "cleanup_failed"
     again = await clean(stores, job, run_id="run-2")
     assert again.status is CleanupStatus.CLEANED

@@ -152,15 +152,18 @@ def test_a_project_that_does_not_exist_is_told(
     assert error_of(capsys) == "there is no project x: there is none yet"
 
 
-def test_entities_say_in_which_project_they_were_looked_for(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without --project it is the default one, which is told; when that has none, the others are named."""
+def test_entities_are_of_all_projects_unless_one_is_named(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a search is: without --project none is asked for, and each entity is told with its own."""
+    api.entity["project"] = "lights"
     assert run(["entities", "list"]) == 0
-    assert "These are of the project default" in capsys.readouterr().err
-    api.projects, api.has_entities = ["lights"], False
+    assert "project" not in api.calls[-1].query
+    header, row = capsys.readouterr().out.splitlines()
+    assert (header.index("PROJECT"), row[header.index("PROJECT") :].split()[0]) == (row.index("lights"), "lights")
+    api.has_entities = False
     assert run(["entities", "list"]) == 0
-    shown = capsys.readouterr()
-    assert shown.out == "Nothing found in the project default.\n"
-    assert shown.err == "Other projects: lights\n"
+    assert capsys.readouterr().out == "Nothing found.\n"
+    assert run(["entities", "list", "--project", "docs"]) == 0
+    assert capsys.readouterr().out == "Nothing found in the project docs.\n"
 
 
 def test_projects_are_listed(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,12 +69,25 @@ async def test_what_a_sitemap_names_was_found_on_no_page(lanes: Lanes) -> None:
 
 
 async def test_recrawl_knows_where_the_earlier_crawl_found_a_link(lanes: Lanes) -> None:
-    """What is asked for again names the page of the earlier job, as long as that is there; a broken link its own."""
+    """What is asked for again names this job's page with the link: the earlier job's may be forgotten, or cleaned."""
     lanes.html("/", "/page")
     lanes.html("/page", "/broken")
     first, _ = await lanes.whole(lanes.crawl())
     second, _ = await lanes.whole(replace(lanes.crawl(), recrawl_of=first))
-    assert await origins(lanes, second) == {"/": None, "/page": "/", "/broken": "/page"}
+    told = {"/": None, "/page": "/", "/broken": "/page"}
+    assert await origins(lanes, second) == told
     async with lanes.database.transaction() as connection:
         await connection.execute(sa.delete(pages).where(pages.c.job_id == uuid.UUID(first)))
-    assert await origins(lanes, second) == {"/": None, "/page": None, "/broken": "/page"}
+    assert await origins(lanes, second) == told
+    third, _ = await lanes.whole(replace(lanes.crawl(), recrawl_of=second))
+    assert await origins(lanes, third) == told
+
+
+async def test_recrawl_names_no_page_that_it_has_not(lanes: Lanes) -> None:
+    """What it knows from a page that is out of its scope is asked for again, and has no page to mend in this job."""
+    lanes.html("/", "/page")
+    lanes.html("/page", "/broken")
+    first, _ = await lanes.whole(lanes.crawl())
+    scope = CrawlScope(sitemaps=False, exclude=("/page",))
+    second, _ = await lanes.whole(replace(lanes.crawl(), recrawl_of=first, scope=scope))
+    assert await origins(lanes, second) == {"/": None, "/broken": None}

@@ -195,7 +195,7 @@ async def test_entities_are_listed_and_followed(api: ApiTwin) -> None:
     entity = api.entity
     async with connected(api.url) as client:
         listed = await client.call_tool("list_entities", {"name": "bell", "label": "GPE"})
-        assert api.calls[-1].query == {"project": "default", "label": "GPE", "q": "bell", "limit": "20"}
+        assert api.calls[-1].query == {"label": "GPE", "q": "bell", "limit": "20"}
         near = await client.call_tool("entity_neighbours", {"entity_id": entity["id"], "limit": 3})
         assert (api.calls[-1].path, api.calls[-1].query["limit"]) == (f"/entities/{entity['id']}/neighbours", "3")
         refused = await client.call_tool("entity_neighbours", {"entity_id": "../jobs"})

@@ -1,17 +1,21 @@
 """The schema that the migrations build is the one the code names."""
 
+import asyncio
 import json
 import uuid
 
 import asyncpg
+import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from ke.contracts.errors import RowLocked
 from ke.contracts.ids import merged_entity_id
 from ke.runtime.embedded.postgres import temporary_postgres
+from ke.storage import database
 from ke.storage.database import _async_url, alembic_config, migrate
 from ke.storage.tables import metadata
 from ke.web.urls import host_key
@@ -33,6 +37,44 @@ async def test_migrations_build_exactly_the_tables_of_the_code() -> None:
         finally:
             await engine.dispose()
         assert await _foreign_keys_without_index(url) == []
+
+
+async def test_migration_does_not_wait_long_for_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a table holds up all others that want it: it gives up, has changed nothing, and may be repeated."""
+    monkeypatch.setattr(database, "MIGRATION_LOCK_TIMEOUT_S", 0.2)
+    async with temporary_postgres() as url:
+        await _move(url, "upgrade", "0011")
+        connection = await asyncpg.connect(url)
+        try:
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE pages IN ACCESS SHARE MODE")
+                async with asyncio.timeout(10):
+                    with pytest.raises(RowLocked, match=r"Nothing was changed: run it again"):
+                        await migrate(url)
+            assert await connection.fetchval("SELECT version_num FROM alembic_version") == "0011"
+        finally:
+            await connection.close()
+        await migrate(url)
+
+
+async def test_migration_waits_longer_for_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits behind it; but it does not wait for ever either."""
+    monkeypatch.setattr(database, "MIGRATION_LOCK_TIMEOUT_S", 0.2)
+    async with temporary_postgres() as url:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute("SELECT pg_advisory_lock($1)", database.MIGRATION_LOCK)
+            waiting = asyncio.create_task(migrate(url))
+            done, _ = await asyncio.wait([waiting], timeout=1)
+            assert not done
+            await connection.execute("SELECT pg_advisory_unlock($1)", database.MIGRATION_LOCK)
+            await waiting
+            await connection.execute("SELECT pg_advisory_lock($1)", database.MIGRATION_LOCK)
+            monkeypatch.setattr(database, "MIGRATION_QUEUE_TIMEOUT_S", 0.2)
+            with pytest.raises(RowLocked, match="another migration is at work"):
+                await migrate(url)
+        finally:
+            await connection.close()
 
 
 async def test_checks_of_the_migrations_are_those_of_the_code() -> None:

@@ -1,6 +1,7 @@
 """Pages as a real Chromium shows them. Without one on PATH these tests are skipped, and say so."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -22,9 +23,12 @@ from ke.web import rendering
 from ke.web.chromium import find_chromium
 from ke.web.errors import BrowserFailed, NoBrowser, TooLarge
 from ke.web.fetch import Fetcher
+from ke.web.parse import parse_page
 from ke.web.rendering import Browser, RenderingFetcher
 from tests.integration.lanes import Lanes, running_site
 from tests.integration.web_site import Site, fetcher, site
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def _has_chromium() -> bool:
@@ -84,6 +88,15 @@ async def test_page_is_read_as_its_scripts_have_made_it(pages: Site, net: Fetche
     text = await shown(pages, net, browser)
     assert "Grüße, 世界" in text
     assert '<a href="/next">' in text
+
+
+@needs_chromium
+async def test_page_of_the_example_site_is_written_by_its_script(pages: Site, net: Fetcher, browser: Browser) -> None:
+    """It says what the site's manifest has of it, which a fetch alone does not give."""
+    scripted = json.loads((EXAMPLES / "site.json").read_text())["scripted"]
+    pages.serve("/", (EXAMPLES / "site" / scripted["page"][1:]).read_text(), Content_Type="text/html")
+    text = await shown(pages, net, browser)
+    assert scripted["words"] in parse_page(text.encode(), "text/html", None, pages.url).text
 
 
 @needs_chromium

@@ -2,12 +2,13 @@
 
 import base64
 import json
+import uuid
 
 import pytest
 
 from api import errors, problems
 from api.errors import BadCursor, NotCancellable
-from api.pagination import signing_key, slice_of
+from api.pagination import rank_slice_of, signing_key, slice_of, url_slice_of
 from api.routes.params import preferred_wait_s
 from ke.contracts.errors import NotFound, TemporalUnavailable
 
@@ -90,6 +91,19 @@ def test_no_bit_of_a_cursor_can_be_changed() -> None:
         forged[bit // 8] ^= 1 << bit % 8
         with pytest.raises(BadCursor):
             slice_of(KEY, 1, base64.urlsafe_b64encode(forged).decode().rstrip("="), "jobs")
+
+
+def test_cursors_keep_all_that_the_order_of_their_list_needs() -> None:
+    """A place is written down whole, a URL of any length too, and is none in a list of another order."""
+    url = (f"https://site.example/{'a' * 2027}", -5)
+    by_url = url_slice_of(KEY, 1, None, "list").next_cursor([url, url], tuple)
+    rank = (7, uuid.uuid4())
+    by_rank = rank_slice_of(KEY, 1, None, "list").next_cursor([rank, rank], tuple)
+    assert url_slice_of(KEY, 1, by_url, "list").after == url
+    assert rank_slice_of(KEY, 1, by_rank, "list").after == rank
+    for cursor in (by_url, by_rank):
+        with pytest.raises(BadCursor):
+            slice_of(KEY, 1, cursor, "list")
 
 
 def test_gateways_of_one_database_take_each_others_cursors() -> None:

@@ -1,5 +1,6 @@
 """How values read on a terminal, and which exit code an error gives."""
 
+import functools
 import io
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -248,8 +249,9 @@ def test_a_receipt_shows_every_store() -> None:
 
 def test_tables_in_a_pipe_are_not_cut() -> None:
     """A long URL stays whole, and markup in it is text."""
+    sources = functools.partial(output.source_list, nothing="No sources.")
     url = f"https://example.com/[bold]{'x' * 300}"
-    text = rendered(output.source_list, {"data": [{"id": "1", "url": url, "title": "t"}], "next_cursor": None})
+    text = rendered(sources, {"data": [{"id": "1", "url": url, "title": "t"}], "next_cursor": None})
     assert url in text
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 import pytest
 
 from examples.serve import read_delays
+from ke.web.parse import parse_page
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SITE = EXAMPLES / "site"
@@ -141,6 +142,15 @@ def test_the_pdf_and_the_slow_page_are_linked(walk, manifest):
     assert [manifest["document"]["page"]] == [path for path in walk.depths if path.endswith(".pdf")]
     assert read_delays(SITE / "_delays") == dict.fromkeys(manifest["paths"]["slow"], 2.0)
     assert set(manifest["paths"]["slow"]) <= walk.depths.keys()
+
+
+def test_the_scripted_page_says_without_its_script_only_what_it_is(walk, manifest):
+    """It is linked, its own text is there to be read, and what its script writes stands nowhere in the file."""
+    scripted = manifest["scripted"]
+    text = file_of(scripted["page"]).read_text(encoding="utf-8")
+    assert scripted["page"] in walk.depths
+    assert scripted["words"] not in text
+    assert "worked out by its script" in parse_page(text.encode(), "text/html", None, ORIGIN).text
 
 
 def test_redirects_end_at_a_page(walk):

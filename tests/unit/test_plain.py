@@ -27,7 +27,7 @@ def test_marks_are_left_out_and_code_stays() -> None:
     """Words of links, headings, quotes, tables and emphasis are left; in code everything but the marks around it."""
     assert Plain.of(PAGE).text == (
         "The lamps\n\nSee the first lamp, bold and italic too, **raw** and this.\nquoted words\n- an item\n\n"
-        "| name | lit |\n| Bell Rock | 1811 |\n\nf(**a, **b)  # [no](http://link.example/)\n# no heading\nafter it"
+        "name | lit\nBell Rock | 1811\n\nf(**a, **b)  # [no](http://link.example/)\n# no heading\nafter it"
     )
 
 
@@ -42,6 +42,9 @@ def test_marks_are_left_out_and_code_stays() -> None:
         ("the end of code\n```\nand **more**", "the end of code\nand **more**"),
         ("~~~\n**raw**\n~~~\n**read**", "**raw**\nread"),
         ("**[all](http://site.example/) of it**", "all of it"),
+        ("| a \\| b |  | c |\n|---|---|---|\n|  | **d** | e \\| |", "a | b |  | c\nd | e |"),
+        ("| a\n| b \\|\n|  |\nc | d |", "| a\nb |\n\nc | d |"),
+        ("```\n| a |\n```", "| a |\n"),
         ("snake_case __init__ #5 #!", "snake_case __init__ #5 #!"),
     ],
 )
@@ -62,7 +65,9 @@ def test_each_character_knows_where_it_stood(markdown: str) -> None:
     assert places[-1] == len(plain.text)
 
 
-@pytest.mark.parametrize("mark", ["**a ", "`a ", "*a ", "[a](http://x ", "\\[", "[\\", "|---", "> ", "```\n", "#"])
+@pytest.mark.parametrize(
+    "mark", ["**a ", "`a ", "*a ", "[a](http://x ", "\\[", "[\\", "|---", "| ", "\\|", "> ", "```\n", "#"]
+)
 def test_nothing_but_marks_is_read_in_a_moment(mark: str) -> None:
     """A page cannot hold the gateway up."""
     started_s = time.process_time()

@@ -149,7 +149,7 @@ async def test_incomplete_cleanup_fails_and_can_be_started_again(client: Client,
         cause = await failure_of(await start(client, job))
     assert isinstance(cause, ApplicationError)
     assert cause.type == "cleanup-incomplete"
-    assert f"1 points in collection {COLLECTION}" in cause.message
+    assert f"1 point in collection {COLLECTION}" in cause.message
     failed = await receipt_of(stores, job)
     assert (failed.status, failed.remaining, failed.error) == (
         CleanupStatus.FAILED,

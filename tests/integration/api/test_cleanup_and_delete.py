@@ -103,12 +103,13 @@ async def test_delete_record_after_a_cleanup_deletes_it_too(api: ApiStack) -> No
 
 async def test_delete_asks_what_becomes_of_the_artifacts(api: ApiStack) -> None:
     """A job with artifacts is deleted only when the caller says what becomes of them; both choices work."""
-    job = await _crawl(api)
+    job = await _crawl(api, n_dead_letters=1)
     answer = await api.http.delete(f"/jobs/{job.id}")
     problem = answer.json()
     assert (answer.status_code, problem["type"]) == (409, "urn:ke:problem:artifacts-present")
     assert problem["choices"] == ["cleanup=true", "cleanup=false"]
     assert "12 vectors" in problem["detail"]
+    assert "1 dead letter," in problem["detail"]
     assert (await api.http.delete(f"/jobs/{job.id}", params={"cleanup": "false"})).status_code == 204
     assert (await api.http.get(f"/jobs/{job.id}")).status_code == 404
     assert asdict(await store_counts(api.stores.database, api.stores.vectors, job.id)) == asdict(job.counts)

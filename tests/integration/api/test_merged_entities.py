@@ -53,6 +53,14 @@ async def listed(api: ApiStack, project: str, **filters: Any) -> list[dict[str, 
     return found
 
 
+async def test_without_a_project_the_entities_of_all_are_listed(api: ApiStack) -> None:
+    """One name in two projects is two entities, each with its project."""
+    names = {(await a_project(api))[0], (await a_project(api))[0]}
+    found = [e async for e in api.ke.iterate_merged_entities(label="GPE", q="bell rock") if e["project"] in names]
+    assert {(entity["project"], entity["mentions"]) for entity in found} == {(name, 4) for name in names}
+    assert len(found) == len(names)
+
+
 async def test_mentions_of_one_name_are_one_entity(api: ApiStack) -> None:
     """Spellings are merged by label, with the most frequent one as the name; numbers are of mentions and documents."""
     project, job = await a_project(api)

@@ -75,6 +75,18 @@ async def test_projects_are_listed_while_anything_is_left_of_them(api: ApiStack)
     assert await listed(200) == [(second, 1)]
 
 
+async def test_project_keeps_its_place_when_its_first_job_is_deleted(api: ApiStack) -> None:
+    """While a list is read page by page, no project comes twice."""
+    first, second = _name(), _name()
+    job = await _crawl(api, first)
+    await _crawl(api, second)
+    await _crawl(api, first)
+    before = [entry["name"] for entry in (await api.ke.list_projects(limit=200))["data"]]
+    assert (await api.http.post(f"/jobs/{job.id}/cleanup", headers=WAIT)).json()["status"] == "cleaned"
+    assert (await api.http.delete(f"/jobs/{job.id}")).status_code == 204
+    assert [entry["name"] for entry in (await api.ke.list_projects(limit=200))["data"]] == before
+
+
 async def test_project_with_active_jobs_is_refused_naming_them(api: ApiStack) -> None:
     """Nothing is started while a job of the project is active; the refusal names it."""
     project = _name()

@@ -12,6 +12,7 @@ from ke.contracts.jobs import Artifacts
 from ke.storage.search import prefer_indexes
 from ke.storage.sources_by_url import by_url
 from ke.storage.tables import jobs, sources
+from ke.web.urls import MAX_URL_CHARS
 from tests.integration.api.stack import ApiStack
 from tests.seeding import Seeded, seed_crawl
 
@@ -55,6 +56,7 @@ async def test_documents_are_found_by_the_beginning_of_their_urls(api: ApiStack)
         ("a/deep", str(second.id)),
         ("b", str(first.id)),
     ]
+    assert {source["project"] for source in found} == {"default"}
     of_job = await api.ke.list_sources(str(first.id), url_prefix=f"{site}/docs/%25_")
     assert [source["url"] for source in of_job["data"]] == [f"{site}/docs/%25_c"]
     assert [s["id"] async for s in api.ke.iterate_found_sources(url_prefix=f"{site}/docs/")] == [s["id"] for s in found]
@@ -75,19 +77,28 @@ async def test_document_is_found_by_its_url_in_any_spelling(api: ApiStack) -> No
 
 
 async def test_what_is_asked_for_by_no_url_is_refused(api: ApiStack) -> None:
-    """Neither of the two, both, what is no URL, and a list whose place is gone: a problem each."""
+    """Neither of the two, both, what is no URL, and a cursor of another list: a problem each."""
     site = f"https://{uuid.uuid4()}.example"
-    job = await _stored(api, site, ["/a", "/b"])
+    await _stored(api, site, ["/a", "/b"])
     for params in ({}, {"url": f"{site}/a", "url_prefix": site}, {"url": "ftp://site.example/"}):
         answer = await _find(api, **params)
         assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "url")
     cursor = (await _find(api, url_prefix=site, limit=1)).json()["next_cursor"]
     other = await _find(api, url_prefix=f"{site}/", cursor=cursor)
     assert other.json()["type"] == "urn:ke:problem:bad-cursor"
+
+
+async def test_list_goes_on_behind_a_document_that_was_deleted_meanwhile(api: ApiStack) -> None:
+    """A cursor holds its place itself, also that of the longest URL, so nothing is left out and nothing comes twice."""
+    site = f"https://{uuid.uuid4()}.example"
+    longest = f"/b{'b' * (MAX_URL_CHARS - len(site) - 2)}"
+    job = await _stored(api, site, ["/a", longest, "/c"])
+    cursor = (await _find(api, url_prefix=site, limit=2)).json()["next_cursor"]
     async with api.stores.database.transaction() as connection:
-        await connection.execute(sa.text("UPDATE sources SET url = '' WHERE id = :id"), {"id": job.sources[0]})
-        await connection.execute(sa.text("DELETE FROM sources WHERE id = :id"), {"id": job.sources[0]})
-    assert (await _find(api, url_prefix=site, cursor=cursor)).json()["type"] == "urn:ke:problem:bad-cursor"
+        await connection.execute(sa.delete(sources).where(sources.c.id.in_(job.sources[:2])))
+    rest = (await _find(api, url_prefix=site, limit=2, cursor=cursor)).json()
+    assert [source["url"] for source in rest["data"]] == [f"{site}/c"]
+    assert rest["next_cursor"] is None
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,31 @@ def test_search_shows_the_snippet_and_that_there_may_be_more(ke: RunKe, api: Api
     assert "There may be more" in done.stdout
 
 
+def test_search_keeps_the_rows_of_a_table_apart(ke: RunKe, api: ApiTwin) -> None:
+    """A snippet is shown in one piece, whose line breaks are gone: a slash ends a row, and marks stay."""
+    snippet = {"text": "The towers\n\nName | Height\nBell Rock | 35 m\n\nmore", "start": 0, "marks": [[26, 30]]}
+    api.hits = [{"text": "", "snippet": snippet, "url": "https://e.com/", "id": "1"}]
+    assert "The towers Name | Height / Bell Rock | 35 m / more" in ke("search", "bell").stdout
+
+
+def test_an_empty_list_of_sources_says_where_to_look(ke: RunKe, api: ApiTwin) -> None:
+    """Which command goes on depends on what was asked for; without anything to go by it is wrong usage."""
+    job = api.add_job("completed")
+    assert f"ke jobs get {job}" in ke("sources", "list", job).stdout
+    assert f"ke sources list {job}" in ke("sources", "list", job, "--state", "failed").stdout
+    assert "ke jobs list" in ke("sources", "list", "--url-prefix", "https://e.com/").stdout
+    assert "ke jobs list" in ke("sources", "list").stderr
+    assert api.sources == []
+
+
+def test_search_over_all_projects_names_that_of_each_hit(ke: RunKe, api: ApiTwin) -> None:
+    """A page that two projects have comes twice, and each hit tells whose it is; of one project that goes unsaid."""
+    api.hits = [{"text": "a lamp", "url": "https://e.com/", "project": name, "id": name} for name in ("docs", "blog")]
+    everywhere = ke("search", "lamps").stdout
+    assert [name in everywhere for name in ("project docs", "project blog")] == [True, True]
+    assert "project docs" not in ke("search", "lamps", "--project", "docs").stdout
+
+
 def test_entities_are_listed_and_followed(ke: RunKe, api: ApiTwin) -> None:
     """Filters reach the gateway; a table shows spellings without what would steer a terminal, and where to go on."""
     listed = ke("entities", "list", "--project", "docs", "--label", "GPE", "--name", "bell", "--limit", "5")
@@ -69,9 +94,13 @@ def test_entities_are_listed_and_followed(ke: RunKe, api: ApiTwin) -> None:
 
 
 def test_a_source_is_read_by_its_url(ke: RunKe, api: ApiTwin) -> None:
-    """The newest of those with the URL is shown, the others are named; a URL of none is exit code 4."""
+    """The newest of those with the URL is shown, the others are told with day, project and job; none is exit code 4."""
     url = "https://e.com/page"
-    first, second = ({"id": str(uuid.uuid4()), "url": url, "text": text} for text in ("new text", "old text"))
+    first, second = (
+        {"id": str(uuid.uuid4()), "job_id": str(uuid.uuid4()), "project": project, "url": url, "text": text}
+        | {"fetched_at": f"{day}T12:00:00Z"}
+        for project, text, day in (("blog", "new text", "2026-03-02"), ("docs", "old text", "2026-01-01"))
+    )
     api.sources = [first]
     alone = ke("sources", "get", url)
     assert (alone.returncode, alone.stderr) == (0, "")
@@ -80,7 +109,10 @@ def test_a_source_is_read_by_its_url(ke: RunKe, api: ApiTwin) -> None:
     api.sources.append(second)
     several = ke("sources", "get", url, "--json")
     assert document(several)["id"] == first["id"]
-    assert f"older ones with this URL: {second['id']}" in several.stderr
+    newest, older = several.stderr.splitlines()
+    for line, source, day in ((newest, first, "2026-03-02"), (older, second, "2026-01-01")):
+        assert all(part in line for part in (source["id"], source["job_id"], f"project {source['project']}", day))
+    assert older.startswith("older: ")
     assert "old text" in ke("sources", "get", second["id"]).stdout
     missing = ke("sources", "get", "https://e.com/none")
     assert (missing.returncode, missing.stdout) == (4, "")
