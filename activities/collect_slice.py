@@ -1,6 +1,5 @@
 """One slice of the collect lane: fetches the frontier page by page and commits in batches."""
 
-import asyncio
 import time
 import uuid
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from activities.reach import Reach
 from activities.recrawling import Recrawl
 from activities.seeding import Seeding
 from activities.splitting import Splitting
+from activities.under_way import PagesUnderWay
 from activities.waiting_note import WaitingNote, not_due, paced_by
 from ke.contracts.activities import CollectSlice, SliceReport
 from ke.contracts.jobs import Counters, CrawlLimits, Lane
@@ -26,7 +26,6 @@ from ke.runtime.pool import CpuPool
 from ke.storage import frontier
 from ke.storage.collect_batches import skip_batch, write_batch
 from ke.storage.collect_shards import Held
-from ke.storage.collecting import PageOutcome
 from ke.storage.database import Database
 from ke.storage.frontier import FrontierEntry, FrontierState
 from ke.storage.host_pauses import held_hosts, keep_hosts
@@ -44,7 +43,7 @@ from ke.web.urls import canonicalize, host_key
 
 BATCH_PAGES: Final = 48
 """Pages of one host that are fetched, or being fetched, and not committed: what a killed worker's successor fetches
-again, at most."""
+again, at most; those that a host which is alone has claimed ahead among them."""
 LEAST_BATCH: Final = 16
 """Pages worth a commit, where a crawl of many hosts has more than that under way."""
 BATCH_SECONDS: Final = 0.5
@@ -53,8 +52,6 @@ OTHERS_S: Final = 0.5
 """Seconds between two looks at what the other shards of a lane do, where this one has nothing to do itself."""
 IDLE_S: Final = 2.0
 """Seconds after which a slice of a shard that has nothing to do ends, and leaves its place to another one."""
-REMEMBERED_LINKS: Final = 200_000
-"""Links that a slice remembers as already in the frontier, to spare the database."""
 
 
 class CollectRun:
@@ -97,11 +94,7 @@ class CollectRun:
         self._seeding = Seeding(self._job_id, self._hold.writing, self._reach, beat, self._reads_sitemaps)
         self._shares = HostShares(gate, spec.rate.concurrency, BATCH_PAGES)
         self._turns = HostTurns()
-        self._tasks: dict[asyncio.Task[PageOutcome], tuple[FrontierEntry, int]] = {}
-        self._buffer: list[PageOutcome] = []
-        self._buffered_at = 0.0
-        self._known_links: set[str] = set()
-        self._reader = self._read_with(Recrawl.of(spec, None))
+        self._pages = PagesUnderWay(self._read_with(Recrawl.of(spec, None)))
         self._started = 0
         self._note = WaitingNote(self._hold.write_note)
         self._idle_since: float | None = None
@@ -122,11 +115,11 @@ class CollectRun:
         """
         await self._prepare()
         try:
-            if self._tasks:
+            if self._pages.to_come:
                 await self._take()
             note = await self._loop()
         finally:
-            await self._abandon()
+            await self._break_off(started_too=True)
         return await self._finish(note)
 
     # Before the first page
@@ -179,7 +172,7 @@ class CollectRun:
         """Learns of the job that is crawled again: what it has seen is in reach before the seeds are asked for."""
         await self._widen(connection, earlier)
         self._older = await older_jobs(connection, earlier, self._spec)
-        self._reader = self._read_with(Recrawl.of(self._spec, await earlier_spec(connection, earlier)))
+        self._pages.reader = self._read_with(Recrawl.of(self._spec, await earlier_spec(connection, earlier)))
 
     async def _take_up(self, connection: AsyncConnection) -> None:
         """Goes on where the slice before has ended, and takes back what it had claimed if it is dead."""
@@ -221,11 +214,11 @@ class CollectRun:
             over = self._slice_over()
             limit = self._limit_reached()
             await self._fill_up(limit, over=over)
-            if self._tasks:
+            if self._pages.to_come:
                 await self._take()
                 continue
             await self._flush(claim=True)
-            if self._tasks:
+            if self._pages.to_come:
                 continue
             at_limit = limit is not None and self._limit_reached() is not None
             if at_limit and not await self._others_at_work():
@@ -253,8 +246,9 @@ class CollectRun:
         """
         if not over and limit is None:
             await self._fill()
-        elif self._tasks and (over or self._budget.reached(self._totals, 0, 0) is not None):
-            await self._give_back_waiting()
+        elif self._pages.to_come and (over or self._budget.reached(self._totals, 0, 0) is not None):
+            # The next slice waits for a slow host as well.
+            await self._break_off(started_too=False)
 
     def _is_idle(self, state: FrontierState) -> bool:
         """Whether there has been nothing to do for a while, and others may find more."""
@@ -297,19 +291,11 @@ class CollectRun:
 
     def _limit_reached(self) -> str | None:
         """The limit that forbids another fetch."""
-        return self._budget.reached(self._totals, self._under_way, self._reserved)
+        return self._budget.reached(self._totals, self._pages.number, self._pages.reserved)
 
     @property
     def _totals(self) -> Counters:
         return self._hold.totals
-
-    @property
-    def _under_way(self) -> int:
-        return len(self._tasks) + len(self._buffer)
-
-    @property
-    def _reserved(self) -> int:
-        return sum(most for _, most in self._tasks.values()) + sum(o.bytes for o in self._buffer)
 
     async def _fill(self) -> None:
         """Claims pages and starts them."""
@@ -321,8 +307,10 @@ class CollectRun:
 
     def _wanted(self, *, with_commit: bool = False) -> int:
         """Pages to claim, as far as the hosts go; 0 as long as there are enough under way to spare a transaction."""
-        self._shares.count(self._started_entries(), self._waiting_entries())
-        if not (with_commit or self._shares.wants_more()):
+        self._shares.count(self._pages.started(), self._pages.waiting())
+        # What has come of a host that is alone is committed soon, and the next pages are claimed with it.
+        is_soon = self._shares.is_alone and bool(self._pages.came)
+        if not with_commit and (is_soon or not self._shares.wants_more()):
             return 0
         return max(0, min(self._shares.total_room, self._piece.max_pages - self._started))
 
@@ -333,8 +321,8 @@ class CollectRun:
             The pages, and how many bytes each may have where the crawl limits them.
         """
         await self._look(connection)
-        pages_left = self._budget.pages_left(self._totals, self._under_way + self._hold.others.pages)
-        left = self._budget.bytes_left(self._totals, self._reserved + self._hold.others.bytes)
+        pages_left = self._budget.pages_left(self._totals, self._pages.number + self._hold.others.pages)
+        left = self._budget.bytes_left(self._totals, self._pages.reserved + self._hold.others.bytes)
         most = None if left is None else min(left, self._fetcher.max_bytes)
         room = min(wanted, pages_left)
         if left is not None:
@@ -351,8 +339,7 @@ class CollectRun:
         self._started += len(claimed)
         if claimed:
             self._idle_since = None
-        for entry in claimed:
-            self._tasks[asyncio.create_task(self._reader.read(entry, max_bytes=most))] = (entry, self._share(most))
+        self._pages.begin(claimed, most=most, share=self._share(most))
 
     def _share(self, most: int | None) -> int:
         """The bytes that a fetch reserves."""
@@ -360,7 +347,7 @@ class CollectRun:
 
     def _held(self, more: int = 0, most: int = 0) -> Held:
         """What is under way, with so many pages more, each of so many bytes at most."""
-        return Held(self._under_way + more, self._reserved + more * most, self._budget.out_of_bytes)
+        return Held(self._pages.number + more, self._pages.reserved + more * most, self._budget.out_of_bytes)
 
     async def _claim_pages(self, connection: AsyncConnection, limit: int, pages_left: int) -> list[FrontierEntry]:
         if self._piece.retrying:
@@ -383,37 +370,26 @@ class CollectRun:
 
     async def _take(self) -> None:
         """Waits for finished pages and commits them when there are enough, or no more are to be expected soon."""
-        done, _ = await asyncio.wait(self._tasks, timeout=BATCH_SECONDS / 2, return_when=asyncio.FIRST_COMPLETED)
+        outcomes = await self._pages.wait(BATCH_SECONDS / 2)
         # Each wait of a page has its own limit, and a host may ask for one of minutes.
         self._beat.progress()
         await self._note.tell(
-            paced_by(self._gate, (entry.host or host_key(entry.url) for entry in self._waiting_entries()))
+            paced_by(self._gate, (entry.host or host_key(entry.url) for entry in self._pages.waiting()))
         )
-        for task in done:
-            outcome = task.result()
-            del self._tasks[task]
-            if not self._buffer:
-                self._buffered_at = time.monotonic()
-            self._budget.out_of_bytes |= outcome.reason == "max_bytes"
-            self._buffer.append(self._without_known_links(outcome))
-        waited = time.monotonic() - self._buffered_at
+        self._budget.out_of_bytes |= any(outcome.reason == "max_bytes" for outcome in outcomes)
         # A host's share is claimed anew while these are kept, and may all be fetched before the next look.
-        busy = 0 if self._shares.is_alone else len(self._tasks)
+        busy = 0 if self._shares.is_alone else self._pages.to_come
         enough = max(LEAST_BATCH, BATCH_PAGES - max(busy, self._shares.most))
-        if self._buffer and (len(self._buffer) >= enough or waited >= BATCH_SECONDS or self._shares.is_dry):
+        came = len(self._pages.came)
+        is_last = self._shares.is_dry and self._pages.to_come < self._shares.most
+        if came and (came >= enough or self._pages.came_since_s >= BATCH_SECONDS or is_last):
             await self._flush(claim=True)
-
-    def _without_known_links(self, outcome: PageOutcome) -> PageOutcome:
-        fresh = tuple(link for link in outcome.links if link not in self._known_links)
-        if len(self._known_links) < REMEMBERED_LINKS:
-            self._known_links.update(fresh)
-        return replace(outcome, links=fresh)
 
     async def _flush(self, *, claim: bool = False) -> None:
         """Commits what has come, and claims the next pages with it where it may."""
-        if not self._buffer:
+        if not self._pages.came:
             return
-        batch, self._buffer = self._buffer, []
+        batch = self._pages.take()
         claimed: list[FrontierEntry] = []
         most: int | None = None
 
@@ -444,7 +420,7 @@ class CollectRun:
         """Which limit ends a lane of these totals; None when there is none, or more to look at than them."""
         # Links that may be left are to be skipped as well, so that a re-crawl of this job knows of them.
         has_more = self._may_have_links_left or self._piece.retrying or not self._hold.shard.is_whole
-        if self._tasks or self._beat.stopping or has_more:
+        if self._pages.to_come or self._beat.stopping or has_more:
             return None
         return self._budget.reached(totals, 0, 0)
 
@@ -459,37 +435,14 @@ class CollectRun:
             return await self._state()
         return state, reason
 
-    def _started_entries(self) -> list[FrontierEntry]:
-        """The claimed pages whose request has begun."""
-        return [entry for entry, _ in self._tasks.values() if entry.id in self._reader.started]
-
-    def _waiting_entries(self) -> list[FrontierEntry]:
-        """The claimed pages that wait for their turn at their host."""
-        return [entry for entry, _ in self._tasks.values() if entry.id not in self._reader.started]
-
     # The end
 
-    async def _give_back_waiting(self) -> None:
-        """Gives back the pages that only wait for their turn at a slow host: the next slice waits as well."""
-        await self._break_off([t for t, (entry, _) in self._tasks.items() if entry.id not in self._reader.started])
-
-    async def _abandon(self) -> None:
-        """Breaks off what is under way."""
-        await self._break_off(list(self._tasks))
-
-    async def _break_off(self, tasks: Sequence[asyncio.Task[PageOutcome]]) -> None:
-        """Ends these tasks; what had come is kept, the rest goes back into the frontier."""
-        if not tasks:
+    async def _break_off(self, *, started_too: bool) -> None:
+        """Ends what is under way; what had come is kept, the rest goes back into the frontier."""
+        lost = await self._pages.break_off(started_too=started_too)
+        if not lost:
             return
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        entries = [self._tasks.pop(task)[0] for task in tasks]
-        came = [result for result in results if isinstance(result, PageOutcome)]
-        self._buffer.extend(self._without_known_links(outcome) for outcome in came)
-        kept = {outcome.entry.id for outcome in came}
         async with self._database.transaction() as connection:
-            lost = [entry.id for entry in entries if entry.id not in kept]
             await frontier.release_pages(connection, self._job_id, claim=self._hold.claim, ids=lost)
 
     async def _finish(self, note: str | None) -> SliceReport:

@@ -19,8 +19,8 @@ class ForgettingActivities(contract.ForgettingActivities):
     async def list_replaced_sources(self, page: ReplacedPage) -> ReplacedSources:
         """The next documents that a re-crawl which ended well has replaced, and that are still there."""
 
-        async def body(_beat: Beat) -> ReplacedSources:
+        async def body(beat: Beat) -> ReplacedSources:
             async with self._database.transaction() as connection:
-                return await replaced_sources(connection, page)
+                return await replaced_sources(connection, page, beat.progress)
 
         return await run_with_heartbeat(body)

@@ -61,13 +61,13 @@ class Seeding:
             here: dict[uuid.UUID | None, uuid.UUID | None] = {None: None}
             here |= {origin: page_id(self.job_id, url) for origin, url in urls.items()}
             selected = await self._followed(found)
-            common += sum(link.url not in seeds for link in selected)
+            common += sum(link.url not in seeds and not link.is_gone for link in selected)
             asked_first = [link for link in selected if not self._is_for_later(link)]
             await self._add([(link.url, link.depth, here.get(link.found_on)) for link in asked_first])
         return common
 
     async def links_left(self, job_id: uuid.UUID) -> None:
-        """Adds the links that were broken in an earlier job, where they are not mended.
+        """Adds what an earlier job found gone and is still stored, and broken links that are not mended.
 
         Call it when all else is fetched: what has become of the page that had such a link tells. If it has changed, its
         links are in the frontier, this one among them or not; so are those of the sitemaps.
@@ -76,7 +76,7 @@ class Seeding:
         while after is not None and not self.beat.stopping:
             async with self.writing() as connection:
                 found, after = await earlier_frontier(connection, job_id, after)
-            broken = [link for link in found if link.found_on is not None and self._is_for_later(link)]
+            broken = [link for link in found if link.is_gone or (link.is_broken and link.found_on is not None)]
             selected = await self._followed(broken)
             if selected:
                 async with self.writing() as connection:
@@ -85,11 +85,13 @@ class Seeding:
             self.beat.progress()
 
     def _is_for_later(self, link: EarlierLink) -> bool:
-        """Whether a link was broken, and what this job reads itself can tell whether it still is there.
+        """Whether a link was broken, or gone, and what this job reads itself can tell whether it still is there.
 
         What no page had, one link away from the seeds, is of a sitemap.
         """
-        return link.is_broken and (link.found_on is not None or (self.reads_sitemaps and link.depth == 1))
+        if link.is_broken:
+            return link.found_on is not None or (self.reads_sitemaps and link.depth == 1)
+        return link.is_gone
 
     async def _followed(self, found: Sequence[EarlierLink]) -> list[EarlierLink]:
         """Those that this job follows, less deep ones first."""
@@ -102,7 +104,7 @@ class Seeding:
         for depth, links in sorted(by_depth.items()):
             # One that is spelled in another way now is another page.
             selected = await self.reach.select(tuple(links), depth)
-            followed += [links.get(url) or EarlierLink(url, depth, None, is_broken=False) for url in selected]
+            followed += [links.get(url) or EarlierLink(url, depth, None) for url in selected]
         return followed
 
     async def _add(self, links: Sequence[Link]) -> None:

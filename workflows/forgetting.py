@@ -48,7 +48,7 @@ class ForgettingWorkflow:
             )
             check_wanted()
             forgetting = await self._forget(forgetting, page)
-            is_more = len(page.cleanups) == number
+            is_more = len(page.cleanups) == number if page.is_more is None else page.is_more
         check_wanted()
         if is_more:
             workflow.continue_as_new(forgetting)

@@ -106,7 +106,7 @@ def blocked(row: JobRow, by: Sequence[Any]) -> Conflict:
     """Why a cleanup must wait for other jobs."""
     names = ", ".join(map(str, by[:10])) + (f" and {len(by) - 10} more" if len(by) > 10 else "")  # noqa: PLR2004
     return JobActive(
-        f"Active jobs extract from this job's sources: {names}. Cancel them, or wait for their end.",
+        f"Active jobs rely on this job's sources: {names}. Cancel them, or wait for their end.",
         **about(row),
         blocked_by=[str(job) for job in by],
     )

@@ -55,6 +55,8 @@ def doctor(
     record = call(api_url, lambda ke: _examine(ke, repair=repair, max_share=max_share, timeout_s=timeout))
     browser, why = _find_browser()
     output.emit({**record, "browser": browser}, lambda out, _: _show(out, record), as_json=as_json)
+    if browser is not None and not as_json:
+        output.note(f"Jobs with --browser have {browser}, as far as their workers are on this machine.")
     if browser is None:
         output.note(f"{why} Until then jobs with --browser fail, unless their workers are on other machines.")
     if not _is_healthy(record):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -92,16 +92,23 @@ def emit(document: Any, view: Callable[[Console, Any], None], *, as_json: bool) 
     view(console(), document)
 
 
+_IDS: Final = frozenset({"ID", "EARLIER SOURCE"})
+_ID_CHARACTERS: Final = 36
+
+
 def _status(value: Any) -> Text:
     name = str(value or "-")
     return Text(name, style=STATUS_STYLE.get(name, ""))
 
 
 def _table(columns: Sequence[str], *, numbers: Iterable[str] = ()) -> Table:
+    """Where there is little room ids stay whole, and all else is cut."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     right = frozenset(numbers)
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", no_wrap=True, overflow="ellipsis")
+        least = _ID_CHARACTERS if name in _IDS else None
+        justify: JustifyMethod = "right" if name in right else "left"
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", min_width=least)
     return table
 
 
@@ -454,7 +461,7 @@ def dead_letter_summary(out: Console, summary: Document) -> None:
             _cell(group.get("subject")),
             _cell(group.get("error_type")),
             _cell(group.get("url")),
-            _cell(shorten(group.get("error_message") or "", 80)),
+            _cell(shorten(group.get("error_message") or "", 240)),
         )
     out.print(table)
     errors = summary.get("errors") or len(groups)

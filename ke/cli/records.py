@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -129,7 +130,7 @@ async def _read(ke: KnowledgeExtractionClient, source: str) -> Mapping[str, Any]
         for item in older:
             output.note(f"older: {item}")
         if page["next_cursor"]:
-            output.note(f"There are more: ke sources list --url-prefix {page['data'][0]['url']}")
+            output.note(f"There are more: ke sources list --url-prefix {shlex.quote(page['data'][0]['url'])}")
     return await ke.get_source(page["data"][0]["id"])
 
 

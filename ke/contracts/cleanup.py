@@ -143,8 +143,8 @@ class ForgettingInput:
     """Documents that one run of the workflow takes up before it continues as new."""
     after: int = 0
     """The `seq` of the last page that was looked at."""
-    back: int = 0
-    """Whose page that was: how many jobs the re-crawl goes back to it."""
+    back: int | None = None
+    """Whose page that was: how many jobs the re-crawl goes back to it; None where none was."""
     taken: int = 0
     failed: int = 0
     reasons: tuple[str, ...] = ()
@@ -158,22 +158,26 @@ class ReplacedPage:
     job_id: str
     after: int
     limit: int
-    back: int = 0
-    """Whose pages to look at: 0 those of the re-crawl, 1 those of the job that it crawls again, and so on."""
+    back: int | None = None
+    """Whose pages to look at: 0 those of the re-crawl, 1 those of the job that it crawls again, and so on; None to
+    begin with the oldest."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplacedSources:
-    """Documents to forget, the re-crawl's first, then those that the jobs it goes back to have replaced.
+    """Documents to forget, which pages of one job name: of the oldest one first, the re-crawl itself last.
 
-    Each comes with the job that owns it, in the order in which its page was found.
+    A page goes with its own document, and what it named before would be known by nobody. Each document comes with the
+    job that owns it, in the order in which its page was found.
     """
 
     cleanups: tuple[CleanupInput, ...]
     after: int
     """The `seq` of the last page that was looked at."""
-    back: int = 0
+    back: int | None = None
     """Whose page that was."""
+    is_more: bool | None = None
+    """Whether there may be more; None of a list that an older version made, where as many as were asked for say so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,7 @@ async def _known(connection: AsyncConnection, ids: Mapping[uuid.UUID, uuid.UUID]
             sa.func.coalesce(pages.c.final_url, pages.c.url).label("url"),
             sources.c.id.label("source_id"),
         )
-        .select_from(pages.outerjoin(sources.join(jobs, _present), sources.c.id == pages.c.source_id))
+        .select_from(pages.outerjoin(sources.join(jobs, _present), sources.c.id == _document))
         .where(among(pages.c.id, ids))
     )
     return {
@@ -151,6 +151,10 @@ _present: Final = sa.and_(
     jobs.c.artifacts == Artifacts.PRESENT.value,
     ~sa.exists().where(cleanups.c.id == _receipt, cleanups.c.status != CleanupStatus.CLEANED.value).correlate(sources),
 )
+
+
+_document: Final = sa.case((pages.c.state == "gone", pages.c.previous_source_id), else_=pages.c.source_id)
+"""The document of a page; of one that is gone, the one that it had."""
 
 
 async def present_sources(connection: AsyncConnection, source_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
@@ -173,29 +177,38 @@ class EarlierLink:
     url: str
     depth: int
     found_on: uuid.UUID | None
-    is_broken: bool
+    is_broken: bool = False
     """Whether there was nothing, and the job's own seeds are not what it is."""
+    is_gone: bool = False
+    """Whether there was nothing any more, and the document from before is still stored."""
 
 
 async def earlier_frontier(
     connection: AsyncConnection, job_id: uuid.UUID, after: int
 ) -> tuple[list[EarlierLink], int | None]:
-    """The next URLs that an earlier job has seen, and where it found them, those aside that were gone by then.
+    """The next URLs that an earlier job has seen, and where it found them; without what was gone, and is forgotten.
 
     Returns:
         The URLs, and the `seq` of the last one that was looked at; None when there are no more.
     """
     statement = (
         sa.select(*(pages.c[name] for name in ("seq", "url", "depth", "found_on", "state", "http_status")))
+        .add_columns(sa.exists().where(sources.c.id == pages.c.previous_source_id).label("is_left"))
         .where(pages.c.job_id == job_id, pages.c.seq > after)
         .order_by(pages.c.seq)
         .limit(PIECE)
     )
     found = (await connection.execute(statement)).all()
     links = [
-        EarlierLink(r.url, r.depth, r.found_on, r.depth > 0 and r.state == "failed" and r.http_status in NO_MORE)
+        EarlierLink(
+            r.url,
+            r.depth,
+            r.found_on,
+            is_broken=r.depth > 0 and r.state == "failed" and r.http_status in NO_MORE,
+            is_gone=r.state == "gone",
+        )
         for r in found
-        if r.state != "gone"
+        if r.state != "gone" or r.is_left
     ]
     return links, found[-1].seq if found else None
 
@@ -204,7 +217,8 @@ async def still_linked(connection: AsyncConnection, job_id: uuid.UUID, links: Se
     """Those of an earlier job's links to which a page of this job may still lead that was not read for its links.
 
     That is where the page on which it was found is as it was, or could not be had, or is not known. A page that has
-    changed has told its links, and one that is gone has none.
+    changed has told its links, and one that is gone has none. What was gone is looked at again in any case, as long as
+    its document is stored.
     """
     origin_ids = {link.found_on for link in links if link.found_on is not None}
     here = {origin: page_id(job_id, url) for origin, url in (await page_urls(connection, origin_ids)).items()}
@@ -214,7 +228,7 @@ async def still_linked(connection: AsyncConnection, job_id: uuid.UUID, links: Se
     for link in links:
         mine = here.get(link.found_on) if link.found_on is not None else None
         state = state_of.get(mine) if mine is not None else None
-        if state not in _TOLD_LINKS:
+        if link.is_gone or state not in _TOLD_LINKS:
             left.append((link.url, link.depth, mine))
     return left
 

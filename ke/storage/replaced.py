@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -25,16 +25,31 @@ PIECE: Final = 200
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
-async def replaced_sources(connection: AsyncConnection, wanted: ReplacedPage) -> ReplacedSources:
-    """The next documents that a re-crawl, or a job that it goes back to, has replaced, and that are still there."""
+async def replaced_sources(
+    connection: AsyncConnection, wanted: ReplacedPage, progress: Callable[[], None] = lambda: None
+) -> ReplacedSources:
+    """The next documents that a re-crawl, or a job that it goes back to, has replaced, and that are still there.
+
+    Args:
+        connection: The transaction.
+        wanted: How many, and behind which page.
+        progress: Called after each piece of pages that was looked at.
+    """
     line = await _line_of(connection, uuid.UUID(wanted.job_id))
+    if line is None:
+        return ReplacedSources((), wanted.after, wanted.back, is_more=False)
     found: list[CleanupInput] = []
     first: dict[uuid.UUID, uuid.UUID | None] = {}
-    after, back = wanted.after, wanted.back
-    while line is not None and back < len(line.members) and len(found) < wanted.limit:
+    after, back = wanted.after, _place(wanted, len(line.members) - 1)
+    while len(found) < wanted.limit:
         named = await _naming(connection, pages.c.job_id == line.members[back], pages.c.seq > after)
+        progress()
         if not named:
-            after, back = 0, back + 1
+            if found:
+                break
+            if back == 0:
+                return ReplacedSources((), after, back, is_more=False)
+            after, back = 0, back - 1
             continue
         first |= await _replacing(connection, line, [page for page in named if page.previous_source_id not in first])
         for page in named:
@@ -50,7 +65,14 @@ async def replaced_sources(connection: AsyncConnection, wanted: ReplacedPage) ->
                 )
             if len(found) == wanted.limit:
                 break
-    return ReplacedSources(tuple(found), after, back)
+    return ReplacedSources(tuple(found), after, back, is_more=True)
+
+
+def _place(wanted: ReplacedPage, oldest: int) -> int:
+    if wanted.back is None:
+        # A forgetting that an older version has begun knows the re-crawl's own pages only.
+        return 0 if wanted.after else oldest
+    return min(wanted.back, oldest)
 
 
 async def is_replaced(connection: AsyncConnection, cleanup: CleanupInput) -> bool:
@@ -132,7 +154,7 @@ async def _naming(connection: AsyncConnection, *which: sa.ColumnElement[bool]) -
 async def _replacing(
     connection: AsyncConnection, line: _Line, named: Sequence[sa.Row[Any]]
 ) -> dict[uuid.UUID, uuid.UUID | None]:
-    """Of each document that these pages of a line name: the first page of the line that does, if it is replaced.
+    """Of each document that these pages of a line name: the first page of the oldest job that does, if it is replaced.
 
     It is not as long as a page of any job has it, unless the re-crawl, or a job that it goes back to, has looked at the
     same address later and found another document there, or none. What a job has that was submitted after the re-crawl
@@ -154,9 +176,12 @@ async def _replacing(
     place = {member: number for number, member in enumerate(line.members)}
     first: dict[uuid.UUID, uuid.UUID | None] = dict.fromkeys(wanted)
     for source in made.keys() - kept:
-        if all(any(_replaces(page, made[source], since) for page in now[url]) for url, since in wanted[source].items()):
+        if all(
+            any(_replaces(page, made[source], since, line) for page in now[url])
+            for url, since in wanted[source].items()
+        ):
             here = [page for url in wanted[source] for page in now[url] if page.previous_source_id == source]
-            naming = min(here, key=lambda page: (place[page.job_id], page.seq), default=None)
+            naming = min(here, key=lambda page: (-place[page.job_id], page.seq), default=None)
             first[source] = naming.id if naming is not None else None
     return first
 
@@ -211,11 +236,14 @@ async def _made_of(connection: AsyncConnection, source_ids: Sequence[uuid.UUID])
     return {row.id: row for row in await connection.execute(statement)}
 
 
-def _replaces(page: sa.Row[Any], made: sa.Row[Any], since: datetime) -> bool:
-    """Whether a page has, since then, something in place of a document: nothing is lost that was searchable."""
+def _replaces(page: sa.Row[Any], made: sa.Row[Any], since: datetime, line: _Line) -> bool:
+    """Whether a page has, since then, something in place of a document: nothing is lost that was searchable.
+
+    That a page is gone must be the re-crawl's own finding: what a job before found may have come back.
+    """
     if page.fetched_at is None or page.fetched_at < since:
         return False
     if page.state == "gone":
-        return True
+        return bool(page.job_id == line.job_id)
     has_another = page.state in HAD_CONTENT and page.is_stored and page.source_id != made.id
     return has_another and (page.is_extracted or not made.extractions) and (page.has_record or not made.records)

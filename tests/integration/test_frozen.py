@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import psutil
+import pytest
 import sqlalchemy as sa
 
 from ke.storage.database import GATEWAY, WORKER, WORKER_IDLE_TIMEOUT_S, Database
-from ke.storage.frozen import watch_frozen
+from ke.storage.frozen import LIMITS_S, FrozenWatch, watch_frozen
 from tests.e2e.stack import eventually
 
 STAGES = ("preparing", "sending", "reading")
@@ -45,8 +46,11 @@ async def locked(database: Database, keys: int) -> list[bool]:
     return [not taken for taken in tries]
 
 
-async def test_transaction_of_a_process_that_froze_within_a_statement_is_ended(database: Database) -> None:
+async def test_transaction_of_a_process_that_froze_within_a_statement_is_ended(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wherever in a statement it stands: its locks are free some seconds later; those of others stay."""
+    monkeypatch.setitem(LIMITS_S, GATEWAY, 600.0)
     cases = [*((WORKER, stage) for stage in STAGES), (GATEWAY, "preparing"), ("somebody-else", "sending")]
     with frozen(database, cases) as processes:
         await stopped(processes)
@@ -69,3 +73,23 @@ async def test_without_the_watch_it_holds_its_lock(database: Database) -> None:
         await stopped(processes)
         await asyncio.sleep(WORKER_IDLE_TIMEOUT_S + 2)
         assert await locked(database, len(STAGES)) == [True] * len(STAGES)
+
+
+async def test_one_look_ends_nothing(database: Database) -> None:
+    """It may meet a healthy process in the middle of an answer: only what was so in each look since its limit ends."""
+    with frozen(database, [(WORKER, "reading")]) as processes:
+        await stopped(processes)
+        await asyncio.sleep(1)
+        for _ in range(3):
+            assert await look(database, FrozenWatch({WORKER: 0.5})) == 0
+        assert await locked(database, 1) == [True]
+        watch = FrozenWatch({WORKER: 0.5})
+        assert await look(database, watch) == 0
+        await asyncio.sleep(0.6)
+        assert [await look(database, watch), await look(database, watch)] == [1, 0]
+
+
+async def look(database: Database, watch: FrozenWatch) -> int:
+    """How many a look has ended."""
+    async with database.transaction() as connection:
+        return len(await watch.look(connection))

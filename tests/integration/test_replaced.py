@@ -10,12 +10,12 @@ import pytest
 import sqlalchemy as sa
 from aiohttp import web
 
-from ke.contracts.cleanup import ReplacedPage, ReplacedSources
+from ke.contracts.cleanup import CleanupInput, ReplacedPage, ReplacedSources
 from ke.contracts.jobs import CollectSpec
 from ke.runtime.pool import CpuPool
 from ke.storage.database import Database
 from ke.storage.replaced import is_replaced, replaced_sources
-from ke.storage.tables import extraction_tasks, extractions, jobs, pages, records
+from ke.storage.tables import extraction_tasks, extractions, jobs, pages, records, sources
 from tests.integration.lanes import Lanes, running_site
 from tests.seeding import COLLECTION, _extraction, _record
 
@@ -32,14 +32,23 @@ async def again(lanes: Lanes, earlier: str, spec: CollectSpec | None = None) -> 
     return job
 
 
-async def replaced(lanes: Lanes, job: str) -> list[uuid.UUID]:
+async def listed(lanes: Lanes, job: str, limit: int = 100) -> list[CleanupInput]:
+    """All of a re-crawl's replaced documents, as many at once."""
+    found: list[CleanupInput] = []
+    part = ReplacedSources((), 0, is_more=True)
     async with lanes.database.transaction() as connection:
-        found = await replaced_sources(connection, ReplacedPage(job, 0, 100))
-    return [uuid.UUID(cleanup.source_id) for cleanup in found.cleanups]
+        while part.is_more:
+            part = await replaced_sources(connection, ReplacedPage(job, part.after, limit, part.back))
+            found += part.cleanups
+    return found
 
 
-def forbidden(lanes: Lanes) -> CollectSpec:
-    lanes.answers["/b"] = lambda _: web.Response(status=403)
+async def replaced(lanes: Lanes, job: str) -> list[uuid.UUID]:
+    return [uuid.UUID(cleanup.source_id) for cleanup in await listed(lanes, job)]
+
+
+def forbidden(lanes: Lanes, path: str = "/b") -> CollectSpec:
+    lanes.answers[path] = lambda _: web.Response(status=403)
     return lanes.crawl()
 
 
@@ -49,12 +58,9 @@ def left_out(lanes: Lanes) -> CollectSpec:
 
 async def check(lanes: Lanes, job: str, expected: list[tuple[uuid.UUID, str]]) -> None:
     """A re-crawl's replaced documents are these, each with the job whose page tells so, one by one or all at once."""
-    found, part = [], ReplacedSources((), 0)
+    found = await listed(lanes, job, 1)
+    assert found == await listed(lanes, job)
     async with lanes.database.transaction() as connection:
-        whole = await replaced_sources(connection, ReplacedPage(job, 0, 100))
-        while (part := await replaced_sources(connection, ReplacedPage(job, part.after, 1, part.back))).cleanups:
-            found += part.cleanups
-        assert found == list(whole.cleanups)
         assert all([await is_replaced(connection, cleanup) for cleanup in found])
         pages_of = sa.select(pages.c.job_id).where(pages.c.id == sa.bindparam("page"))
         told = [
@@ -73,7 +79,7 @@ async def test_what_the_jobs_before_have_replaced_is_forgotten_too(lanes: Lanes)
     await check(lanes, third, [(one, second)])
     lanes.site.html("/", text="As it will be.")
     fourth = await again(lanes, third)
-    await check(lanes, fourth, [(two, fourth), (one, second)])
+    await check(lanes, fourth, [(one, second), (two, fourth)])
 
 
 async def test_what_the_jobs_before_found_gone_is_forgotten_too(lanes: Lanes) -> None:
@@ -89,8 +95,60 @@ async def test_what_the_jobs_before_found_gone_is_forgotten_too(lanes: Lanes) ->
     changed = (await lanes.stored(second))["/a"].id
     del lanes.answers["/a"]
     third = await again(lanes, second)
-    assert "/b" not in await lanes.rows(third)
-    await check(lanes, third, [(changed, third), (before["/a"], second), (before["/b"], second)])
+    assert (await lanes.rows(third))["/b"].state == "gone"
+    await check(lanes, third, [(before["/a"], second), (before["/b"], second), (changed, third)])
+    await forget(lanes, third, at_once=4)
+    fourth = await again(lanes, third)
+    assert {"/a", "/b"}.isdisjoint(await lanes.rows(fourth))
+
+
+async def test_what_was_gone_meanwhile_and_is_back_is_found_again(lanes: Lanes) -> None:
+    """The page that leads to it is as it was, and tells no links; what the job before found is no reason to forget."""
+    lanes.html("/", "/a", "/b")
+    for path in ("/a", "/b"):
+        lanes.html(path)
+    first, _ = await lanes.whole(lanes.crawl())
+    answers = {path: lanes.answers.pop(path) for path in ("/a", "/b")}
+    second = await again(lanes, first)
+    lanes.answers["/b"] = answers["/b"]
+    forbidden(lanes, "/a")
+    third = await again(lanes, second)
+    rows = await lanes.rows(third)
+    assert (rows["/a"].state, rows["/b"].state) == ("failed", "fetched")
+    before = {path: row.id for path, row in (await lanes.stored(first)).items()}
+    await check(lanes, third, [(before["/b"], second)])
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+async def test_nothing_that_a_line_of_re_crawls_has_replaced_is_left(lanes: Lanes, at_once: int) -> None:
+    """A page goes with its own document, and names the one before that: so the oldest go first."""
+    lanes.html("/", "/a", "/b", "/c")
+    for path in ("/a", "/b", "/c"):
+        lanes.html(path)
+    job, _ = await lanes.whole(lanes.crawl())
+    for version in range(3):
+        for path in ("/a", "/b", "/c"):
+            lanes.site.html(path, text=f"Version {version} of {path}.")
+        job = await again(lanes, job)
+    await forget(lanes, job, at_once=at_once)
+    async with lanes.database.transaction() as connection:
+        left = (await connection.execute(sa.select(sources.c.job_id, sources.c.url))).all()
+    paths = [(r.url.removeprefix(lanes.url), str(r.job_id) == job) for r in left if r.url.startswith(f"{lanes.url}/")]
+    assert sorted(paths) == [("/", False), ("/a", True), ("/b", True), ("/c", True)]
+
+
+async def forget(lanes: Lanes, job: str, *, at_once: int) -> None:
+    """Deletes what a re-crawl has replaced, list by list, with the pages that have it."""
+    part = ReplacedSources((), 0, is_more=True)
+    while part.is_more:
+        async with lanes.database.transaction() as connection:
+            part = await replaced_sources(connection, ReplacedPage(job, part.after, at_once, part.back))
+        for cleanup in part.cleanups:
+            source = uuid.UUID(cleanup.source_id)
+            async with lanes.database.transaction() as connection:
+                assert await is_replaced(connection, cleanup)
+                await connection.execute(sa.delete(pages).where(pages.c.source_id == source))
+                await connection.execute(sa.delete(sources).where(sources.c.id == source))
 
 
 async def test_what_the_jobs_before_have_replaced_elsewhere_only_is_kept(lanes: Lanes) -> None:
@@ -102,7 +160,7 @@ async def test_what_the_jobs_before_have_replaced_elsewhere_only_is_kept(lanes: 
     assert await replaced(lanes, third) == []
     del lanes.answers["/b"]
     fourth = await again(lanes, third)
-    await check(lanes, fourth, [(source, fourth)])
+    await check(lanes, fourth, [(source, second)])
 
 
 @pytest.mark.parametrize("between", [forbidden, left_out], ids=["failed", "skipped"])
@@ -294,7 +352,7 @@ async def test_document_whose_successor_is_deleted_is_kept(lanes: Lanes) -> None
     lanes.site.html("/", text="As it will be.")
     third = await again(lanes, second)
     assert await replaced(lanes, second) == [source]
-    assert await replaced(lanes, third) == [(await lanes.stored(second))["/"].id, source]
+    assert await replaced(lanes, third) == [source, (await lanes.stored(second))["/"].id]
     async with lanes.database.transaction() as connection:
         cleaning = sa.update(jobs).where(jobs.c.id == uuid.UUID(second)).values(artifacts="cleaning")
         await connection.execute(cleaning)

@@ -385,7 +385,7 @@ class Twin(
     async def list_replaced_sources(self, page: ReplacedPage) -> ReplacedSources:
         """The next ones; a document's number in the list is its `seq`, and each three are of one job."""
         await self._enter("list_replaced_sources")
-        assert page.back == page.after // 3
+        assert page.back == (page.after // 3 if page.after else None)
         found = self.replaced[page.after : page.after + page.limit]
         after = page.after + len(found)
-        return ReplacedSources(tuple(found), after, after // 3)
+        return ReplacedSources(tuple(found), after, after // 3, is_more=after < len(self.replaced))
