@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvloop
-
 from tests.bench.figures import Figure, Goal, table, write
 from tests.bench.lab import Lab, Options
 from tests.faults.measures import machine, say
@@ -82,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--runs must be at least 1")
     wanted = Options(runs=1 if options.quick else options.runs, quick=options.quick)
     try:
-        return uvloop.run(_run(names, wanted, options.json))
+        return asyncio.run(_run(names, wanted, options.json))
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         print(f"ended by {type(error).__name__}", file=sys.stderr, flush=True)
         return 130
