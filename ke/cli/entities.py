@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ke.cli import output
 from ke.cli.options import ApiUrl, Cursor, EntityId, Json, Limit, parse_project
 from ke.cli.projects import check_project
 from ke.cli.session import call
+from ke.cli.tables import new_table
 from ke.cli.text import clean, count, shorten
 
 if TYPE_CHECKING:
@@ -124,10 +124,7 @@ def _neighbours(out: Console, found: dict[str, Any]) -> None:
 
 def _print(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], nothing: str = NOTHING) -> None:
     """One line for each row, numbers to the right; `nothing` where there is none."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in columns:
-        right = name in {"MENTIONS", "SOURCES", "TOGETHER"}
-        table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    table = new_table(columns, numbers=("MENTIONS", "SOURCES", "TOGETHER"))
     for row in rows:
         table.add_row(*(Text(clean(value) or "-") for value in row))
     if table.row_count:

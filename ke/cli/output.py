@@ -7,14 +7,15 @@ and `cut` work on them too. Everything that came from a web page is cleaned befo
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ke.cli.tables import new_table
 from ke.cli.text import age, clean, count, duration, local_time, moment, money, printable, shorten, size
 from ke.cli.wording import option_of
 from ke.contracts.counted import counted
@@ -92,24 +93,9 @@ def emit(document: Any, view: Callable[[Console, Any], None], *, as_json: bool) 
     view(console(), document)
 
 
-_IDS: Final = frozenset({"ID", "EARLIER SOURCE"})
-_ID_CHARACTERS: Final = 36
-
-
 def _status(value: Any) -> Text:
     name = str(value or "-")
     return Text(name, style=STATUS_STYLE.get(name, ""))
-
-
-def _table(columns: Sequence[str], *, numbers: Iterable[str] = ()) -> Table:
-    """Where there is little room ids stay whole, and all else is cut."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    right = frozenset(numbers)
-    for name in columns:
-        least = _ID_CHARACTERS if name in _IDS else None
-        justify: JustifyMethod = "right" if name in right else "left"
-        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", min_width=least)
-    return table
 
 
 def _cell(value: Any) -> Text:
@@ -149,7 +135,7 @@ def job_list(out: Console, page: Document) -> None:
         out.print("No jobs.")
         return
     numbers = ("PAGES", "SOURCES", "CHUNKS", "AGE")
-    table = _table(("ID", "KIND", "STATUS", "ARTIFACTS", *numbers, "PROJECT"), numbers=numbers)
+    table = new_table(("ID", "KIND", "STATUS", "ARTIFACTS", *numbers, "PROJECT"), numbers=numbers)
     for job in jobs:
         # What it made is deleted: its numbers would read as if it were there.
         done = {} if job.get("artifacts") == "cleaned" else counters_of(job)
@@ -281,7 +267,7 @@ def cleanup_receipt(out: Console, receipt: Document) -> None:
     )
     out.print()
     numbers = ("PLANNED", "DELETED", "REMAINING")
-    table = _table(("STORE", *numbers), numbers=numbers)
+    table = new_table(("STORE", *numbers), numbers=numbers)
     stores = [*STORES, *(name for name in planned if name not in STORES)]
     for store in stores:
         table.add_row(
@@ -357,7 +343,7 @@ def project_list(out: Console, page: Document) -> None:
     if not projects:
         out.print("No projects.")
         return
-    table = _table(("NAME", "JOBS"), numbers=("JOBS",))
+    table = new_table(("NAME", "JOBS"), numbers=("JOBS",))
     for project in projects:
         table.add_row(_cell(project.get("name")), count(project.get("jobs")))
     out.print(table)
@@ -370,7 +356,7 @@ def source_list(out: Console, page: Document, *, nothing: str) -> None:
     if not sources:
         out.print(Text(clean(nothing)), soft_wrap=True)
         return
-    table = _table(("ID", "SIZE", "AGE", "PROJECT", "URL", "TITLE"), numbers=("SIZE", "AGE"))
+    table = new_table(("ID", "SIZE", "AGE", "PROJECT", "URL", "TITLE"), numbers=("SIZE", "AGE"))
     for source in sources:
         table.add_row(
             _cell(source.get("id")),
@@ -391,7 +377,7 @@ def page_list(out: Console, page: Document) -> None:
         out.print("No pages.")
         return
     has_earlier = any(item.get("previous_source_id") for item in pages)
-    table = _table(("STATE", "HTTP", *(("EARLIER SOURCE",) if has_earlier else ()), "URL", "REASON"))
+    table = new_table(("STATE", "HTTP", *(("EARLIER SOURCE",) if has_earlier else ()), "URL", "REASON"))
     for item in pages:
         is_forgotten = item.get("previous_is_stored") is False
         earlier = ["forgotten" if is_forgotten else item.get("previous_source_id")] if has_earlier else []
@@ -414,7 +400,7 @@ def record_list(out: Console, page: Document) -> None:
     if not records:
         out.print("No records.")
         return
-    table = _table(("URL", "NUMBER", "DATA"), numbers=("NUMBER",))
+    table = new_table(("URL", "NUMBER", "DATA"), numbers=("NUMBER",))
     for record in records:
         data = json.dumps(record.get("data"), ensure_ascii=True)
         table.add_row(_cell(record.get("url")), _cell(record.get("number")), _cell(data))
@@ -430,7 +416,7 @@ def dead_letter_list(out: Console, page: Document) -> None:
         return
     has_origin = any(letter.get("found_on") for letter in letters)
     origin = ("FOUND ON",) if has_origin else ()
-    table = _table(("ID", "SUBJECT", "TRIES", "AGE", "ERROR", "URL", *origin, "MESSAGE"), numbers=("TRIES", "AGE"))
+    table = new_table(("ID", "SUBJECT", "TRIES", "AGE", "ERROR", "URL", *origin, "MESSAGE"), numbers=("TRIES", "AGE"))
     for letter in letters:
         table.add_row(
             _cell(letter.get("id")),
@@ -453,7 +439,7 @@ def dead_letter_summary(out: Console, summary: Document) -> None:
         out.print("No dead letters.")
         return
     numbers = ("LETTERS", "AGE")
-    table = _table((*numbers, "SUBJECT", "ERROR", "FIRST URL", "ITS MESSAGE"), numbers=numbers)
+    table = new_table((*numbers, "SUBJECT", "ERROR", "FIRST URL", "ITS MESSAGE"), numbers=numbers)
     for group in groups:
         table.add_row(
             count(group.get("letters")),
