@@ -22,6 +22,7 @@ from api.errors import (
     WrongHost,
 )
 from ke.contracts.errors import Conflict, Gone, InvalidInput, KeError, NotFound, Unavailable
+from ke.wrong_values import detail_of
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 2
@@ -136,26 +137,8 @@ def _is_about_name(error: dict[str, Any]) -> bool:
     return bool(error["loc"][-1] == "[key]" and error["loc"][-2] == error["input"])
 
 
-_DETAILS: Final = {
-    "extra_forbidden": "There is no such field here.",
-    "missing": "This is required.",
-    "union_tag_not_found": "This is required: scrape, crawl or extract.",
-    "union_tag_invalid": "This must be scrape, crawl or extract.",
-    "tuple_type": "This must be an array.",
-    "dict_type": "This must be an object.",
-    "model_type": "This must be an object.",
-    "model_attributes_type": "This must be an object.",
-}
-"""Said in the words of JSON, where pydantic's are Python's."""
-
-
 def _detail(error: dict[str, Any]) -> str:
-    kind = error["type"]
-    text = _DETAILS.get(kind) or str(error["msg"]).removeprefix("Value error, ")
-    if kind in {"too_short", "too_long"}:
-        text = text.replace("Tuple ", "Array ", 1).replace("Dictionary ", "Object ", 1)
-    text = f"Its name: {text}" if _is_about_name(error) else text
-    return text if text.endswith(".") else f"{text}."
+    return f"Its name: {detail_of(error)}" if _is_about_name(error) else detail_of(error)
 
 
 def _without_echoes(found: Sequence[Any]) -> list[Any]:

@@ -54,6 +54,7 @@ def _parameter(name: str) -> str:
     return name
 
 
+LANGUAGE = re.compile(r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$")
 _ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -62,6 +63,12 @@ def _project(text: str) -> str:
         raise PydanticCustomError(
             "project_name", "A project's name begins with a letter or digit and has letters, digits, . _ - only"
         )
+    return text
+
+
+def _language(text: str) -> str:
+    if not LANGUAGE.fullmatch(text):
+        raise PydanticCustomError("language", "A language is written like en or en-gb")
     return text
 
 
@@ -116,7 +123,12 @@ EntityLabel = Annotated[str, StringConstraints(min_length=1, max_length=64), NoN
 EntityName = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), NoNul]
 ErrorType = Annotated[str, StringConstraints(min_length=1, max_length=100), NoNul]
 UrlPrefix = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARS), NoNul]
-Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$", max_length=35)]
+Language = Annotated[
+    str,
+    StringConstraints(max_length=35),
+    AfterValidator(_language),
+    Field(json_schema_extra={"pattern": LANGUAGE.pattern}),
+]
 Day = Annotated[date, BeforeValidator(_day)]
 Flag = Annotated[bool, Field(strict=True)]
 MAX_BIGINT = 2**63 - 1
@@ -398,7 +410,7 @@ class ReconcileBody(Body):
     """What a reconciliation may do."""
 
     repair: Flag = Field(default=True, description="Repair what is found; false: only tell")
-    max_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+    max_share: Annotated[float, Field(strict=True, ge=0, le=1)] | None = Field(
         default=None,
         description="The largest share of a store that it may delete; more, and it stops. 1: anything goes, jobs that "
         "were started in another Temporal included. The gateway's own when it is not given",

@@ -20,6 +20,7 @@ MAX_WAIT_S: Final = 60
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 MAX_PREFER_CHARS: Final = 1000
 _ONCE: Final = "This is given more than once."
+_VISIBLE: Final = re.compile(r"^[\x21-\x7e]+$")
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", re.IGNORECASE)
 
 
@@ -30,6 +31,12 @@ def _in_utc(moment: datetime) -> datetime:
         raise PydanticCustomError("moment_range", "In UTC this is not within the years 1 to 9999") from None
 
 
+def _visible(key: str) -> str:
+    if not _VISIBLE.fullmatch(key):
+        raise PydanticCustomError("visible_ascii", "A key has visible ASCII characters only, and no spaces")
+    return key
+
+
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 JobId = Annotated[UUID, Path(description="The job")]
 SourceId = Annotated[UUID, Path(description="The source")]
@@ -38,12 +45,12 @@ WaitS = Annotated[
     Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Seconds to wait for the job's end, at most"),
 ]
 IdempotencyKey = Annotated[
-    str | None,
+    Annotated[str, AfterValidator(_visible)] | None,
     Header(
         alias=IDEMPOTENCY_KEY,
         min_length=1,
         max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
+        json_schema_extra={"pattern": _VISIBLE.pattern},
         description="Names the job: the same key and body give the same job, however often they are sent",
     ),
 ]

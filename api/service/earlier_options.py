@@ -100,7 +100,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], place: str =
 
 
 def _unusable(kind: str, error: ValidationError, earlier: JobRow) -> ValidationFailed:
-    found = error.errors(include_url=False, include_context=False)
+    found = error.errors(include_url=False)
     problems = [field_problem({**each, "loc": ("body", kind, *each["loc"])}) for each in found[:MAX_ERRORS]]
     first = f"{problems[0]['pointer']}: {problems[0]['detail']}"
     return ValidationFailed(f"{first} It is taken over from job {earlier.id}: give another.", errors=problems)

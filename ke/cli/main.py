@@ -7,6 +7,7 @@ import typer
 
 from ke.cli import dead_letters, doctor, entities, jobs, projects, record_options, records, search, submit, system
 from ke.cli.errors import EXIT_CODES_HELP, CommandFailed, ExitCode, report, wrong_usage
+from ke.wrong_values import detail_of
 
 app = typer.Typer(
     name="ke",
@@ -63,12 +64,21 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Abort:
         return int(ExitCode.INTERRUPTED)
     except typer.TyperException as error:
-        if not error.format_message():  # `ke` alone: its help was printed
-            return int(ExitCode.USAGE)
-        # typer has pydantic check choices, and passes on what that puts before each message.
-        report(wrong_usage(error.format_message().replace(": Value error, ", ": ", 1)), as_json=as_json)
+        if said := _said(error):  # nothing: it is `ke` alone, whose help was printed
+            report(wrong_usage(said), as_json=as_json)
         return int(ExitCode.USAGE)
     return result if isinstance(result, int) else int(ExitCode.OK)
+
+
+def _said(error: typer.TyperException) -> str:
+    """What typer says; where it had pydantic check a value, and passes on what that says, in our words."""
+    from pydantic import ValidationError  # noqa: PLC0415  (slow to import: not for `ke --help`)
+
+    said = error.format_message()
+    if not isinstance(error.__cause__, ValidationError):
+        return said
+    ours = detail_of(error.__cause__.errors()[0])
+    return said.replace(error.message, ours if error.message.endswith(".") else ours.removesuffix("."))
 
 
 def main() -> None:

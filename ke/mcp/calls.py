@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from ke.client import ApiError, GatewayUnreachable, KnowledgeExtractionClient, RequestRefused
 from ke.contracts.errors import InvalidInput, KeError
 from ke.gateway import find_gateway
+from ke.wrong_values import detail_of
 
 TIMEOUT_S: Final = 15.0
 """Seconds for one call, the time it is asked to wait not counted."""
@@ -78,7 +79,7 @@ def refused_arguments(tool: str, error: ValidationError, names: Sequence[str]) -
         error: What does not fit.
         names: The arguments that the tool has.
     """
-    found = [_argument(tool, wrong, names) for wrong in error.errors(include_url=False, include_context=False)]
+    found = [_argument(tool, wrong, names) for wrong in error.errors(include_url=False)]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return refusal(
         {
@@ -95,9 +96,7 @@ def _argument(tool: str, wrong: ErrorDetails, names: Sequence[str]) -> dict[str,
     place = ".".join(map(str, wrong["loc"]))
     if wrong["type"] == "extra_forbidden":
         return {"argument": place, "detail": f"`{tool}` has no such argument; it has {', '.join(names)}."}
-    if wrong["type"] == "missing":
-        return {"argument": place, "detail": "This is required."}
-    return {"argument": place, "detail": f"{wrong['msg']}."}
+    return {"argument": place, "detail": detail_of(wrong)}
 
 
 def refusal(problem: Mapping[str, Any]) -> CallToolResult:

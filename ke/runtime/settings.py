@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ke.contracts.naming import TaskQueue
+from ke.wrong_values import detail_of
 
 _MAX_PORT: Final = 65535
 _HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]|[^\s:/@?#\\\[\]]+")
@@ -247,6 +248,5 @@ def describe_invalid_settings(error: ValidationError) -> str:
     """One line that names each setting that does not fit, and why."""
     faults = error.errors(include_url=False, include_input=False)
     return "; ".join(
-        f"KE_{'_'.join(map(str, fault['loc']))}".upper() + f": {fault['msg'].removeprefix('Value error, ')}"
-        for fault in faults
+        f"KE_{'_'.join(map(str, fault['loc']))}".upper() + f": {detail_of(fault).removesuffix('.')}" for fault in faults
     )

@@ -252,10 +252,8 @@ async def test_arguments_that_do_not_fit_are_errors_and_the_server_goes_on(api: 
         result = await client.call_tool("list_jobs", {"limit": 0})
         error = error_of(result)
         assert (error["type"], error["status"]) == ("urn:ke:problem:invalid-input", 422)
-        assert error["errors"] == [{"argument": "limit", "detail": "Input should be greater than or equal to 1."}]
-        assert words(result) == (
-            "Refused (422, urn:ke:problem:invalid-input): limit: Input should be greater than or equal to 1."
-        )
+        assert error["errors"] == [{"argument": "limit", "detail": "This must be at least 1."}]
+        assert words(result) == "Refused (422, urn:ke:problem:invalid-input): limit: This must be at least 1."
         missing = await client.call_tool("get_job", {"wait_s": 99})
         assert words(missing).endswith("job_id: This is required. (and 1 more)")
         assert not (await client.call_tool("list_jobs", {})).is_error

@@ -1,6 +1,7 @@
 """Bad input: a specific problem each."""
 
 import json
+import re
 import uuid
 from typing import Any
 
@@ -101,7 +102,7 @@ async def test_json_that_cannot_be_read_is_told_why(api: ApiStack, raw: bytes, w
 
 async def test_one_wrong_url_is_one_error(api: ApiStack) -> None:
     """A list whose only entry does not fit is not called too short as well; types are called as JSON calls them."""
-    for urls, words in (([7], "/urls/0"), ([], "Array should have at least 1 item"), ("x", "must be an array")):
+    for urls, words in (([7], "/urls/0"), ([], "must have at least 1 member"), ("x", "must be an array")):
         problem = (await api.http.post("/jobs", json={**SCRAPE, "urls": urls})).json()
         assert len(problem["errors"]) == 1
         assert words in problem["detail"]
@@ -151,6 +152,24 @@ async def test_parameters_out_of_range_are_refused(api: ApiStack, path: str, par
     """A parameter that does not fit is refused by name, never clamped."""
     answer = await api.http.get(path)
     assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, parameter), answer.text
+
+
+async def test_parameters_are_refused_without_the_words_of_a_library(api: ApiStack) -> None:
+    """Whatever is sent for whichever parameter of a list: a sentence that says what it must be."""
+    rubbish = ["", "x", "-1", "1.5", "nan", "1e999", "9" * 5000, "x" * 5000, "a\x00b", "\x1b[31m", "2026-01-01", "null"]
+    told = set()
+    for path, methods in api.app.openapi()["paths"].items():
+        place = re.sub(r"{\w+}", str(uuid.uuid4()), path)
+        for parameter in methods.get("get", {}).get("parameters", ()):
+            if parameter["in"] != "query":
+                continue
+            for value in rubbish:
+                answer = await api.http.get(place, params={parameter["name"]: value})
+                if answer.status_code == 422:
+                    told |= {answer.json()["detail"]}
+    assert len(told) > 10
+    of_a_library = ("Input", "input", "valid ", "String", "pars", "pattern")
+    assert [line for line in told if any(word in line for word in of_a_library) or not line.isprintable()] == []
 
 
 @pytest.mark.parametrize("key", ["", "a b", "ü", "x" * 256])
