@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from ke.contracts.errors import InvalidInput
 from ke.contracts.jobs import (
+    DEFAULT_PROJECT,
     PROJECT_NAME,
     CollectSpec,
     CrawlLimits,
@@ -217,7 +218,6 @@ class ExtractOptions(Body):
 class JobBody(Body):
     """What every job has."""
 
-    project: ProjectName = "default"
     labels: Labels = Field(default_factory=dict)
 
 
@@ -253,6 +253,7 @@ ForgetReplaced = Annotated[
 class FetchingBody(JobBody):
     """What scrapes and crawls have."""
 
+    project: ProjectName = DEFAULT_PROJECT
     recrawl_of: RecrawlOf = None
     forget_replaced: ForgetReplaced = False
 
@@ -343,6 +344,9 @@ class ExtractBody(JobBody, ExtractOptions):
     )
 
     kind: Literal["extract"]
+    project: ProjectName | None = Field(
+        None, description="Null: that of the job which stored the sources; where they are of several projects, name one"
+    )
     source_job_id: UUID | None = Field(None, description="Extract the sources that this job stored")
     source_ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=MAX_URLS)] | None = Field(
         None, description="Extract exactly these sources"

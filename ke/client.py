@@ -140,7 +140,8 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
         Args:
             source_job_id: Extract the sources that this job stored; or
             source_ids: exactly these, at most 1,000.
-            project: As in `submit_scrape`.
+            project: What the job belongs to; that of the job which stored the sources by default. Where several
+                projects have stored them it must be given.
             labels: As in `submit_scrape`.
             idempotency_key: As in `submit_scrape`.
             options: `chunk_size`, `chunk_tokens`, `embedder`, `entities`, `schema`, `instructions`, `model`,

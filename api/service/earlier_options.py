@@ -1,4 +1,4 @@
-"""What the body of a re-crawl leaves out: that is as the job had it which is crawled again."""
+"""What a body leaves to an earlier job: a re-crawl its options, an extraction its project."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +10,16 @@ from api.errors import UnknownReference, ValidationFailed
 from api.problems import MAX_ERRORS, field_problem
 from api.resources import Gateway
 from api.schemas import CrawlBody, ExtractBody, ScrapeBody
+from ke.contracts.jobs import DEFAULT_PROJECT
 from ke.storage.jobs import JobRow, find_job
+from ke.storage.listing import owners_of, projects_of
 
 AnyBody: TypeAlias = ScrapeBody | CrawlBody | ExtractBody
 
 NEVER_TAKEN: Final = frozenset({"kind", "labels", "recrawl_of", "forget_replaced"})
 """Fields that are of one job: what its owner calls it, and what must be asked for each time."""
+MAX_NAMED: Final = 10
+"""Projects that a refusal names."""
 _ADDRESSES: Final = ("urls", "seeds")
 _WITH_SCHEMA: Final = ("instructions", "model", "max_tokens")
 
@@ -37,14 +41,17 @@ class WholeBody:
 
 
 async def with_earlier_options(gateway: Gateway, body: AnyBody) -> WholeBody:
-    """The body of a re-crawl with what it does not give as the earlier job had it; any other as it is.
+    """A body with what it does not give as the earlier job had it: the one that is crawled again, or extracted.
 
     Raises:
-        UnknownReference: There is no such job, or its record is deleted.
-        ValidationFailed: Something that would be taken over cannot be used any more.
+        UnknownReference: There is no such job to crawl again, or its record is deleted.
+        ValidationFailed: Something that would be taken over cannot be used any more; or what is to be extracted is of
+            several projects.
         DatabaseUnavailable: Postgres does not answer.
     """
-    if isinstance(body, ExtractBody) or body.recrawl_of is None:
+    if isinstance(body, ExtractBody):
+        return await _in_project_of_sources(gateway, body) if body.project is None else WholeBody.of(body)
+    if body.recrawl_of is None:
         return WholeBody.of(body)
     async with gateway.database.transaction() as connection:
         earlier = await find_job(connection, body.recrawl_of)
@@ -52,6 +59,19 @@ async def with_earlier_options(gateway: Gateway, body: AnyBody) -> WholeBody:
         told = {"pointer": "/recrawl_of", "detail": "There is no such job."}
         raise UnknownReference(f"There is no job {body.recrawl_of}.", errors=[told])
     return taking_over(body, earlier)
+
+
+async def _in_project_of_sources(gateway: Gateway, body: ExtractBody) -> WholeBody:
+    """The body in the project of the job which stored its sources; sources that are not there are refused later."""
+    async with gateway.database.transaction() as connection:
+        owners = {body.source_job_id} if body.source_job_id is not None else set()
+        owners |= set((await owners_of(connection, body.source_ids or ())).values())
+        projects = await projects_of(connection, owners)
+    if len(projects) > 1:
+        named = ", ".join(projects[:MAX_NAMED]) + (", ..." if len(projects) > MAX_NAMED else "")
+        told = {"pointer": "/project", "detail": f"The sources are of several projects ({named}): name one."}
+        raise ValidationFailed(f"{told['pointer']}: {told['detail']}", errors=[told])
+    return WholeBody(body.model_copy(update={"project": next(iter(projects), DEFAULT_PROJECT)}), body)
 
 
 def taking_over(body: ScrapeBody | CrawlBody, earlier: JobRow) -> WholeBody:

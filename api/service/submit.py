@@ -20,7 +20,7 @@ from api.service.references import check_references
 from api.views import JobView
 from ke.contracts.errors import Gone, InvalidInput, TemporalUnavailable
 from ke.contracts.ids import job_id_for_key
-from ke.contracts.jobs import JobInput, Reading
+from ke.contracts.jobs import DEFAULT_PROJECT, JobInput, Reading
 from ke.extraction.schemas import BadSchema, check_schema
 from ke.storage.jobs import JobRow, find_job, insert_job, progress_of, set_run_id
 from ke.web.egress import EgressPolicy
@@ -41,7 +41,8 @@ async def submit(gateway: Gateway, body: AnyBody, key: str | None) -> JobView:
         key: The Idempotency-Key; the same key gives the same job.
 
     Raises:
-        InvalidInput: A URL that may not be fetched, an unknown job or source, or a key used for another body.
+        InvalidInput: A URL that may not be fetched, an unknown job or source, sources of several projects and none
+            named, or a key used for another body.
         Gone: The key's job was deleted.
         Conflict: The sources that are to be extracted are being cleaned up, or the job that is to be crawled again is
             active or cleaned up.
@@ -81,7 +82,7 @@ def job_input(whole: WholeBody, key: str | None) -> JobInput:
         job_id=str(job_id),
         kind=kind_of(body),
         created_at=datetime.now(UTC).isoformat(),
-        project=body.project,
+        project=body.project or DEFAULT_PROJECT,
         labels=dict(body.labels),
         collect=collect,
         extract=extract,
@@ -104,6 +105,8 @@ _LATER: Final[Mapping[str, object]] = {
     "max_tokens": None,
 }
 """The fields of a body that the first release did not have, with their defaults."""
+_EXTRACT_PROJECTS: Final[Mapping[str | None, str]] = {None: DEFAULT_PROJECT, DEFAULT_PROJECT: ""}
+"""How an extract job's project reads there: none given as in the first release, in which that was `default`."""
 
 
 def _canonical(body: AnyBody) -> dict[str, Any]:
@@ -116,6 +119,8 @@ def _canonical(body: AnyBody) -> dict[str, Any]:
     if not isinstance(body, ExtractBody) and body.recrawl_of is not None:
         return body.model_dump(mode="json", exclude_unset=True)
     dumped = body.model_dump(mode="json")
+    if isinstance(body, ExtractBody):
+        dumped["project"] = _EXTRACT_PROJECTS.get(body.project, body.project)
     for part in (dumped, dumped.get("scope"), dumped.get("extract")):
         for name, default in _LATER.items():
             if part is not None and part.get(name, _ABSENT) == default:
@@ -173,11 +178,12 @@ def _unfit(pointer: str, detail: str) -> ValidationFailed:
 
 
 async def _submitted_before(gateway: Gateway, body: AnyBody, key: str | None) -> JobView | None:
-    """The job that this re-crawl was accepted as under its key; None of any other body, or where it was not.
+    """The job that a body was accepted as under its key, where it leaves something to an earlier job; else None.
 
     Asked before what it leaves out is looked up, which may not be there any more.
     """
-    if key is None or isinstance(body, ExtractBody) or body.recrawl_of is None:
+    leaves_out = body.project is None if isinstance(body, ExtractBody) else body.recrawl_of is not None
+    if key is None or not leaves_out:
         return None
     job = job_input(WholeBody.of(body), key)
     job_id = uuid.UUID(job.job_id)

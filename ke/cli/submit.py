@@ -34,6 +34,7 @@ from ke.cli.submit_options import (
     OfJob,
     OfSources,
     Project,
+    ProjectOfSources,
     Reading,
     RecrawlOf,
     Rendered,
@@ -194,7 +195,7 @@ def extract(
     instructions: Instructions = "",
     model: Model = None,
     max_tokens: MaxTokens = None,
-    project: Project = None,
+    project: ProjectOfSources = None,
     label: Labels = None,
     key: Key = None,
     watch: Watch = False,
@@ -204,8 +205,10 @@ def extract(
     api_url: ApiUrl = None,
 ) -> None:
     """Turn what a job has stored, or single sources, into chunks, vectors and entities."""
-    if (job is None) == (not source):
-        raise wrong_usage("say either a job or --source, and not both")
+    if job is None and not source:
+        raise wrong_usage("say what to extract: JOB, for all that a job has stored, or --source SOURCE")
+    if job is not None and source:
+        raise wrong_usage("JOB and --source do not go together: a job stands for all that it has stored")
     asked = record_options(schema, instructions, model, max_tokens)
     spec = _extract_spec(chunk_size, chunk_tokens, embedder, entities, asked)
     check_records(spec)

@@ -61,7 +61,17 @@ Rendered = Annotated[
 ]
 Project = Annotated[
     str | None,
-    typer.Option(metavar="NAME", parser=parse_project, help="What the job belongs to (default, when not given)."),
+    typer.Option(
+        metavar="NAME",
+        parser=parse_project,
+        help="What the job belongs to (default, when not given; of a re-crawl the earlier job's).",
+    ),
+]
+ProjectOfSources = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", parser=parse_project, help="What the job belongs to (the project of the sources, if not given)."
+    ),
 ]
 Labels = Annotated[
     list[str] | None,

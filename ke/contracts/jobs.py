@@ -8,6 +8,8 @@ from typing import Any, Final, Self
 
 PROJECT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a project can be called."""
+DEFAULT_PROJECT: Final = "default"
+"""The project of pages that are fetched for none in particular."""
 
 
 class JobKind(StrEnum):
@@ -192,7 +194,7 @@ class JobInput:
     kind: JobKind
     created_at: str
     """ISO 8601, UTC."""
-    project: str = "default"
+    project: str = DEFAULT_PROJECT
     labels: dict[str, str] = field(default_factory=dict)
     collect: CollectSpec | None = None
     extract: ExtractSpec | None = None

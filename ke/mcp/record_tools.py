@@ -8,7 +8,7 @@ from pydantic import Field
 from ke.gateway import job_id_of
 from ke.mcp.calls import answer
 from ke.mcp.results import JobAnswer, RecordsAnswer
-from ke.mcp.tools import Cursor, JobId, Key, Project
+from ke.mcp.tools import Cursor, JobId, Key
 
 
 async def extract_records(
@@ -22,7 +22,9 @@ async def extract_records(
     *,
     instructions: Annotated[str, Field(description="What the model is told beside the schema")] = "",
     max_tokens: Annotated[int | None, Field(ge=1, description="Tokens that this may cost in all")] = None,
-    project: Project = None,
+    project: Annotated[
+        str | None, Field(description="What the job belongs to; the project of `source_job_id` by default")
+    ] = None,
     idempotency_key: Key = None,
 ) -> Annotated[CallToolResult, JobAnswer]:
     """Start a job that has a language model read records out of every page that another job has stored.

@@ -330,6 +330,12 @@ async def owners_of(connection: AsyncConnection, source_ids: Sequence[uuid.UUID]
     return {record.id: record.job_id for record in await connection.execute(statement)}
 
 
+async def projects_of(connection: AsyncConnection, job_ids: Collection[uuid.UUID]) -> list[str]:
+    """The projects of these jobs, by name; those whose record is deleted count too."""
+    statement = sa.select(jobs.c.project).where(jobs.c.id.in_(job_ids)).distinct().order_by(jobs.c.project)
+    return list((await connection.execute(statement)).scalars())
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """A job, as one that owns sources."""

@@ -106,6 +106,39 @@ def test_seconds_are_a_number(api: ApiTwin, capsys: pytest.CaptureFixture[str], 
 
 
 @pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("crawl", SITE, "--max-pages", "many"), "This must be a whole number"),
+        (("crawl", SITE, "--concurrency", "1.5"), "This must be a whole number"),
+        (("search", "lamps", "--limit", "0"), "This must be at least 1"),
+        (("search", "lamps", "--limit", "9" * 5000), "This number has too many digits"),
+        (("doctor", "--max-share", "2"), "This must be at most 1"),
+        (("doctor", "--max-share", "half"), "This must be a number"),
+    ],
+    ids=str,
+)
+def test_numbers_that_do_not_fit_are_told_in_our_words(
+    api: ApiTwin, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], words: str
+) -> None:
+    """At the option, and nothing is sent."""
+    assert run(command) == 2
+    assert error_of(capsys) == f"Invalid value for '{command[-2]}': {words}"
+    assert not api.calls
+
+
+def test_extract_of_nothing_or_of_two_things_says_what_to_give(
+    api: ApiTwin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job or sources: each of the two mistakes has its own words."""
+    job = str(uuid.uuid4())
+    assert run(["extract"]) == 2
+    assert error_of(capsys) == "say what to extract: JOB, for all that a job has stored, or --source SOURCE"
+    assert run(["extract", job, "--source", job]) == 2
+    assert error_of(capsys) == "JOB and --source do not go together: a job stands for all that it has stored"
+    assert not api.calls
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ("crawl", SITE, "--project"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import uuid
 from typing import Any
 
 import pytest
@@ -117,6 +118,21 @@ def test_hash_of_a_body_of_before_is_what_it_always_was() -> None:
     plain = whole({"kind": "scrape", "urls": [URL], "extract": {}})
     asked = whole({"kind": "scrape", "urls": [URL], "extract": {"schema": {"type": "object"}}})
     assert job_input(plain, None).request_hash == expected != job_input(asked, None).request_hash
+
+
+def test_hash_of_an_extraction_without_a_project_is_what_it_always_was() -> None:
+    """None given meant `default` once; a project that is given is another body now, `default` too."""
+    extract = {"chunk_size": None, "chunk_tokens": 256, "embedder": "wordllama", "entities": "spacy"}
+    sources = {"source_job_id": str(uuid.UUID(int=7)), "source_ids": None}
+    body = {"project": "default", "labels": {}, "kind": "extract", **sources, **extract}
+    expected = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    given = {"kind": "extract", "source_job_id": str(uuid.UUID(int=7))}
+    hashes = [
+        job_input(whole(given | more), None).request_hash
+        for more in ({}, {"project": None}, {"project": "default"}, {"project": "lights"})
+    ]
+    assert hashes[:2] == [expected, expected]
+    assert len(set(hashes)) == 3
 
 
 @pytest.mark.parametrize(
