@@ -22,7 +22,7 @@ from ke.storage.closing import end_job
 from ke.storage.dead_letters import purge_dead_letters
 from ke.storage.jobs import get_job
 from ke.storage.tables import dead_letters, extraction_tasks, records
-from tests.integration.test_records_lane import GOOD, WRONG, Lanes, a_job
+from tests.integration.record_lanes import GOOD, WRONG, Lanes, a_job
 from tests.llm_server import Call, LlmServer, Reply, open_llm
 from tests.stores import Stores, open_stores
 

@@ -3,50 +3,27 @@
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from aiohttp import web
 
 from ke.contracts.activities import CloseJob, CollectSlice
-from ke.contracts.cleanup import CleanupInput, ReplacedPage, ReplacedSources
-from ke.contracts.jobs import Artifacts, CollectSpec, CrawlScope, JobStatus, Lane, Reading
+from ke.contracts.jobs import Artifacts, CollectSpec, CrawlScope, JobStatus, Reading
 from ke.runtime.pool import CpuPool
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import active_dependents, row_counts
 from ke.storage.closing import end_job
 from ke.storage.database import Database
-from ke.storage.jobs import get_job, lane_progress
-from ke.storage.listing import list_pages
-from ke.storage.replaced import count_outdated, replaced_sources
 from ke.storage.tables import jobs, pages, sources
 from tests.integration.lanes import Lanes, running_site
+from tests.integration.recrawling import a_site, again, previous
 
 
 @pytest.fixture
 async def lanes(database: Database, pool: CpuPool) -> AsyncIterator[Lanes]:
     async with running_site() as site:
         yield Lanes(database, pool, site)
-
-
-def a_site(lanes: Lanes) -> None:
-    """Five pages: one with an ETag, one with a date, two with neither; one links to a page that is not there."""
-    lanes.site.html("/", "/tagged", "/dated", "/plain")
-    lanes.site.versioned("/tagged", "/deep", "/broken", text="It has a tag.", etag='"1"')
-    lanes.site.versioned("/dated", text="It has a date.", modified="Mon, 02 Nov 2026 10:00:00 GMT")
-    lanes.html("/plain")
-    lanes.html("/deep")
-
-
-async def again(lanes: Lanes, earlier: str, spec: CollectSpec | None = None) -> tuple[str, dict[str, int]]:
-    """Crawls the earlier job's pages again; gives the new job and its numbers of pages."""
-    lanes.asked.clear()
-    lanes.site.requests.clear()
-    job, outcome = await lanes.whole(replace(spec or lanes.crawl(), recrawl_of=earlier))
-    names = ("fetched", "unchanged", "gone", "failed", "skipped", "duplicate")
-    counted = {name: getattr(outcome.counters, f"pages_{name}") for name in names}
-    return job, {name: number for name, number in counted.items() if number}
 
 
 async def test_what_is_unchanged_is_not_stored_again(lanes: Lanes) -> None:
@@ -456,151 +433,3 @@ async def test_site_that_its_seed_leads_to_is_crawled_again(lanes: Lanes) -> Non
         _, numbers = await again(lanes, first)
         assert numbers == {"unchanged": 2}
         assert [path for path in www.asked if path == "/a"] == ["/a", "/a"]
-
-
-async def previous(lanes: Lanes, job: str, state: str) -> dict[str, uuid.UUID | None]:
-    """Path to earlier document of a job's pages in a state, as they are listed."""
-    async with lanes.database.transaction() as connection:
-        rows = await list_pages(connection, uuid.UUID(job), limit=100, state=state)
-    assert all(row.previous_is_stored is (None if row.previous_source_id is None else True) for row in rows)
-    return {row.url.removeprefix(lanes.url): row.previous_source_id for row in rows}
-
-
-async def replaced(
-    lanes: Lanes, job: str, *, after: int = 0, limit: int = 100, back: int | None = None
-) -> ReplacedSources:
-    async with lanes.database.transaction() as connection:
-        return await replaced_sources(connection, ReplacedPage(job, after, limit, back))
-
-
-async def changed_site(lanes: Lanes) -> tuple[str, str, dict[str, uuid.UUID]]:
-    """A re-crawl that finds a changed, a gone and a new page; gives both jobs and the earlier documents."""
-    a_site(lanes)
-    first, _ = await lanes.whole(lanes.crawl())
-    before = {path: row.id for path, row in (await lanes.stored(first)).items()}
-    lanes.site.versioned("/tagged", "/deep", "/new", text="It has another tag.", etag='"2"')
-    lanes.html("/new")
-    del lanes.answers["/plain"]
-    second, _ = await again(lanes, first)
-    return first, second, before
-
-
-async def test_page_that_changed_or_is_gone_names_the_document_it_had(lanes: Lanes) -> None:
-    """And no other page does; they can be listed by what has become of them."""
-    _, second, before = await changed_site(lanes)
-    assert await previous(lanes, second, "changed") == {"/tagged": before["/tagged"]}
-    assert await previous(lanes, second, "gone") == {"/plain": before["/plain"]}
-    assert await previous(lanes, second, "new") == {"/new": None}
-    unchanged = await previous(lanes, second, "unchanged")
-    assert unchanged == dict.fromkeys(("/", "/dated", "/deep"))
-
-
-async def test_documents_of_changed_and_gone_pages_are_replaced(lanes: Lanes) -> None:
-    """Each is named with the job that owns it, and a list is gone on with where it was left off."""
-    first, second, before = await changed_site(lanes)
-    rows = await lanes.rows(second)
-    expected = {
-        CleanupInput(first, source_id=str(before[path]), replaced_by=str(rows[path].id), recrawl_id=second)
-        for path in ("/tagged", "/plain")
-    }
-    whole = await replaced(lanes, second)
-    assert set(whole.cleanups) == expected
-    one = await replaced(lanes, second, limit=1)
-    rest = await replaced(lanes, second, after=one.after, back=one.back)
-    assert (*one.cleanups, *rest.cleanups) == whole.cleanups
-    none = await replaced(lanes, second, after=rest.after, back=rest.back)
-    assert none == ReplacedSources((), rest.after, 0, is_more=False)
-
-
-async def test_document_that_another_page_still_has_is_not_replaced(lanes: Lanes) -> None:
-    """Two addresses had it, and one of them has it still."""
-    lanes.html("/", "/a", "/b")
-    lanes.site.html("/a", text="The same on both.")
-    lanes.answers["/b"] = lanes.answers["/a"]
-    first, outcome = await lanes.whole(lanes.crawl())
-    assert outcome.counters.pages_duplicate == 1
-    lanes.site.html("/a", text="Not the same any more.")
-    second, numbers = await again(lanes, first)
-    assert numbers == {"fetched": 1, "unchanged": 2}
-    assert set(await previous(lanes, second, "changed")) == {"/a"}
-    assert (await replaced(lanes, second)).cleanups == ()
-
-
-@pytest.mark.parametrize("values", [{"status": "cancelled"}, {"artifacts": "cleaning"}], ids=str)
-async def test_recrawl_that_did_not_end_well_has_replaced_nothing(lanes: Lanes, values: dict[str, str]) -> None:
-    """Nor one whose own documents are deleted: the earlier one may be the last."""
-    _, second, _ = await changed_site(lanes)
-    async with lanes.database.transaction() as connection:
-        await connection.execute(sa.update(jobs).where(jobs.c.id == uuid.UUID(second)).values(**values))
-    assert (await replaced(lanes, second)).cleanups == ()
-
-
-async def test_number_of_pages_in_common_is_told(lanes: Lanes) -> None:
-    """Of crawls and of scrapes; of a scope in which no earlier page is, it is 0."""
-    a_site(lanes)
-    first, _ = await lanes.whole(lanes.crawl())
-    lanes.html("/elsewhere", "/elsewhere/a")
-    lanes.html("/elsewhere/a")
-    other = replace(lanes.crawl("/elsewhere"), scope=CrawlScope(include=("/elsewhere",), sitemaps=False))
-    scrape = CollectSpec((f"{lanes.url}/dated", f"{lanes.url}/elsewhere"), follow=False)
-    found = []
-    for spec in (lanes.crawl(), other, scrape):
-        job, _ = await again(lanes, first, spec)
-        async with lanes.database.transaction() as connection:
-            found.append((await lane_progress(connection, uuid.UUID(job), Lane.COLLECT)).earlier_pages)
-    assert found == [6, 0, 1]
-    async with lanes.database.transaction() as connection:
-        assert (await lane_progress(connection, uuid.UUID(first), Lane.COLLECT)).earlier_pages is None
-
-
-async def result_of(lanes: Lanes, job: str) -> dict[str, Any]:
-    """What the row of an ended job tells."""
-    async with lanes.database.transaction() as connection:
-        row = await get_job(connection, uuid.UUID(job))
-    assert row.result is not None
-    return row.result
-
-
-async def test_result_counts_what_became_of_pages(lanes: Lanes) -> None:
-    """New and changed apart, which `pages_fetched` and `pages_duplicate` have together; of a first crawl neither."""
-    first, second, _ = await changed_site(lanes)
-    done = await result_of(lanes, second)
-    names = ("pages_new", "pages_changed", "pages_unchanged", "pages_gone", "pages_fetched")
-    assert {name: done[name] for name in names} == dict(zip(names, (1, 1, 3, 1, 2), strict=True))
-    assert not {"pages_new", "pages_changed"} & set(await result_of(lanes, first))
-
-
-async def test_changed_copies_count_as_changed(lanes: Lanes) -> None:
-    """A duplicate that had a document before has changed as well."""
-    lanes.html("/", "/a", "/b")
-    lanes.html("/a")
-    lanes.html("/b")
-    first, _ = await lanes.whole(lanes.crawl())
-    lanes.site.html("/a", text="The same now.")
-    lanes.answers["/b"] = lanes.answers["/a"]
-    second, numbers = await again(lanes, first)
-    assert numbers == {"fetched": 1, "unchanged": 1, "duplicate": 1}
-    done = await result_of(lanes, second)
-    assert (done["pages_new"], done["pages_changed"], done["pages_duplicate"]) == (0, 2, 1)
-
-
-async def test_outdated_pages_are_counted(lanes: Lanes) -> None:
-    """Those whose earlier document is still found; not beyond what is asked for, and none whose job is cleaned up."""
-    first, second, _ = await changed_site(lanes)
-    async with lanes.database.transaction() as connection:
-        assert [await count_outdated(connection, uuid.UUID(second), most) for most in (10, 1)] == [2, 1]
-        assert await count_outdated(connection, uuid.UUID(first), 10) == 0
-        cleaning = sa.update(jobs).where(jobs.c.id == uuid.UUID(first)).values(artifacts=Artifacts.CLEANING.value)
-        await connection.execute(cleaning)
-        assert await count_outdated(connection, uuid.UUID(second), 10) == 0
-
-
-async def test_crawl_that_ended_at_a_limit_goes_on_as_a_recrawl_under_a_greater_one(lanes: Lanes) -> None:
-    """What was fetched is unchanged, and what was left is fetched: every page is there in the end, once."""
-    a_site(lanes)
-    first, outcome = await lanes.whole(lanes.crawl(max_pages=3))
-    assert (outcome.counters.pages_fetched, (await result_of(lanes, first))["limits_reached"]) == (3, ["max_pages"])
-    second, numbers = await again(lanes, first, lanes.crawl(max_pages=6))
-    assert numbers == {"fetched": 2, "unchanged": 3, "failed": 1}
-    stored = [*(await lanes.stored(first)), *(await lanes.stored(second))]
-    assert sorted(stored) == ["/", "/dated", "/deep", "/plain", "/tagged"]
