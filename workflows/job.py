@@ -123,7 +123,7 @@ class JobWorkflow:
             extract_done=self._lanes.is_over(Lane.EXTRACT),
             records_done=self._lanes.is_over(Lane.RECORDS),
             slices=self._lanes.slices,
-            waiting_for=PAUSED_NOTE if self._paused else self._lanes.note,
+            waiting_for=self._waiting_for,
             entities_done=self._lanes.is_over(Lane.ENTITIES),
         )
 
@@ -161,6 +161,13 @@ class JobWorkflow:
     def _cancelling(self) -> bool:
         """Whether the job ends as cancelled: it was cancelled, or its row says so already, and work is left."""
         return (self._stopping or self._status is JobStatus.CANCELLING) and not self._all_done
+
+    @property
+    def _waiting_for(self) -> str:
+        """What the job waits for before it goes on; one that is being stopped, or has ended, goes on no more."""
+        if self._stopping or self._status is JobStatus.CANCELLING or self._status.is_terminal:
+            return ""
+        return PAUSED_NOTE if self._paused else self._lanes.note
 
     @property
     def _all_done(self) -> bool:

@@ -83,7 +83,8 @@ async def _activity(gateway: Gateway, row: JobRow, activity: PendingActivity, la
         return await _unstarted(gateway, activity)
     silent_s = _age_s(activity.heard_at)
     if silent_s > SILENT_S:
-        return f"the worker of {activity.name} is silent for {silent_s:.0f} s; after 10 s another one takes it up"
+        then = "it is waited for no more" if row.status is JobStatus.CANCELLING else "another one takes it up"
+        return f"the worker of {activity.name} is silent for {silent_s:.0f} s; after 10 s {then}"
     if activity.failure and _age_s(activity.started_at) < TRIED_ANEW_S and not _has_moved(row, activity, lanes):
         return _failing(activity)
     return None

@@ -8,13 +8,13 @@ import time
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from ke.cli import output
 from ke.cli.errors import CommandFailed, ExitCode
 from ke.cli.options import ApiUrl, Json
 from ke.cli.session import call
+from ke.cli.tables import new_table, print_table
 from ke.cli.text import clean, count
 from ke.web.chromium import find_chromium
 from ke.web.errors import NoBrowser
@@ -104,14 +104,12 @@ def _is_left(finding: Finding) -> bool:
 
 def _show(out: Console, record: Reconciliation) -> None:
     """One line a finding, what is healthy included; under them what else there is to say."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("FINDING", "CHECKED", "FOUND", "REPAIRED"):
-        table.add_column(name, justify="left" if name == "FINDING" else "right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    numbers = ("CHECKED", "FOUND", "REPAIRED")
+    table = new_table(("FINDING", *numbers, ""), numbers=numbers)
     for finding in record["findings"]:
-        numbers = (finding["checked"], finding["found"], finding["repaired"])
-        table.add_row(clean(finding["kind"]), *(count(number) for number in numbers), _verdict(finding))
-    out.print(table)
+        counts = (count(finding[name]) for name in ("checked", "found", "repaired"))
+        table.add_row(clean(finding["kind"]), *counts, _verdict(finding))
+    print_table(out, table)
     for finding in record["findings"]:
         if finding["found"] and (finding["examples"] or finding["note"]):
             examples = ", ".join(finding["examples"])

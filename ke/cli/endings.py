@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ke.cli import output
 from ke.cli.errors import CommandFailed, ExitCode
 from ke.cli.text import count
-from ke.contracts.jobs import ENDED_WELL, JobKind, JobStatus
+from ke.contracts.jobs import ENDED_WELL, Artifacts, JobKind, JobStatus
 from ke.contracts.retries import RetryStatus
 
 if TYPE_CHECKING:
@@ -22,25 +22,26 @@ _LEFT: Final = (("pages_failed", "failed"), ("pages_skipped", "skipped"), ("sour
 
 _NOT_FETCHED: Final = ("failed", "skipped", "gone")
 """States of a page that was not there, or was not asked for."""
-MAX_SEEDS_NAMED: Final = 3
-"""Start pages that a line names."""
+MAX_NAMED: Final = 3
+"""Pages that a line names."""
 MAX_SEEDS_READ: Final = 200
 
 Document = Mapping[str, Any]
 
 
 def tell_of_letters(job: Document) -> None:
-    """Say where to read what of a job failed."""
+    """Say where to read what of a job failed, as long as that is there."""
     number = output.counters_of(job).get("dead_letters") or 0
-    if number:
+    if number and job.get("artifacts") == Artifacts.PRESENT:
         command = "list" if number <= READ_ONE_BY_ONE else "summary"
         output.note(f"What failed, and why: ke dead-letters {command} {job['id']}")
 
 
-async def seeds_not_fetched(ke: KnowledgeExtractionClient, job: Document) -> str | None:
-    """Which start pages a crawl that ended well has not: a sitemap or another seed may have led on without them.
+async def not_fetched(ke: KnowledgeExtractionClient, job: Document) -> str | None:
+    """Which pages a job that ended well was told to fetch and has not: those of a scrape, the start pages of a crawl.
 
-    Seeds are the first pages that a crawl has, so they are at the beginning of a list.
+    A sitemap or another seed may have led a crawl on without them. Seeds are the first pages that it has, so they are
+    at the beginning of a list.
 
     Args:
         ke: An open client.
@@ -51,9 +52,9 @@ async def seeds_not_fetched(ke: KnowledgeExtractionClient, job: Document) -> str
     """
     from ke.client import ClientError  # noqa: PLC0415  (an HTTP stack: not for `ke --help`)
 
-    if job.get("kind") != JobKind.CRAWL or job["status"] not in ENDED_WELL:
+    if job["status"] not in ENDED_WELL or job.get("kind") == JobKind.EXTRACT:
         return None
-    done = output.counters_of(job)
+    done, is_scrape = output.counters_of(job), job.get("kind") == JobKind.SCRAPE
     lost: list[Mapping[str, Any]] = []
     try:
         for state in _NOT_FETCHED:
@@ -62,11 +63,14 @@ async def seeds_not_fetched(ke: KnowledgeExtractionClient, job: Document) -> str
                 lost += [page for page in pages if page["depth"] == 0]
     except ClientError:
         return None  # The job has ended, and that is what was asked for.
-    if len(lost) == 1:
-        return f"The start page {lost[0]['url']} was not fetched: {_why(lost[0])}"
-    named = ", ".join(f"{page['url']} ({_why(page)})" for page in lost[:MAX_SEEDS_NAMED])
-    more = f", and {count(len(lost) - MAX_SEEDS_NAMED)} more" if len(lost) > MAX_SEEDS_NAMED else ""
-    return f"{count(len(lost))} start pages were not fetched: {named}{more}" if lost else None
+    # All pages of a scrape are such, so that they are counted, however few of them are read.
+    number = sum(done.get(f"pages_{state}") or 0 for state in _NOT_FETCHED) if is_scrape else len(lost)
+    page = "page" if is_scrape else "start page"
+    if number == 1 and lost:
+        return f"The {page} {lost[0]['url']} was not fetched: {_why(lost[0])}"
+    named = ", ".join(f"{page['url']} ({_why(page)})" for page in lost[:MAX_NAMED])
+    more = f", and {count(number - MAX_NAMED)} more" if number > MAX_NAMED else ""
+    return f"{count(number)} {page}s were not fetched: {named}{more}" if lost else None
 
 
 def _why(page: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from ke.cli import output
 from ke.cli.options import ApiUrl, Cursor, EntityId, Json, Limit, parse_project
 from ke.cli.projects import check_project
 from ke.cli.session import call
-from ke.cli.tables import new_table
+from ke.cli.tables import new_table, print_table
 from ke.cli.text import clean, count, shorten
 
 if TYPE_CHECKING:
@@ -128,6 +128,6 @@ def _print(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], 
     for row in rows:
         table.add_row(*(Text(clean(value) or "-") for value in row))
     if table.row_count:
-        out.print(table)
+        print_table(out, table)
     else:
         out.print(nothing)

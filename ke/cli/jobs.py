@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ke.cli import output
-from ke.cli.endings import check_end, seeds_not_fetched, tell_of_letters
+from ke.cli.endings import check_end, not_fetched, tell_of_letters
 from ke.cli.errors import CommandFailed, ExitCode
 from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, Timeout, Wait, parse_project, receipt_id
 from ke.cli.projects import check_project
@@ -97,16 +97,16 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
     async def work(ke: KnowledgeExtractionClient) -> tuple[Mapping[str, Any], str | None]:
         with view_for(quiet=quiet) as view:
             job = await follow(ke, job_id, view, timeout_s=timeout_s)
-        return job, await seeds_not_fetched(ke, job)
+        return job, await not_fetched(ke, job)
 
     try:
-        job, not_fetched = call(api_url, work)
+        job, missed = call(api_url, work)
     except KeyboardInterrupt:
         output.note(f"Stopped watching; the job goes on. To cancel it: ke jobs cancel {job_id}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     output.emit(job, output.job_detail, as_json=as_json)
-    if not_fetched is not None:
-        output.note(not_fetched)
+    if missed is not None:
+        output.note(missed)
     tell_of_letters(job)
     tell_more(job)
     check_end(job)

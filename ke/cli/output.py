@@ -15,10 +15,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ke.cli.tables import new_table
+from ke.cli.tables import new_table, print_table
 from ke.cli.text import age, clean, count, duration, local_time, moment, money, printable, shorten, size
 from ke.cli.wording import option_of
 from ke.contracts.counted import counted
+from ke.contracts.jobs import Artifacts
 
 Document = Mapping[str, Any]
 STATUS_STYLE: Final[Mapping[str, str]] = {
@@ -110,13 +111,18 @@ def _facts(out: Console, facts: Iterable[tuple[str, Any]]) -> None:
     for name, value in facts:
         if value is not None:
             grid.add_row(name, _cell(value))
-    out.print(grid)
+    print_table(out, grid)
 
 
 def counters_of(job: Document) -> Document:
     """A job's numbers: its result once it has one, its progress until then."""
     found = job.get("result") or job.get("progress") or {}
     return found if isinstance(found, Mapping) else {}
+
+
+def has_artifacts(job: Document) -> bool:
+    """Whether what a job's numbers count is there still, as far as is known."""
+    return job.get("artifacts") != Artifacts.CLEANED
 
 
 def limits_of(job: Document) -> str:
@@ -137,8 +143,8 @@ def job_list(out: Console, page: Document) -> None:
     numbers = ("PAGES", "SOURCES", "CHUNKS", "AGE")
     table = new_table(("ID", "KIND", "STATUS", "ARTIFACTS", *numbers, "PROJECT"), numbers=numbers)
     for job in jobs:
-        # What it made is deleted: its numbers would read as if it were there.
-        done = {} if job.get("artifacts") == "cleaned" else counters_of(job)
+        # Numbers of what is deleted would read as if it were there.
+        done = counters_of(job) if has_artifacts(job) else {}
         table.add_row(
             _cell(job.get("id")),
             _cell(job.get("kind")),
@@ -150,7 +156,7 @@ def job_list(out: Console, page: Document) -> None:
             age(job.get("created_at")),
             _cell(job.get("project")),
         )
-    out.print(table)
+    print_table(out, table)
     next_page(page)
 
 
@@ -193,7 +199,7 @@ def job_detail(out: Console, job: Document) -> None:
     if done.get("cost_micros"):
         numbers.append(("cost", money(done["cost_micros"])))
     if numbers:
-        out.print()
+        out.print("" if has_artifacts(job) else "\nWhat it had made, which is deleted:")
         _facts(out, numbers)
     if cancellation:
         out.print()
@@ -273,7 +279,7 @@ def cleanup_receipt(out: Console, receipt: Document) -> None:
         table.add_row(
             store.replace("_", " "), count(planned.get(store)), count(deleted.get(store)), count(remaining.get(store))
         )
-    out.print(table)
+    print_table(out, table)
 
 
 def _relying(receipt: Document) -> str | None:
@@ -346,7 +352,7 @@ def project_list(out: Console, page: Document) -> None:
     table = new_table(("NAME", "JOBS"), numbers=("JOBS",))
     for project in projects:
         table.add_row(_cell(project.get("name")), count(project.get("jobs")))
-    out.print(table)
+    print_table(out, table)
     next_page(page)
 
 
@@ -366,7 +372,7 @@ def source_list(out: Console, page: Document, *, nothing: str) -> None:
             _cell(source.get("url")),
             _cell(shorten(source.get("title") or "", 60)),
         )
-    out.print(table)
+    print_table(out, table)
     next_page(page)
 
 
@@ -383,7 +389,7 @@ def page_list(out: Console, page: Document) -> None:
         earlier = ["forgotten" if is_forgotten else item.get("previous_source_id")] if has_earlier else []
         cells = (item.get("state"), item.get("http_status"), *earlier, item.get("url"), _reason(item))
         table.add_row(*map(_cell, cells))
-    out.print(table)
+    print_table(out, table)
     next_page(page)
 
 
@@ -404,7 +410,7 @@ def record_list(out: Console, page: Document) -> None:
     for record in records:
         data = json.dumps(record.get("data"), ensure_ascii=True)
         table.add_row(_cell(record.get("url")), _cell(record.get("number")), _cell(data))
-    out.print(table)
+    print_table(out, table)
     next_page(page)
 
 
@@ -428,7 +434,7 @@ def dead_letter_list(out: Console, page: Document) -> None:
             *((_cell(letter.get("found_on")),) if has_origin else ()),
             _cell(shorten(letter.get("error_message") or "", 80)),
         )
-    out.print(table)
+    print_table(out, table)
     next_page(page)
 
 
@@ -449,7 +455,7 @@ def dead_letter_summary(out: Console, summary: Document) -> None:
             _cell(group.get("url")),
             _cell(shorten(group.get("error_message") or "", 240)),
         )
-    out.print(table)
+    print_table(out, table)
     errors = summary.get("errors") or len(groups)
     if errors > len(groups):
         note(f"These are the most frequent of {count(errors)} errors, of {letters(summary['letters'])} in all.")

@@ -71,29 +71,28 @@ def search(
     if entity_label is not None and entity is None:
         raise wrong_usage("--entity-label goes with --entity only")
 
-    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
-        answer = await ke.search_answer(
-            query,
-            mode=mode.value if mode else None,
-            job_ids=job or None,
-            limit=limit,
-            project=project,
-            url_prefix=url_prefix,
-            language=language,
-            date_from=date_from,
-            date_to=date_to,
-            entity=entity,
-            entity_label=entity_label,
-            distinct_sources=False if every_chunk else None,
-            embedder=embedder,
-            rerank=rerank,
-        )
-        if project is not None and not answer["data"]:
-            await check_project(ke, project)
-        return answer
+    wanted = {
+        "mode": mode.value if mode else None,
+        "job_ids": job or None,
+        "limit": limit,
+        "project": project,
+        "url_prefix": url_prefix,
+        "language": language,
+        "date_from": date_from,
+        "date_to": date_to,
+        "entity": entity,
+        "entity_label": entity_label,
+        "distinct_sources": False if every_chunk else None,
+        "embedder": embedder,
+        "rerank": rerank,
+    }
+    found = call(api_url, lambda ke: _search(ke, query, wanted))
+    output.emit(found, lambda out, hits: output.search_hits(out, hits, with_project=project is None), as_json=as_json)
 
-    output.emit(
-        call(api_url, work),
-        lambda out, found: output.search_hits(out, found, with_project=project is None),
-        as_json=as_json,
-    )
+
+async def _search(ke: KnowledgeExtractionClient, query: str, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The answer; where a project has nothing that fits, it must be one that there is."""
+    answer = await ke.search_answer(query, **wanted)
+    if wanted["project"] is not None and not answer["data"]:
+        await check_project(ke, wanted["project"])
+    return answer

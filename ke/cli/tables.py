@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from rich.console import Console
 from rich.table import Table
 
 _LEAST_WIDTHS: Final = {"ID": 36, "EARLIER SOURCE": 36}
@@ -21,3 +22,14 @@ def new_table(columns: Sequence[str], *, numbers: Iterable[str] = ()) -> Table:
             min_width=_LEAST_WIDTHS.get(name),
         )
     return table
+
+
+def print_table(out: Console, table: Table) -> None:
+    """Print a table; into a file or a pipe without the blanks that fill up its last column."""
+    if out.is_terminal:
+        out.print(table)
+        return
+    with out.capture() as captured:
+        out.print(table)
+    for line in captured.get().removesuffix("\n").split("\n"):
+        out.out(line.rstrip(" "), highlight=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ke.cli.errors import CommandFailed, ExitCode
-from ke.cli.output import STATUS_STYLE, console, counters_of, letters, limits_of
+from ke.cli.output import STATUS_STYLE, console, counters_of, has_artifacts, letters, limits_of
 from ke.cli.text import clean, duration, money, size
 from ke.contracts.counted import counted
 from ke.contracts.jobs import TERMINAL
@@ -30,6 +31,11 @@ POLL_S: Final = 0.5
 """Seconds between two looks at a job."""
 OUTAGE_S: Final = 30.0
 """Seconds that a gateway may be away while a job is watched: long enough for its restart."""
+LEAST_INTERVAL_S: Final = 1.0
+"""Seconds between two lines of a log that differ in their numbers only: at first, and"""
+MOST_INTERVAL_S: Final = 64.0
+"""in the end, after a doubling with each."""
+_DIGITS: Final = re.compile(r"\d[\d.,]*")
 
 Job = Mapping[str, Any]
 
@@ -49,21 +55,27 @@ class SilentView:
 
 
 class LineView:
-    """A line for each change, for logs and pipes."""
+    """A line for each change, for logs and pipes; where only numbers grow, one at growing intervals."""
 
-    def __init__(self, out: Console, indent: str = "") -> None:
+    def __init__(self, out: Console, indent: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
         self._indent = indent
+        self._clock = clock
         self._last = ""
+        self._due_at = 0.0
+        self._interval_s = LEAST_INTERVAL_S
 
     def show(self, job: Job) -> None:
-        """Print one line when anything has changed."""
-        line = summary(job)
-        if line != self._last:
-            self._last = line
-            took = counters_of(job).get("elapsed_s")
-            timed = f"{line}  {duration(took)}" if took else line
-            self._out.print(Text(f"{self._indent}{timed}"), overflow="ignore")
+        """Print one line when anything has changed that is worth one by now."""
+        line, now = summary(job), self._clock()
+        is_other = _DIGITS.sub("", line) != _DIGITS.sub("", self._last)
+        if line == self._last or not (is_other or now >= self._due_at):
+            return
+        self._interval_s = LEAST_INTERVAL_S if is_other else min(2 * self._interval_s, MOST_INTERVAL_S)
+        self._last, self._due_at = line, now + self._interval_s
+        took = counters_of(job).get("elapsed_s")
+        timed = f"{line}  {duration(took)}" if took else line
+        self._out.print(Text(f"{self._indent}{timed}"), overflow="ignore")
 
 
 class LiveView(AbstractContextManager["LiveView"]):
@@ -109,7 +121,7 @@ def summary(job: Job) -> str:
     """One line: the state, and the numbers that are not zero."""
     done = counters_of(job)
     parts = [counted(done[key], one, many) for key, one, many in _NUMBERS if done.get(key)]
-    if done.get("dead_letters"):
+    if done.get("dead_letters") and has_artifacts(job):
         parts.append(letters(done["dead_letters"]))
     if done.get("bytes"):
         parts.append(size(done["bytes"]))

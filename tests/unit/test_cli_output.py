@@ -255,6 +255,27 @@ def test_tables_in_a_pipe_are_not_cut() -> None:
     assert url in text
 
 
+def test_nothing_follows_the_last_word_of_a_line_in_a_pipe() -> None:
+    """However wide another line is; what a value itself has within it stays."""
+    relying = {"pages": 12, "jobs": 12, "job_ids": [str(number) * 36 for number in range(10)]}
+    receipt = {"id": "cleanup-x", "status": "cleaned", "relying": relying, "planned": {"vectors": 1}}
+    for view, shown in ((output.cleanup_receipt, receipt), (output.job_detail, {"id": "1", "labels": {"a": "b  c"}})):
+        lines = rendered(view, shown).splitlines()
+        assert [line for line in lines if line != line.rstrip()] == []
+    assert "labels     a=b  c" in lines
+
+
+def test_numbers_of_a_job_that_was_cleaned_are_told_as_gone() -> None:
+    """Its dead letters are not told of at all where it is one line; nor where they could be read."""
+    result = {"pages_fetched": 5, "dead_letters": 2}
+    job = {"id": "1", "status": "cancelled", "artifacts": "present", "result": result}
+    assert summary(job) == "cancelled: 5 pages, 2 dead letters"
+    assert "deleted" not in rendered(output.job_detail, job)
+    cleaned = {**job, "artifacts": "cleaned"}
+    assert summary(cleaned) == "cancelled: 5 pages"
+    assert "\nWhat it had made, which is deleted:\npages fetched  5\n" in rendered(output.job_detail, cleaned)
+
+
 def rendered(view: Any, document: dict[str, Any]) -> str:
     stream = io.StringIO()
     view(Console(file=stream, width=output.PIPE_WIDTH, highlight=False), document)

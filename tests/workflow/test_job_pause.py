@@ -52,6 +52,8 @@ async def test_paused_job_can_be_cancelled(stage: Stage) -> None:
     assert await stage.ended(handle) is WorkflowExecutionStatus.CANCELED
     assert stage.twin.row.seen[-3:] == [JobStatus.PAUSED, JobStatus.CANCELLING, JobStatus.CANCELLED]
     assert stage.twin.row.receipt.activities_drained == 0
+    progress = await handle.query(JobWorkflow.progress)
+    assert (progress.status, progress.waiting_for) == (JobStatus.CANCELLED, "")
 
 
 async def test_cancel_right_after_pause(stage: Stage) -> None:

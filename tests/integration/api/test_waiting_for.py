@@ -167,7 +167,7 @@ async def test_workflow_task_that_fails_in_a_loop(watched: ApiStack) -> None:
 
 
 async def test_worker_that_is_silent(watched: ApiStack) -> None:
-    """A job whose worker sends no heartbeats, as one that is frozen, tells for how long."""
+    """A job whose worker sends no heartbeats, as one that is frozen, tells for how long, and what comes then."""
     gate = asyncio.Event()
 
     @activity.defn(name="collect_pages")
@@ -184,9 +184,12 @@ async def test_worker_that_is_silent(watched: ApiStack) -> None:
     ):
         job_id = await watched.running()
         told = await until_waiting_for(watched, job_id, "the worker of collect_pages is silent for ")
+        await watched.http.post(f"/jobs/{job_id}/cancel")
+        stopped = await until_waiting_for(watched, job_id, "it is waited for no more")
         await terminate(watched.settings, f"job-{job_id}")
         gate.set()
     assert told.endswith("after 10 s another one takes it up")
+    assert "to acknowledge or time out; the worker of collect_pages is silent for " in stopped
 
 
 async def test_activity_that_was_paused_in_temporal(api: ApiStack) -> None:

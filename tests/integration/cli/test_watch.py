@@ -73,6 +73,29 @@ def test_start_pages_that_were_not_fetched_are_named(
             assert done.stderr.splitlines()[0] == lines[0]
 
 
+def test_pages_of_a_scrape_that_were_not_fetched_are_named(ke: RunKe, api: ApiTwin) -> None:
+    """Beside those that were: a script that asked for a page learns that it has not got it."""
+    api.pages = [{"url": f"https://e.com/{n}", "depth": 0, "state": "failed", "reason": "HTTP 404"} for n in range(4)]
+    result = {**COUNTERS, "pages_failed": 4, "pages_skipped": 0}
+    done = ke("jobs", "watch", api.add_job("completed_with_errors", kind="scrape", result=result))
+    assert done.returncode == 0
+    named = ", ".join(f"https://e.com/{n} (HTTP 404)" for n in range(3))
+    assert done.stderr.splitlines()[0] == f"4 pages were not fetched: {named}, and 1 more"
+    del api.pages[1:]
+    done = ke(
+        "jobs", "watch", api.add_job("completed_with_errors", kind="scrape", result={**result, "pages_failed": 1})
+    )
+    assert done.stderr.splitlines()[0] == "The page https://e.com/0 was not fetched: HTTP 404"
+
+
+@pytest.mark.parametrize("artifacts", ["cleaning", "cleaned", "cleanup_failed"])
+def test_dead_letters_that_are_deleted_are_not_pointed_to(ke: RunKe, api: ApiTwin, artifacts: str) -> None:
+    """A job that was cancelled and cleaned has none to read."""
+    done = ke("jobs", "watch", api.add_job("cancelled", artifacts=artifacts))
+    assert done.returncode == 1
+    assert "dead-letters" not in done.stderr
+
+
 def test_watch_gives_up_when_its_time_is_up(ke: RunKe, api: ApiTwin) -> None:
     """With `--timeout`, a job that goes on is exit code 1."""
     done = ke("jobs", "watch", api.add_job("running"), "--timeout", "0.1")
