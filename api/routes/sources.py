@@ -15,9 +15,10 @@ from api.views import PageOf, ReceiptView
 router = APIRouter(tags=["sources"])
 
 TaskState = Literal["pending", "claimed", "done", "failed", "skipped"]
-PageState = Literal["pending", "fetching", "fetched", "duplicate", "unchanged", "gone", "failed", "skipped"]
-Since = Literal["changed", "new"]
-"""Of a re-crawl: what has become of a page since the earlier job."""
+PageState = Literal[
+    "pending", "fetching", "fetched", "duplicate", "unchanged", "gone", "failed", "skipped", "changed", "new"
+]
+"""The last two are of a re-crawl: what has become of a page since the earlier job, beside its own state."""
 
 
 OfUrl = Annotated[UrlPrefix | None, Query(description="Exactly this URL, in any spelling; or")]
@@ -49,7 +50,7 @@ async def find_sources(
 
 @router.get("/jobs/{job_id}/pages", operation_id="listPages", summary="List the URLs a job has seen")
 async def list_pages(
-    gateway: GatewayDep, job_id: JobId, state: PageState | Since | None = None, limit: Limit = 50, cursor: Cursor = None
+    gateway: GatewayDep, job_id: JobId, state: PageState | None = None, limit: Limit = 50, cursor: Cursor = None
 ) -> PageOf[PageItem]:
     """Shows the frontier of a scrape or crawl, and what became of each URL.
 

@@ -54,14 +54,17 @@ async def waiting_for(gateway: Gateway, sighting: Sighting, lanes: LaneMap) -> s
 
 
 def worth_asking(activities: Sequence[PendingActivity]) -> list[PendingActivity]:
-    """Those that a job may wait for: not a shard that no worker has yet, while others of its lane are at work."""
+    """Those that a job may wait for, by name, as Temporal tells them in no order that stays.
+
+    A shard that no worker has yet is none of them while others of its lane are at work.
+    """
     at_work = {activity.name for activity in activities if activity.started_at is not None}
 
     def is_spare(activity: PendingActivity) -> bool:
         is_untouched = activity.started_at is None and not activity.failure and not activity.is_paused
         return is_untouched and activity.name in at_work
 
-    return [activity for activity in activities if not is_spare(activity)]
+    return sorted((activity for activity in activities if not is_spare(activity)), key=lambda activity: activity.name)
 
 
 async def _workflow(gateway: Gateway, row: JobRow, execution: Execution) -> str | None:

