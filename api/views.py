@@ -99,7 +99,7 @@ class Outdated:
     """What an ended re-crawl has left of documents that its pages do not have any more."""
 
     pages: int
-    forgetting: Literal["running", "ended"] | None = None
+    forgetting: Literal["running", "ended", "held"] | None = None
 
 
 class JobView(BaseModel):
@@ -129,10 +129,11 @@ class JobView(BaseModel):
         description="Of a re-crawl that has ended: its pages that have changed or are gone and whose earlier document "
         "is still stored, so that a search finds it; of the first 10,000 of them, and told by GET /jobs/{id} only",
     )
-    forgetting: Literal["running", "ended"] | None = Field(
+    forgetting: Literal["running", "ended", "held"] | None = Field(
         None,
         description="Where there are such and `forget_replaced` was asked for: whether their deletion is still at "
-        "work, told by GET /jobs/{id} only. What is left by one that has ended another page has, or is not replaced",
+        "work, told by GET /jobs/{id} only. What is left by one that has ended another page has, or is not replaced; "
+        "`held`: so are those that are gone, as they are more than `max_gone_share` of the earlier job's pages",
     )
     retry_id: str | None = Field(None, description="The retry of dead letters that is at work, if one is")
     waiting_for: str | None = Field(None, description="Why it does not move; told by GET /jobs/{id} only")

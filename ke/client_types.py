@@ -101,8 +101,9 @@ class Job(TypedDict):
     """Of a re-crawl, once it has begun: URLs of the earlier job that are in its scope and asked for again."""
     previous_stored: NotRequired[int | None]
     """Of a re-crawl that has ended: pages that changed or are gone whose earlier document is stored; not in lists."""
-    forgetting: NotRequired[Literal["running", "ended"] | None]
-    """Where there are such and `forget_replaced` was asked for: whether their deletion is at work; not in lists."""
+    forgetting: NotRequired[Literal["running", "ended", "held"] | None]
+    """Where there are such and `forget_replaced` was asked for: whether their deletion is at work, or held, as too many
+    pages are gone; not in lists."""
     retry_id: str | None
     """The retry of dead letters that is at work, if one is."""
     waiting_for: NotRequired[str | None]

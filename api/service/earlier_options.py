@@ -14,7 +14,7 @@ from ke.storage.jobs import JobRow, find_job
 
 AnyBody: TypeAlias = ScrapeBody | CrawlBody | ExtractBody
 
-NEVER_TAKEN: Final = frozenset({"kind", "labels", "recrawl_of", "forget_replaced"})
+NEVER_TAKEN: Final = frozenset({"kind", "labels", "recrawl_of", "forget_replaced", "max_gone_share"})
 """Fields that are of one job: what its owner calls it, and what must be asked for each time."""
 _ADDRESSES: Final = ("urls", "seeds")
 _WITH_SCHEMA: Final = ("instructions", "model", "max_tokens")

@@ -41,7 +41,9 @@ class JobAnswer(_Answer):
         "is still stored, so that `search` finds it (of the first 10,000); `list_pages` names them",
     )
     forgetting: str | None = Field(
-        None, description="Where there are such, with `forget_replaced`: whether their deletion is running or ended"
+        None,
+        description="Where there are such, with `forget_replaced`: whether their deletion is running, has ended, or is "
+        "held, since so many are gone that the site may be broken (`max_gone_share`)",
     )
 
 

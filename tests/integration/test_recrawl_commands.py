@@ -26,6 +26,9 @@ def test_forget_replaced_is_sent(api: ApiTwin, command: str) -> None:
     assert (api.calls[-1].body["recrawl_of"], api.calls[-1].body["forget_replaced"]) == (earlier, True)
     assert run([command, "https://e.com/", "--recrawl-of", earlier]) == 0
     assert "forget_replaced" not in api.calls[-1].body
+    share = ["--max-gone-share", "0.8"]
+    assert run([command, "https://e.com/", "--recrawl-of", earlier, "--forget-replaced", *share]) == 0
+    assert api.calls[-1].body["max_gone_share"] == 0.8
 
 
 def test_pages_are_listed_with_the_documents_they_had(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
