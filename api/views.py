@@ -127,7 +127,8 @@ class JobView(BaseModel):
     previous_stored: int | None = Field(
         None,
         description="Of a re-crawl that has ended: its pages that have changed or are gone and whose earlier document "
-        "is still stored, so that a search finds it; of the first 10,000 of them, and told by GET /jobs/{id} only",
+        "is still stored, so that a search finds it, those aside whose document another page of the job has now; of the "
+        "first 10,000 of them, and told by GET /jobs/{id} only",
     )
     forgetting: Literal["running", "ended"] | None = Field(
         None,

@@ -100,7 +100,8 @@ class Job(TypedDict):
     earlier_pages: int | None
     """Of a re-crawl, once it has begun: URLs of the earlier job that are in its scope and asked for again."""
     previous_stored: NotRequired[int | None]
-    """Of a re-crawl that has ended: pages that changed or are gone whose earlier document is stored; not in lists."""
+    """Of a re-crawl that has ended: pages that changed or are gone whose earlier document is stored, and which no page
+    of the job has now; not in lists."""
     forgetting: NotRequired[Literal["running", "ended"] | None]
     """Where there are such and `forget_replaced` was asked for: whether their deletion is at work; not in lists."""
     retry_id: str | None

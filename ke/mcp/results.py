@@ -38,7 +38,8 @@ class JobAnswer(_Answer):
     previous_stored: int | None = Field(
         None,
         description="Of a re-crawl that has ended: its pages that have changed or are gone and whose earlier document "
-        "is still stored, so that `search` finds it (of the first 10,000); `list_pages` names them",
+        "is still stored, so that `search` finds it, and which no page of the job has now (of the first 10,000); "
+        "`list_pages` names them",
     )
     forgetting: str | None = Field(
         None, description="Where there are such, with `forget_replaced`: whether their deletion is running or ended"
