@@ -144,6 +144,22 @@ class RelyingView(TypedDict):
     """The first ten."""
 
 
+class OtherPage(TypedDict):
+    """A page whose document was stored for another one."""
+
+    url: str
+    job_id: str
+    state: str
+
+
+class OtherPages(TypedDict):
+    """The pages whose document was stored for another one."""
+
+    pages: int
+    first: list[OtherPage]
+    """The first twenty, those of the newest job first."""
+
+
 class Receipt(TypedDict):
     """What a cleanup has really deleted, and what is left. A dry run has the status `planned`."""
 
@@ -160,6 +176,8 @@ class Receipt(TypedDict):
     deleted: StoreCountsView
     remaining: StoreCountsView
     relying: RelyingView
+    other_pages: NotRequired[OtherPages | None]
+    """Of the dry run for one source: the pages that have it now, beside the one that it was stored for."""
     started_at: str | None
     completed_at: str | None
     delete_record: bool

@@ -216,6 +216,21 @@ class Relying(_Answer):
     job_ids: list[str] = Field(default_factory=list, description="The first ten of these")
 
 
+class OtherPage(_Answer):
+    """A page whose document was stored for another one."""
+
+    url: str
+    job_id: str
+    state: str = Field(description="duplicate, or in a re-crawl that found it as it was unchanged")
+
+
+class OtherPages(_Answer):
+    """Pages whose document was stored for another one."""
+
+    pages: int = 0
+    first: list[OtherPage] = Field(default_factory=list, description="The first twenty of these")
+
+
 class ReceiptAnswer(_Answer):
     """What a cleanup has really deleted, and what is left."""
 
@@ -232,6 +247,11 @@ class ReceiptAnswer(_Answer):
     relying: Relying = Field(
         default_factory=Relying,
         description="Pages of jobs that it leaves, whose document it takes; a re-crawl of such a job takes them anew",
+    )
+    other_pages: OtherPages | None = Field(
+        None,
+        description="Of a dry run of `forget_source`: pages that have this document now, beside the one that it was "
+        "stored for; they go with it",
     )
     error: str | None = None
 
