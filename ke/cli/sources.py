@@ -239,10 +239,11 @@ async def _of_page(ke: KnowledgeExtractionClient, url: str, job: str) -> Source:
     if not page["source_is_stored"]:
         raise _not_found(f"the document that {page['url']} had in job {job} was deleted since")
     document = await ke.get_source(page["source_id"])
-    if (document["url"], document["job_id"]) != (page["url"], job):
+    stored = f" for {document['url']}" if document["url"] != page["url"] else ""
+    stored += f" by job {document['job_id']}" if document["job_id"] != job else ""
+    if stored:
         became = _BECAME.get(page["state"], f"is {page['state']}")
-        stored = f"stored for {document['url']} by job {document['job_id']}"
-        output.note(f"{page['url']} {became} in job {job}: its document is {document['id']}, {stored}")
+        output.note(f"{page['url']} {became} in job {job}: its document is {document['id']}, stored{stored}")
     return document
 
 
