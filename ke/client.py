@@ -218,27 +218,38 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
         job_id: str,
         *,
         state: str | None = None,
+        url: str | None = None,
         url_prefix: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[SourceItem]:
         """The sources a job stored, or worked on.
 
-        With `state` those that its extraction left in that state, with `url_prefix` those whose URL begins so.
+        With `state` those that its extraction left in that state, with `url` that with exactly this one, in any
+        spelling, or with `url_prefix` those whose URL begins so.
         """
-        filters = {"state": state, "url_prefix": url_prefix}
+        filters = {"state": state, "url": url, "url_prefix": url_prefix}
         page: Page[SourceItem] = await self._list(f"/jobs/{segment(job_id)}/sources", limit, cursor, **filters)
         return page
 
     async def list_pages(
-        self, job_id: str, *, state: str | None = None, limit: int = 50, cursor: str | None = None
+        self,
+        job_id: str,
+        *,
+        state: str | None = None,
+        url: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
     ) -> Page[PageItem]:
         """The URLs a job has seen, and what became of each; with `state` those in that state.
+
+        With `url`, in any spelling, that page alone: its `source_id` is the document that it has, also where that is
+        another page's (a duplicate) or an earlier job's.
 
         Of a re-crawl `changed` gives those that have other content than in the earlier job, with that document in
         `previous_source_id`, and `new` those that were not there; of any other job these two are refused.
         """
-        page: Page[PageItem] = await self._list(f"/jobs/{segment(job_id)}/pages", limit, cursor, state=state)
+        page: Page[PageItem] = await self._list(f"/jobs/{segment(job_id)}/pages", limit, cursor, state=state, url=url)
         return page
 
     async def list_extractions(
@@ -392,7 +403,8 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
 
         Args:
             source_id: The source.
-            dry_run: Only count what would go; the receipt has the status `planned`.
+            dry_run: Only count what would go; the receipt has the status `planned`, and names the `other_pages` that
+                have this document now.
             wait_s: Seconds to wait for the end, at most 60; the receipt's status says whether it came.
         """
         receipt: Receipt = await self._call(

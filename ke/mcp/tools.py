@@ -393,8 +393,9 @@ async def forget_source(
 ) -> Annotated[CallToolResult, ReceiptAnswer]:
     """Delete one stored page with everything that was made of it, so that no search finds it any more.
 
-    Cannot be undone; `dry_run` shows first what would go. The receipt says what was really deleted and what remains;
-    calling again gives the same receipt. Refused (409) while its job, or one that reads that job's pages, is active.
+    Cannot be undone; `dry_run` shows first what would go, and in `other_pages` which pages have the same document and
+    lose it too. The receipt says what was really deleted and what remains; calling again gives the same receipt.
+    Refused (409) while its job, or one that reads that job's pages, is active.
     """
     wait_s = CLEANUP_WAIT_S if wait and not dry_run else 0
     return await answer(lambda ke: ke.forget_source(source_id_of(source_id), dry_run=dry_run, wait_s=wait_s))

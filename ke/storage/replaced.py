@@ -91,26 +91,46 @@ async def is_replaced(connection: AsyncConnection, cleanup: CleanupInput) -> boo
 async def count_outdated(connection: AsyncConnection, job_id: uuid.UUID, most: int) -> int:
     """How many pages of a re-crawl have changed, or are gone, whose earlier document a search still finds.
 
+    Those aside whose document another page of the re-crawl has now: it had the same content, and is as it was.
+
     Args:
         connection: The transaction.
         job_id: The re-crawl.
         most: How many pages that have changed or are gone to look at: this is read with the job, again and again.
     """
+    return int((await connection.execute(outdated(job_id, most))).scalar_one())
+
+
+def outdated(job_id: uuid.UUID, most: int) -> sa.Select[Any]:
+    """The statement of `count_outdated`."""
     some = (
         sa.select(pages.c.previous_source_id)
         .where(pages.c.job_id == job_id, pages.c.previous_source_id.is_not(None))
         .limit(most)
         .subquery()
     )
+    # Each document once, however many pages had it.
+    earlier = (
+        sa.select(some.c.previous_source_id.label("id"), sa.func.count().label("pages"))
+        .group_by(some.c.previous_source_id)
+        .subquery()
+    )
     # One by one, by the index: the planner would sooner read all sources of all jobs.
     is_found = (
         sa.select(sa.literal(1))
         .select_from(sources.join(jobs, jobs.c.id == sources.c.job_id))
-        .where(sources.c.id == some.c.previous_source_id, jobs.c.artifacts == Artifacts.PRESENT.value)
+        .where(sources.c.id == earlier.c.id, jobs.c.artifacts == Artifacts.PRESENT.value)
         .limit(1)
         .scalar_subquery()
     )
-    return int((await connection.execute(sa.select(sa.func.count(is_found)).select_from(some))).scalar_one())
+    # The job is no condition: of a new one the statistics tell nothing, and the planner would read all its pages.
+    has_it = sa.func.bool_or((pages.c.job_id == job_id) & (pages.c.state != "gone"))
+    is_had = sa.select(has_it).where(pages.c.source_id == earlier.c.id).scalar_subquery()
+    return (
+        sa.select(sa.func.coalesce(sa.func.sum(earlier.c.pages), 0))
+        .select_from(earlier)
+        .where(is_found.is_not(None), is_had.is_not(True))
+    )
 
 
 async def keeps_gone(connection: AsyncConnection, job_id: uuid.UUID, params: Mapping[str, Any]) -> bool:

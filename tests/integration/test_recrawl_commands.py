@@ -74,7 +74,7 @@ OUTDATED = [
     ({"forgetting": "running"}, 3, "What 3 pages said before they changed or went is being deleted: ke jobs pages"),
     ({"forgetting": "ended"}, 3, "still finds what 3 pages said before they changed or went, as another page has it"),
     ({"forgetting": None}, 3, "still finds what 3 pages said before they changed or went: ke jobs pages"),
-    ({"forgetting": None}, 0, "No earlier document of a page that has changed or is gone is left."),
+    ({"forgetting": None}, 0, "No earlier document of a page that has changed or is gone is left, but for what"),
 ]
 
 
