@@ -229,9 +229,12 @@ class CollectRun:
             if at_limit:
                 await self._beat.wait(OTHERS_S)
                 continue
-            state, reason = await self._state()
+            state, reason = await self._what_is_left()
+            if state.is_empty and self._may_have_links_left:
+                await self._seed_links_left()
+                continue
             if state.is_empty:
-                return None if self._may_have_links_left else "all pages fetched"
+                return "all pages fetched"
             if self._is_idle(state):
                 return None
             self._shares.added()
@@ -424,15 +427,12 @@ class CollectRun:
             return None
         return self._budget.reached(totals, 0, 0)
 
-    async def _state(self) -> tuple[FrontierState, str | None]:
+    async def _what_is_left(self) -> tuple[FrontierState, str | None]:
         """What is left to fetch, and why the page that is due next was not fetched yet."""
         async with self._database.transaction() as connection:
             shard = self._hold.shard
             state = await frontier.frontier_state(connection, self._job_id, shard)
             reason = await frontier.next_reason(connection, self._job_id, shard) if state.waiting else None
-        if state.is_empty and self._may_have_links_left and not self._beat.stopping:
-            await self._seed_links_left()
-            return await self._state()
         return state, reason
 
     # The end

@@ -76,8 +76,9 @@ class Seeding:
         while after is not None and not self.beat.stopping:
             async with self.writing() as connection:
                 found, after = await earlier_frontier(connection, job_id, after)
-            broken = [link for link in found if link.is_gone or (link.is_broken and link.found_on is not None)]
-            selected = await self._followed(broken)
+            # What sitemaps had named they have named again, or not.
+            later = [link for link in found if self._is_for_later(link) and (link.is_gone or link.found_on is not None)]
+            selected = await self._followed(later)
             if selected:
                 async with self.writing() as connection:
                     left = await still_linked(connection, self.job_id, selected)

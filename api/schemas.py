@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from ke.contracts.errors import InvalidInput
 from ke.contracts.jobs import (
     DEFAULT_PROJECT,
+    MAX_GONE_SHARE,
     PROJECT_NAME,
     CollectSpec,
     CrawlLimits,
@@ -225,8 +226,8 @@ RecrawlOf = Annotated[
     UUID | None,
     Field(
         description="An ended scrape or crawl: what is as it was then is neither stored nor extracted again, and what "
-        "is not there any more is `gone`. Every field that is not given is that job's, `labels` and "
-        "`forget_replaced` aside"
+        "is not there any more is `gone`. Every field that is not given is that job's, `labels`, "
+        "`forget_replaced` and `max_gone_share` aside"
     ),
 ]
 
@@ -250,17 +251,33 @@ ForgetReplaced = Annotated[
 ]
 
 
+MaxGoneShare = Annotated[
+    float,
+    Field(
+        strict=True,
+        ge=0,
+        le=1,
+        description="With `forget_replaced`: the largest share of the earlier job's pages that may be gone for their "
+        "documents to be deleted. Where more are gone, and more than 10, the site is broken most likely: what they "
+        "said is kept, and `forgetting` is `held`. 1: whatever is gone is deleted",
+    ),
+]
+
+
 class FetchingBody(JobBody):
     """What scrapes and crawls have."""
 
     project: ProjectName = DEFAULT_PROJECT
     recrawl_of: RecrawlOf = None
     forget_replaced: ForgetReplaced = False
+    max_gone_share: MaxGoneShare = MAX_GONE_SHARE
 
     @model_validator(mode="after")
     def _forgets_only_what_is_crawled_again(self) -> Self:
         if self.forget_replaced and self.recrawl_of is None:
             raise PydanticCustomError("no_recrawl", "forget_replaced goes with recrawl_of only")
+        if not self.forget_replaced and "max_gone_share" in self.model_fields_set:
+            raise PydanticCustomError("no_forgetting", "max_gone_share goes with forget_replaced only")
         return self
 
 
@@ -288,6 +305,7 @@ class ScrapeBody(FetchingBody):
             follow=False,
             recrawl_of=_text_of(self.recrawl_of),
             forget_replaced=self.forget_replaced,
+            max_gone_share=self.max_gone_share,
             reading=self.reading,
             browser=self.browser,
         )
@@ -328,6 +346,7 @@ class CrawlBody(FetchingBody):
             rate=FetchRate(**self.rate.model_dump()),
             recrawl_of=_text_of(self.recrawl_of),
             forget_replaced=self.forget_replaced,
+            max_gone_share=self.max_gone_share,
             reading=self.reading,
             browser=self.browser,
         )

@@ -99,7 +99,7 @@ class Outdated:
     """What an ended re-crawl has left of documents that its pages do not have any more."""
 
     pages: int
-    forgetting: Literal["running", "ended"] | None = None
+    forgetting: Literal["running", "ended", "held"] | None = None
 
 
 class JobView(BaseModel):
@@ -127,12 +127,14 @@ class JobView(BaseModel):
     previous_stored: int | None = Field(
         None,
         description="Of a re-crawl that has ended: its pages that have changed or are gone and whose earlier document "
-        "is still stored, so that a search finds it; of the first 10,000 of them, and told by GET /jobs/{id} only",
+        "is still stored, so that a search finds it, those aside whose document another page of the job has now; of "
+        "the first 10,000 of them, and told by GET /jobs/{id} only",
     )
-    forgetting: Literal["running", "ended"] | None = Field(
+    forgetting: Literal["running", "ended", "held"] | None = Field(
         None,
         description="Where there are such and `forget_replaced` was asked for: whether their deletion is still at "
-        "work, told by GET /jobs/{id} only. What is left by one that has ended another page has, or is not replaced",
+        "work, told by GET /jobs/{id} only. What is left by one that has ended another page has, or is not replaced; "
+        "`held`: so are those that are gone, as they are more than `max_gone_share` of the earlier job's pages",
     )
     retry_id: str | None = Field(None, description="The retry of dead letters that is at work, if one is")
     waiting_for: str | None = Field(None, description="Why it does not move; told by GET /jobs/{id} only")
@@ -207,6 +209,21 @@ class RelyingView(BaseModel):
     job_ids: list[UUID] = Field(default_factory=list, description="The first ten of these")
 
 
+class OtherPageView(BaseModel):
+    """A page whose document was stored for another one."""
+
+    url: str
+    job_id: UUID = Field(description="The job whose page it is")
+    state: str = Field(description="`duplicate`, or in a re-crawl that found it as it was `unchanged`")
+
+
+class OtherPagesView(BaseModel):
+    """Pages, of whichever job, whose document was stored for another one, but for those that are gone."""
+
+    pages: int
+    first: list[OtherPageView] = Field(description="The first twenty of these, those of the newest job first")
+
+
 class ReceiptView(BaseModel):
     """What a cleanup has really deleted, and what is left."""
 
@@ -229,6 +246,11 @@ class ReceiptView(BaseModel):
         description="Pages of jobs that it leaves (of a project: those of others) and whose document it takes, as of "
         "its beginning. They stay, without a document, and a re-crawl of such a job fetches them anew; of one source "
         "they go with it, and are among `planned.pages`",
+    )
+    other_pages: OtherPagesView | None = Field(
+        None,
+        description="Of the dry run for one source only: the pages that have this document now, beside the one that "
+        "it was stored for: they go with it. A receipt does not keep their URLs",
     )
     started_at: datetime | None
     completed_at: datetime | None

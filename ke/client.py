@@ -59,6 +59,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
         extract: Extract = NOT_GIVEN,
         recrawl_of: str | None = None,
         forget_replaced: bool = False,
+        max_gone_share: float | None = None,
         browser: bool | None = None,
         project: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -66,8 +67,8 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
     ) -> Job:
         """Fetches a list of URLs.
 
-        What is not given has the gateway's default; with `recrawl_of` it is as that job had it, `labels` and
-        `forget_replaced` aside.
+        What is not given has the gateway's default; with `recrawl_of` it is as that job had it, `labels`,
+        `forget_replaced` and `max_gone_share` aside.
 
         Args:
             urls: At most 1,000; may be left out where `recrawl_of` is a scrape too.
@@ -76,6 +77,8 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
             recrawl_of: A job that has ended: what is as it was then is neither stored nor extracted again.
             forget_replaced: With `recrawl_of`: once the job has ended well, delete the earlier documents of pages that
                 have changed or are gone, also of those that an earlier re-crawl of the chain had found so.
+            max_gone_share: With `forget_replaced`: the largest share, from 0 to 1, of the earlier job's pages that may
+                be gone for their documents to be deleted; 0.5 by default, 1 for whatever is gone.
             browser: Whether HTML pages are shown by the worker's Chromium and read as their scripts have made them.
             project: What the job belongs to; `default` by default.
             labels: At most 32 names and values of the caller's.
@@ -83,7 +86,11 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
                 inside this call is safe.
         """
         given = {"urls": list(urls) if urls is not None else None, "reading": reading, "browser": browser}
-        again = {"recrawl_of": recrawl_of, "forget_replaced": forget_replaced or None}
+        again = {
+            "recrawl_of": recrawl_of,
+            "forget_replaced": forget_replaced or None,
+            "max_gone_share": max_gone_share,
+        }
         body = {"kind": "scrape", **_given(given | again), **_extract(extract)}
         return await self._submit(body, project, labels, idempotency_key)
 
@@ -98,6 +105,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
         extract: Extract = NOT_GIVEN,
         recrawl_of: str | None = None,
         forget_replaced: bool = False,
+        max_gone_share: float | None = None,
         browser: bool | None = None,
         project: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -114,6 +122,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
             extract: As in `submit_scrape`.
             recrawl_of: As in `submit_scrape`.
             forget_replaced: As in `submit_scrape`.
+            max_gone_share: As in `submit_scrape`.
             browser: As in `submit_scrape`.
             project: As in `submit_scrape`.
             labels: As in `submit_scrape`.
@@ -121,7 +130,11 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
         """
         groups = {name: dict(v) for name, v in (("limits", limits), ("scope", scope), ("rate", rate)) if v is not None}
         given = {"seeds": list(seeds) if seeds is not None else None, "reading": reading, "browser": browser}
-        again = {"recrawl_of": recrawl_of, "forget_replaced": forget_replaced or None}
+        again = {
+            "recrawl_of": recrawl_of,
+            "forget_replaced": forget_replaced or None,
+            "max_gone_share": max_gone_share,
+        }
         body = {"kind": "crawl", **_given(given | again), **groups, **_extract(extract)}
         return await self._submit(body, project, labels, idempotency_key)
 
@@ -206,27 +219,38 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
         job_id: str,
         *,
         state: str | None = None,
+        url: str | None = None,
         url_prefix: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[SourceItem]:
         """The sources a job stored, or worked on.
 
-        With `state` those that its extraction left in that state, with `url_prefix` those whose URL begins so.
+        With `state` those that its extraction left in that state, with `url` that with exactly this one, in any
+        spelling, or with `url_prefix` those whose URL begins so.
         """
-        filters = {"state": state, "url_prefix": url_prefix}
+        filters = {"state": state, "url": url, "url_prefix": url_prefix}
         page: Page[SourceItem] = await self._list(f"/jobs/{segment(job_id)}/sources", limit, cursor, **filters)
         return page
 
     async def list_pages(
-        self, job_id: str, *, state: str | None = None, limit: int = 50, cursor: str | None = None
+        self,
+        job_id: str,
+        *,
+        state: str | None = None,
+        url: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
     ) -> Page[PageItem]:
         """The URLs a job has seen, and what became of each; with `state` those in that state.
+
+        With `url`, in any spelling, that page alone: its `source_id` is the document that it has, also where that is
+        another page's (a duplicate) or an earlier job's.
 
         Of a re-crawl `changed` gives those that have other content than in the earlier job, with that document in
         `previous_source_id`, and `new` those that were not there; of any other job these two are refused.
         """
-        page: Page[PageItem] = await self._list(f"/jobs/{segment(job_id)}/pages", limit, cursor, state=state)
+        page: Page[PageItem] = await self._list(f"/jobs/{segment(job_id)}/pages", limit, cursor, state=state, url=url)
         return page
 
     async def list_extractions(
@@ -380,7 +404,8 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
 
         Args:
             source_id: The source.
-            dry_run: Only count what would go; the receipt has the status `planned`.
+            dry_run: Only count what would go; the receipt has the status `planned`, and names the `other_pages` that
+                have this document now.
             wait_s: Seconds to wait for the end, at most 60; the receipt's status says whether it came.
         """
         receipt: Receipt = await self._call(

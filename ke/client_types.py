@@ -100,9 +100,11 @@ class Job(TypedDict):
     earlier_pages: int | None
     """Of a re-crawl, once it has begun: URLs of the earlier job that are in its scope and asked for again."""
     previous_stored: NotRequired[int | None]
-    """Of a re-crawl that has ended: pages that changed or are gone whose earlier document is stored; not in lists."""
-    forgetting: NotRequired[Literal["running", "ended"] | None]
-    """Where there are such and `forget_replaced` was asked for: whether their deletion is at work; not in lists."""
+    """Of a re-crawl that has ended: pages that changed or are gone whose earlier document is stored, and which no page
+    of the job has now; not in lists."""
+    forgetting: NotRequired[Literal["running", "ended", "held"] | None]
+    """Where there are such and `forget_replaced` was asked for: whether their deletion is at work, or held, as too many
+    pages are gone; not in lists."""
     retry_id: str | None
     """The retry of dead letters that is at work, if one is."""
     waiting_for: NotRequired[str | None]
@@ -143,6 +145,22 @@ class RelyingView(TypedDict):
     """The first ten."""
 
 
+class OtherPage(TypedDict):
+    """A page whose document was stored for another one."""
+
+    url: str
+    job_id: str
+    state: str
+
+
+class OtherPages(TypedDict):
+    """The pages whose document was stored for another one."""
+
+    pages: int
+    first: list[OtherPage]
+    """The first twenty, those of the newest job first."""
+
+
 class Receipt(TypedDict):
     """What a cleanup has really deleted, and what is left. A dry run has the status `planned`."""
 
@@ -159,6 +177,8 @@ class Receipt(TypedDict):
     deleted: StoreCountsView
     remaining: StoreCountsView
     relying: RelyingView
+    other_pages: NotRequired[OtherPages | None]
+    """Of the dry run for one source: the pages that have it now, beside the one that it was stored for."""
     started_at: str | None
     completed_at: str | None
     delete_record: bool

@@ -21,7 +21,8 @@ PageState = Literal[
 """The last two are of a re-crawl: what has become of a page since the earlier job, beside its own state."""
 
 
-OfUrl = Annotated[UrlPrefix | None, Query(description="Exactly this URL, in any spelling; or")]
+OneUrl = Annotated[UrlPrefix | None, Query(description="Exactly this URL, in any spelling; or")]
+OfUrl = Annotated[UrlPrefix | None, Query(description="Only of exactly this URL, in any spelling")]
 OfUrls = Annotated[UrlPrefix | None, Query(description="Only of URLs that begin so")]
 
 
@@ -30,18 +31,19 @@ async def list_sources(
     gateway: GatewayDep,
     job_id: JobId,
     state: TaskState | None = None,
+    url: OfUrl = None,
     url_prefix: OfUrls = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> PageOf[SourceItem]:
     """Shows the sources a job stored, or works on; with `state` those whose extraction is in that state."""
-    part = slice_of(gateway.cursor_key, limit, cursor, "sources", job_id, state, url_prefix)
-    return await lists.sources(gateway, job_id, part, state=state, url_prefix=url_prefix)
+    part = slice_of(gateway.cursor_key, limit, cursor, "sources", job_id, state, url, url_prefix)
+    return await lists.sources(gateway, job_id, part, state=state, url=url, url_prefix=url_prefix)
 
 
 @router.get("/sources", operation_id="findSources", summary="Find sources by their URLs")
 async def find_sources(
-    gateway: GatewayDep, url: OfUrl = None, url_prefix: OfUrls = None, limit: Limit = 50, cursor: UrlCursor = None
+    gateway: GatewayDep, url: OneUrl = None, url_prefix: OfUrls = None, limit: Limit = 50, cursor: UrlCursor = None
 ) -> PageOf[SourceItem]:
     """Shows the documents of all jobs with one URL, or with URLs that begin so: by URL, of each the newest first."""
     part = url_slice_of(gateway.cursor_key, limit, cursor, "sources-by-url", url, url_prefix)
@@ -50,15 +52,21 @@ async def find_sources(
 
 @router.get("/jobs/{job_id}/pages", operation_id="listPages", summary="List the URLs a job has seen")
 async def list_pages(
-    gateway: GatewayDep, job_id: JobId, state: PageState | None = None, limit: Limit = 50, cursor: Cursor = None
+    gateway: GatewayDep,
+    job_id: JobId,
+    state: PageState | None = None,
+    url: OfUrl = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> PageOf[PageItem]:
     """Shows the frontier of a scrape or crawl, and what became of each URL.
 
-    Of a re-crawl `changed` lists what has other content than in the earlier job, and `new` what was not there; of any
-    other job these two are refused.
+    That of a `url` tells which document it has, also where that is another page's, or an earlier job's. Of a re-crawl
+    `changed` lists what has other content than in the earlier job, and `new` what was not there; of any other job these
+    two are refused.
     """
-    part = slice_of(gateway.cursor_key, limit, cursor, "pages", job_id, state)
-    return await lists.pages(gateway, job_id, part, state=state)
+    part = slice_of(gateway.cursor_key, limit, cursor, "pages", job_id, state, url)
+    return await lists.pages(gateway, job_id, part, state=state, url=url)
 
 
 @router.get("/jobs/{job_id}/extractions", operation_id="listExtractions", summary="List a job's chunks")

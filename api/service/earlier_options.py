@@ -16,7 +16,7 @@ from ke.storage.listing import owners_of, projects_of
 
 AnyBody: TypeAlias = ScrapeBody | CrawlBody | ExtractBody
 
-NEVER_TAKEN: Final = frozenset({"kind", "labels", "recrawl_of", "forget_replaced"})
+NEVER_TAKEN: Final = frozenset({"kind", "labels", "recrawl_of", "forget_replaced", "max_gone_share"})
 """Fields that are of one job: what its owner calls it, and what must be asked for each time."""
 MAX_NAMED: Final = 10
 """Projects that a refusal names."""

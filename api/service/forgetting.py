@@ -1,13 +1,14 @@
 """Forgetting one source, with all that was made of it."""
 
 import uuid
+from dataclasses import asdict
 
 from api.errors import JobActive
 from api.resources import Gateway
 from api.service import states
 from api.service.cleaning import plan_of, settled_dependents
 from api.service.receipts import receipt_of_run
-from api.views import ReceiptView
+from api.views import OtherPagesView, ReceiptView
 from ke.contracts.cleanup import CleanupInput, CleanupReceipt, CleanupStatus
 from ke.contracts.errors import NotFound
 from ke.runtime.settling import settle, settle_cleanup
@@ -15,6 +16,7 @@ from ke.storage.cleanup_sources import owner_of
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import find_receipt
 from ke.storage.jobs import find_job
+from ke.storage.relying import other_pages
 
 
 async def forget_source(
@@ -45,13 +47,21 @@ async def forget_source(
     if not is_done:
         await _check(gateway, target)
     if dry_run:
-        return await plan_of(gateway, target), True
+        return await _plan(gateway, target), True
     await gateway.engine.start_cleanup(CleanupInput(str(target.job_id), source_id=str(source_id)))
     stale = before if before is not None and before.status is not CleanupStatus.RUNNING else None
     receipt = await receipt_of_run(gateway, target.receipt_id, stale=stale, wait_s=wait_s)
     if receipt is None:
         return await plan_of(gateway, target, running=True), False
     return ReceiptView.of(receipt), receipt.status is not CleanupStatus.RUNNING
+
+
+async def _plan(gateway: Gateway, target: CleanupTarget) -> ReceiptView:
+    """What would go, with the other pages that have the document."""
+    plan = await plan_of(gateway, target)
+    async with gateway.database.transaction() as connection:
+        other = await other_pages(connection, target)
+    return plan.model_copy(update={"other_pages": OtherPagesView.model_validate(asdict(other))})
 
 
 async def _find(gateway: Gateway, source_id: uuid.UUID) -> tuple[CleanupTarget, CleanupReceipt | None, bool]:

@@ -29,6 +29,7 @@ from ke.storage import dead_letters, listing
 from ke.storage.jobs import JobRow, get_job, list_jobs, list_projects, progress_of
 from ke.storage.sources_by_url import list_sources_by_url
 from ke.web.errors import BadUrl
+from ke.web.query import without_params
 from ke.web.urls import canonicalize
 
 LOOKED_UP_AT_ONCE: Final = 25
@@ -36,6 +37,7 @@ LOOKED_UP_AT_ONCE: Final = 25
 
 
 _ONE_OF: Final = "Exactly one of url and url_prefix is to be given."
+_NOT_BOTH: Final = "One of url and url_prefix is to be given, at most."
 OF_RECRAWLS: Final = frozenset({"changed", "new"})
 """What pages can be listed by where there is an earlier job to compare with."""
 MAX_ERRORS_TOLD: Final = 100
@@ -122,12 +124,19 @@ async def projects(gateway: Gateway, part: Slice) -> PageOf[ProjectView]:
 
 
 async def sources(
-    gateway: Gateway, job_id: uuid.UUID, part: Slice, *, state: str | None, url_prefix: str | None
+    gateway: Gateway, job_id: uuid.UUID, part: Slice, *, state: str | None, url: str | None, url_prefix: str | None
 ) -> PageOf[SourceItem]:
-    """The sources a job stored, or works on."""
+    """The sources a job stored, or works on.
+
+    Raises:
+        ValidationFailed: Both a URL and the beginning of one are given; or the URL is none.
+    """
+    if url is not None and url_prefix is not None:
+        raise ValidationFailed("Give url or url_prefix.", errors=[{"parameter": "url", "detail": _NOT_BOTH}])
+    exact = None if url is None else _canonical(url)
     async with gateway.database.transaction() as connection:
         job = await get_job(connection, job_id)
-        filters = {"state": state, "url_prefix": url_prefix}
+        filters = {"state": state, "url": _as_spelt_by(job, exact), "url_prefix": url_prefix}
         rows = await listing.list_sources(connection, job_id, job.kind, limit=part.fetch, after=part.after, **filters)
     return PageOf(data=[SourceItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
 
@@ -142,11 +151,7 @@ async def sources_by_url(
     """
     if (url is None) == (url_prefix is None):
         raise ValidationFailed("Give either url or url_prefix.", errors=[{"parameter": "url", "detail": _ONE_OF}])
-    try:
-        exact = None if url is None else canonicalize(url)
-    except BadUrl as error:
-        errors = [{"parameter": "url", "detail": error.message}]
-        raise ValidationFailed(f"url: {error.message}", errors=errors) from error
+    exact = None if url is None else _canonical(url)
     async with gateway.database.transaction() as connection:
         rows = await list_sources_by_url(
             connection, url=exact, url_prefix=url_prefix, limit=part.fetch, after=part.after
@@ -155,18 +160,36 @@ async def sources_by_url(
     return PageOf(data=data, next_cursor=part.next_cursor(rows, lambda row: (row.url, row.seq)))
 
 
-async def pages(gateway: Gateway, job_id: uuid.UUID, part: Slice, *, state: str | None) -> PageOf[PageItem]:
+def _canonical(url: str) -> str:
+    try:
+        return canonicalize(url)
+    except BadUrl as error:
+        errors = [{"parameter": "url", "detail": error.message}]
+        raise ValidationFailed(f"url: {error.message}", errors=errors) from error
+
+
+def _as_spelt_by(job: JobRow, url: str | None) -> str | None:
+    """A canonical URL without the parameters that a crawl drops, as its pages are known."""
+    dropped = (job.params.get("scope") or {}).get("drop_params") or ()
+    return None if url is None else without_params(url, tuple(dropped))
+
+
+async def pages(
+    gateway: Gateway, job_id: uuid.UUID, part: Slice, *, state: str | None, url: str | None
+) -> PageOf[PageItem]:
     """The URLs a job has seen.
 
     Raises:
-        ValidationFailed: What has changed, or is new, is asked of a job that is no re-crawl.
+        ValidationFailed: What has changed, or is new, is asked of a job that is no re-crawl; or the URL is none.
     """
+    exact = None if url is None else _canonical(url)
     async with gateway.database.transaction() as connection:
         job = await get_job(connection, job_id)
         if state in OF_RECRAWLS and not job.params.get("recrawl_of"):
             told = f"{state} is of re-crawls only, and job {job_id} is none."
             raise ValidationFailed(f"state: {told}", errors=[{"parameter": "state", "detail": told}])
-        rows = await listing.list_pages(connection, job_id, limit=part.fetch, after=part.after, state=state)
+        filters = {"state": state, "url": _as_spelt_by(job, exact)}
+        rows = await listing.list_pages(connection, job_id, limit=part.fetch, after=part.after, **filters)
     return PageOf(data=[PageItem.of(r) for r in _shown(part, rows)], next_cursor=part.next_cursor(rows, _seq))
 
 

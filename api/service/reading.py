@@ -19,7 +19,7 @@ from ke.runtime.engine import GLANCE_S
 from ke.runtime.settling import Sighting, look, settle_cleanup, settle_retry
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.jobs import JobRow, get_job, progress_of
-from ke.storage.replaced import count_outdated
+from ke.storage.replaced import count_outdated, keeps_gone
 
 MAX_OUTDATED: Final = 10_000
 """Pages that have changed or are gone at which one read of a re-crawl looks, at most."""
@@ -88,8 +88,11 @@ async def _outdated(gateway: Gateway, row: JobRow) -> Outdated | None:
         return None
     async with gateway.database.transaction() as connection:
         number = await count_outdated(connection, row.id, MAX_OUTDATED)
-    is_forgotten = number and row.params.get("forget_replaced") and row.status in ENDED_WELL
-    return Outdated(number, await _forgetting(gateway, row) if is_forgotten else None)
+        is_held = await keeps_gone(connection, row.id, row.params)
+    if not (number and row.params.get("forget_replaced") and row.status in ENDED_WELL):
+        return Outdated(number, None)
+    forgetting = await _forgetting(gateway, row)
+    return Outdated(number, "held" if is_held and forgetting == "ended" else forgetting)
 
 
 async def _forgetting(gateway: Gateway, row: JobRow) -> Literal["running", "ended"] | None:

@@ -20,7 +20,7 @@ from api.service.references import check_references
 from api.views import JobView
 from ke.contracts.errors import Gone, InvalidInput, TemporalUnavailable
 from ke.contracts.ids import job_id_for_key
-from ke.contracts.jobs import DEFAULT_PROJECT, JobInput, Reading
+from ke.contracts.jobs import DEFAULT_PROJECT, MAX_GONE_SHARE, JobInput, Reading
 from ke.extraction.schemas import BadSchema, check_schema
 from ke.storage.jobs import JobRow, find_job, insert_job, progress_of, set_run_id
 from ke.web.egress import EgressPolicy
@@ -96,6 +96,7 @@ _ABSENT: Final = object()
 _LATER: Final[Mapping[str, object]] = {
     "recrawl_of": None,
     "forget_replaced": False,
+    "max_gone_share": MAX_GONE_SHARE,
     "reading": Reading.THOROUGH.value,
     "browser": False,
     "drop_params": [],

@@ -11,7 +11,7 @@ import typer
 from ke.cli import output
 from ke.cli.endings import check_end, not_fetched, tell_of_letters
 from ke.cli.errors import CommandFailed, ExitCode
-from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, Timeout, Wait, parse_project, receipt_id
+from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, OfUrl, Timeout, Wait, parse_project, receipt_id
 from ke.cli.projects import check_project
 from ke.cli.receipts import clean_up, show
 from ke.cli.session import call
@@ -70,13 +70,14 @@ def pages(
             help="Only fetched, failed, skipped, ...; of a re-crawl also changed, unchanged, gone, new.",
         ),
     ] = None,
+    url: OfUrl = None,
     limit: Limit = 50,
     cursor: Cursor = None,
     as_json: Json = False,
     api_url: ApiUrl = None,
 ) -> None:
     """List the URLs that a job has seen, and what became of each; of a re-crawl with the document from before."""
-    page = call(api_url, lambda ke: ke.list_pages(job, state=state, limit=limit, cursor=cursor))
+    page = call(api_url, lambda ke: ke.list_pages(job, state=state, url=url, limit=limit, cursor=cursor))
     output.emit(page, output.page_list, as_json=as_json)
 
 

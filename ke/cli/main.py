@@ -5,7 +5,19 @@ from collections.abc import Sequence
 
 import typer
 
-from ke.cli import dead_letters, doctor, entities, jobs, projects, record_options, records, search, submit, system
+from ke.cli import (
+    dead_letters,
+    doctor,
+    entities,
+    jobs,
+    projects,
+    record_options,
+    records,
+    search,
+    sources,
+    submit,
+    system,
+)
 from ke.cli.errors import EXIT_CODES_HELP, CommandFailed, ExitCode, report, wrong_usage
 from ke.wrong_values import detail_of
 
@@ -28,7 +40,7 @@ app.command(rich_help_panel=JOBS)(submit.scrape)
 app.command(rich_help_panel=JOBS)(submit.extract)
 app.command(rich_help_panel=JOBS)(search.search)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=JOBS)
-app.add_typer(records.sources, name="sources", rich_help_panel=JOBS)
+app.add_typer(sources.app, name="sources", rich_help_panel=JOBS)
 app.add_typer(entities.app, name="entities", rich_help_panel=JOBS)
 app.add_typer(record_options.records, name="records", rich_help_panel=JOBS)
 app.add_typer(projects.app, name="projects", rich_help_panel=JOBS)

@@ -164,6 +164,9 @@ ReceiptId = Annotated[
 RetryId = Annotated[
     str, typer.Argument(metavar="RETRY", parser=parse_retry_id, help="A retry's id, retry-<job>-<number>.")
 ]
+OfUrl = Annotated[
+    str | None, typer.Option("--url", metavar="URL", help="Only that with exactly this URL, in any spelling.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")]
 Cursor = Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on where the list before this one ended.")]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="Entries, at most; the gateway gives 200 at once.")]

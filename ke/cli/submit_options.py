@@ -51,6 +51,16 @@ ForgetReplaced = Annotated[
         "those that an earlier re-crawl of the chain had found so.",
     ),
 ]
+MaxGoneShare = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help="With --forget-replaced: the largest share of the earlier job's pages that may be gone for their "
+        "documents to be deleted (0.5 when not given); 1: whatever is gone.",
+    ),
+]
 Rendered = Annotated[
     bool | None,
     typer.Option(

@@ -42,7 +42,8 @@ def outdated(job: Mapping[str, Any]) -> str | None:
     is_asked = bool((job.get("params") or {}).get("forget_replaced"))
     if left == 0:
         became = " or ".join(_IS[name] for name in names)
-        return f"No earlier document of a page that {became} is left." if is_asked else None
+        left_out = "but for what another page of the job has now"
+        return f"No earlier document of a page that {became} is left, {left_out}." if is_asked else None
     number = f"{count(left)} or more" if is_cut else count(left)
     pages, they = ("page", "it") if left == 1 else ("pages", "they")
     what = f"what {number} {pages} said before {they} {' or '.join(_DID[name] for name in names)}"

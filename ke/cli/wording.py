@@ -32,6 +32,7 @@ _OPTIONS: Final = {
     "max_depth": "--max-depth",
     "max_pages": "--max-pages",
     "max_seconds": "--max-seconds",
+    "max_gone_share": "--max-gone-share",
     "max_share": "--max-share",
     "max_tokens": "--max-tokens",
     "model": "--model",

@@ -141,6 +141,10 @@ class Reading(StrEnum):
     """By the page's own marks and the density of its text: some 2 ms."""
 
 
+MAX_GONE_SHARE: Final = 0.5
+"""Where more of a site is gone than this, the site is broken more likely than its pages were taken away."""
+
+
 @dataclass(frozen=True, slots=True)
 class CollectSpec:
     """What the collect lane fetches."""
@@ -155,6 +159,8 @@ class CollectSpec:
     """The job whose pages are asked for again: what is the same as then is not stored anew."""
     forget_replaced: bool = False
     """Whether the earlier documents of pages that changed, or are gone, are deleted once the job has ended well."""
+    max_gone_share: float = MAX_GONE_SHARE
+    """The largest share of the earlier job's pages that may be gone for their documents to be deleted with them."""
     reading: Reading = Reading.THOROUGH
     browser: bool = False
     """Whether HTML pages are shown by a browser, and read as their scripts have made them."""

@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ke.contracts.jobs import CollectSpec, CrawlLimits, CrawlScope, ExtractSpec, FetchRate, JobInput, JobKind, Reading
+from ke.contracts.jobs import (
+    MAX_GONE_SHARE,
+    CollectSpec,
+    CrawlLimits,
+    CrawlScope,
+    ExtractSpec,
+    FetchRate,
+    JobInput,
+    JobKind,
+    Reading,
+)
 
 
 def params_of(job: JobInput) -> dict[str, Any]:
@@ -20,6 +30,7 @@ def params_of(job: JobInput) -> dict[str, Any]:
         named = {
             "recrawl_of": job.collect.recrawl_of,
             "forget_replaced": job.collect.forget_replaced,
+            "max_gone_share": job.collect.max_gone_share,
             "reading": job.collect.reading.value,
             "browser": job.collect.browser,
         }
@@ -32,6 +43,7 @@ def params_of(job: JobInput) -> dict[str, Any]:
         "rate": collect["rate"],
         "recrawl_of": job.collect.recrawl_of,
         "forget_replaced": job.collect.forget_replaced,
+        "max_gone_share": job.collect.max_gone_share,
         "reading": job.collect.reading.value,
         "browser": job.collect.browser,
         "extract": extract,
@@ -48,6 +60,7 @@ def specs_of(kind: JobKind, params: Mapping[str, Any]) -> tuple[CollectSpec | No
     named = {
         "recrawl_of": params.get("recrawl_of"),
         "forget_replaced": params.get("forget_replaced", False),
+        "max_gone_share": params.get("max_gone_share", MAX_GONE_SHARE),
         "reading": Reading(params.get("reading", Reading.THOROUGH)),
         "browser": params.get("browser", False),
         "taken_over": tuple(params.get("taken_over", ())),

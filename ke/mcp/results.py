@@ -38,10 +38,13 @@ class JobAnswer(_Answer):
     previous_stored: int | None = Field(
         None,
         description="Of a re-crawl that has ended: its pages that have changed or are gone and whose earlier document "
-        "is still stored, so that `search` finds it (of the first 10,000); `list_pages` names them",
+        "is still stored, so that `search` finds it, and which no page of the job has now (of the first 10,000); "
+        "`list_pages` names them",
     )
     forgetting: str | None = Field(
-        None, description="Where there are such, with `forget_replaced`: whether their deletion is running or ended"
+        None,
+        description="Where there are such, with `forget_replaced`: whether their deletion is running, has ended, or is "
+        "held, since so many are gone that the site may be broken (`max_gone_share`)",
     )
 
 
@@ -215,6 +218,21 @@ class Relying(_Answer):
     job_ids: list[str] = Field(default_factory=list, description="The first ten of these")
 
 
+class OtherPage(_Answer):
+    """A page whose document was stored for another one."""
+
+    url: str
+    job_id: str
+    state: str = Field(description="duplicate, or in a re-crawl that found it as it was unchanged")
+
+
+class OtherPages(_Answer):
+    """Pages whose document was stored for another one."""
+
+    pages: int = 0
+    first: list[OtherPage] = Field(default_factory=list, description="The first twenty of these")
+
+
 class ReceiptAnswer(_Answer):
     """What a cleanup has really deleted, and what is left."""
 
@@ -231,6 +249,11 @@ class ReceiptAnswer(_Answer):
     relying: Relying = Field(
         default_factory=Relying,
         description="Pages of jobs that it leaves, whose document it takes; a re-crawl of such a job takes them anew",
+    )
+    other_pages: OtherPages | None = Field(
+        None,
+        description="Of a dry run of `forget_source`: pages that have this document now, beside the one that it was "
+        "stored for; they go with it",
     )
     error: str | None = None
 

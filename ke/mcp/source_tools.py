@@ -23,11 +23,12 @@ async def list_sources(
         Literal["pending", "claimed", "done", "failed", "skipped"] | None,
         Field(description="Only pages whose extraction is in this state"),
     ] = None,
+    url: Annotated[str | None, Field(description="Only the page that is stored under exactly this URL")] = None,
     limit: Annotated[int, Field(ge=1, le=200, description="Pages, at most")] = 20,
     cursor: Cursor = None,
 ) -> Annotated[CallToolResult, SourcesAnswer]:
     """List the pages that a job has stored, or extracted, without their text: `read_source` gives that."""
-    return await answer(lambda ke: ke.list_sources(job_id_of(job_id), state=state, limit=limit, cursor=cursor))
+    return await answer(lambda ke: ke.list_sources(job_id_of(job_id), state=state, url=url, limit=limit, cursor=cursor))
 
 
 async def read_source(
@@ -59,7 +60,10 @@ async def _id_of(ke: KnowledgeExtractionClient, source: str) -> str:
         return source_id_of(source)
     found = (await ke.find_sources(url=source, limit=1))["data"]
     if not found:
-        raise InvalidInput(f"No document is stored with the URL {source}.")
+        raise InvalidInput(
+            f"No document is stored with the URL {source}. That of a duplicate is stored with another page's: "
+            f"`list_pages` with its job_id and this url tells its source_id."
+        )
     return found[0]["id"]
 
 
@@ -69,12 +73,14 @@ async def list_pages(
         Literal["fetched", "duplicate", "unchanged", "gone", "failed", "skipped", "changed", "new"] | None,
         Field(description="Only addresses in this state; `changed`, `unchanged`, `gone` and `new` are of a re-crawl"),
     ] = None,
+    url: Annotated[str | None, Field(description="Only exactly this address, in any spelling")] = None,
     limit: Annotated[int, Field(ge=1, le=200, description="Addresses, at most")] = 20,
     cursor: Cursor = None,
 ) -> Annotated[CallToolResult, PagesAnswer]:
     """List the addresses that a scrape or crawl has seen, and what became of each.
 
-    Of a re-crawl, `previous_source_id` is the document that a changed or gone page had before: while
-    `previous_is_stored` it is still found by `search`, and `forget_source` deletes it.
+    Each names the document that has its content in `source_id`: a duplicate that of the page which it is the same as,
+    an unchanged one that of an earlier job. Of a re-crawl, `previous_source_id` is the document that a changed or gone
+    page had before: while `previous_is_stored` it is still found by `search`, and `forget_source` deletes it.
     """
-    return await answer(lambda ke: ke.list_pages(job_id_of(job_id), state=state, limit=limit, cursor=cursor))
+    return await answer(lambda ke: ke.list_pages(job_id_of(job_id), state=state, url=url, limit=limit, cursor=cursor))

@@ -46,6 +46,15 @@ ForgetReplaced = Annotated[
         "changed or are gone, also of those that an earlier re-crawl of the chain had found so; cannot be undone"
     ),
 ]
+MaxGoneShare = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=1,
+        description="With `forget_replaced`: the largest share of the earlier job's pages that may be gone for their "
+        "documents to be deleted (0.5 when not given); where more are, `get_job` says that forgetting is `held`",
+    ),
+]
 Browser = Annotated[
     bool | None,
     Field(description="Let a browser run the pages' scripts first: slower, for sites that are empty without"),
@@ -96,6 +105,7 @@ async def crawl(
     ] = None,
     recrawl_of: RecrawlOf = None,
     forget_replaced: ForgetReplaced = False,
+    max_gone_share: MaxGoneShare = None,
     browser: Browser = None,
     reading: Reading = None,
     extract: Extract = None,
@@ -119,6 +129,7 @@ async def crawl(
             extract=_extract(asked=extract, is_recrawl=recrawl_of is not None),
             recrawl_of=job_id_of(recrawl_of) if recrawl_of else None,
             forget_replaced=forget_replaced,
+            max_gone_share=max_gone_share,
             project=project,
             idempotency_key=idempotency_key,
         )
@@ -133,6 +144,7 @@ async def scrape(
     *,
     recrawl_of: RecrawlOf = None,
     forget_replaced: ForgetReplaced = False,
+    max_gone_share: MaxGoneShare = None,
     browser: Browser = None,
     reading: Reading = None,
     extract: Extract = None,
@@ -151,6 +163,7 @@ async def scrape(
             extract=_extract(asked=extract, is_recrawl=recrawl_of is not None),
             recrawl_of=job_id_of(recrawl_of) if recrawl_of else None,
             forget_replaced=forget_replaced,
+            max_gone_share=max_gone_share,
             project=project,
             idempotency_key=idempotency_key,
         )
@@ -380,8 +393,9 @@ async def forget_source(
 ) -> Annotated[CallToolResult, ReceiptAnswer]:
     """Delete one stored page with everything that was made of it, so that no search finds it any more.
 
-    Cannot be undone; `dry_run` shows first what would go. The receipt says what was really deleted and what remains;
-    calling again gives the same receipt. Refused (409) while its job, or one that reads that job's pages, is active.
+    Cannot be undone; `dry_run` shows first what would go, and in `other_pages` which pages have the same document and
+    lose it too. The receipt says what was really deleted and what remains; calling again gives the same receipt.
+    Refused (409) while its job, or one that reads that job's pages, is active.
     """
     wait_s = CLEANUP_WAIT_S if wait and not dry_run else 0
     return await answer(lambda ke: ke.forget_source(source_id_of(source_id), dry_run=dry_run, wait_s=wait_s))

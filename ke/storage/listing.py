@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.errors import NotFound
+from ke.contracts.ids import page_id, source_id
 from ke.contracts.jobs import Artifacts, JobKind
 from ke.storage.tables import entities, entity_tasks, extraction_tasks, extractions, jobs, pages, records, sources
 
@@ -158,6 +159,7 @@ async def list_sources(
     limit: int,
     after: int | None = None,
     state: str | None = None,
+    url: str | None = None,
     url_prefix: str | None = None,
 ) -> list[SourceRow]:
     """The sources a job stored; of an `extract` job, and with `state`, those it extracts.
@@ -169,6 +171,7 @@ async def list_sources(
         limit: Entries at most.
         after: Where the list was left off.
         state: Only those whose extraction is in this state (`ke.storage.tables.TASK_STATES`).
+        url: Only that with exactly this URL, canonical.
         url_prefix: Only those whose URL begins so.
     """
     by_task = kind is JobKind.EXTRACT or state is not None
@@ -191,7 +194,11 @@ async def list_sources(
         .limit(limit)
     )
     if not by_task:
-        statement = statement.where(sources.c.job_id == job_id)
+        # A job stores one source of a URL, and its id tells both.
+        its = sources.c.job_id == job_id if url is None else sources.c.id == source_id(job_id, url)
+        statement = statement.where(its)
+    elif url is not None:
+        statement = statement.where(sources.c.url == url)
     if state is not None:
         statement = statement.where(extraction_tasks.c.state == state)
     if url_prefix is not None:
@@ -226,6 +233,7 @@ async def list_pages(
     limit: int,
     after: int | None = None,
     state: str | None = None,
+    url: str | None = None,
 ) -> list[PageRow]:
     """The URLs a job has seen, and what became of each.
 
@@ -236,6 +244,7 @@ async def list_pages(
         after: Where the list was left off.
         state: Only those in this state (`ke.storage.tables.PAGE_STATES`); or `changed`, those that have content and
             had other content in the job that was crawled again; or `new`, those that have content and had none.
+        url: Only that with exactly this URL, canonical.
     """
     origin = pages.alias("origin")
     told: dict[str, sa.ColumnElement[Any]] = {
@@ -245,7 +254,8 @@ async def list_pages(
     }
     statement = (
         sa.select(*(told[name] if name in told else pages.c[name] for name in PageRow.__dataclass_fields__))
-        .where(pages.c.job_id == job_id)
+        # A job has one page of a URL, and its id tells both.
+        .where(pages.c.job_id == job_id if url is None else pages.c.id == page_id(job_id, url))
         .order_by(pages.c.seq)
         .limit(limit)
     )

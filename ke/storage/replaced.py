@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,15 +13,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.cleanup import CleanupInput, ReplacedPage, ReplacedSources
 from ke.contracts.ids import page_id
-from ke.contracts.jobs import ENDED_WELL, Artifacts
+from ke.contracts.jobs import ENDED_WELL, MAX_GONE_SHARE, Artifacts, Lane
 from ke.storage.arrays import among
 from ke.storage.frontier import HAD_CONTENT
 from ke.storage.frontier import PIECE as URLS
 from ke.storage.recrawls import line_of
-from ke.storage.tables import extraction_tasks, extractions, jobs, pages, records, sources
+from ke.storage.tables import extraction_tasks, extractions, job_progress, jobs, pages, records, sources
 
 PIECE: Final = 200
 """Pages of a re-crawl that are looked at together."""
+GONE_ANYWAY: Final = 10
+"""Pages that may be gone whatever share they are: some pages of a small site say nothing about it."""
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -89,26 +91,62 @@ async def is_replaced(connection: AsyncConnection, cleanup: CleanupInput) -> boo
 async def count_outdated(connection: AsyncConnection, job_id: uuid.UUID, most: int) -> int:
     """How many pages of a re-crawl have changed, or are gone, whose earlier document a search still finds.
 
+    Those aside whose document another page of the re-crawl has now: it had the same content, and is as it was.
+
     Args:
         connection: The transaction.
         job_id: The re-crawl.
         most: How many pages that have changed or are gone to look at: this is read with the job, again and again.
     """
+    return int((await connection.execute(outdated(job_id, most))).scalar_one())
+
+
+def outdated(job_id: uuid.UUID, most: int) -> sa.Select[Any]:
+    """The statement of `count_outdated`."""
     some = (
         sa.select(pages.c.previous_source_id)
         .where(pages.c.job_id == job_id, pages.c.previous_source_id.is_not(None))
         .limit(most)
         .subquery()
     )
+    # Each document once, however many pages had it.
+    earlier = (
+        sa.select(some.c.previous_source_id.label("id"), sa.func.count().label("pages"))
+        .group_by(some.c.previous_source_id)
+        .subquery()
+    )
     # One by one, by the index: the planner would sooner read all sources of all jobs.
     is_found = (
         sa.select(sa.literal(1))
         .select_from(sources.join(jobs, jobs.c.id == sources.c.job_id))
-        .where(sources.c.id == some.c.previous_source_id, jobs.c.artifacts == Artifacts.PRESENT.value)
+        .where(sources.c.id == earlier.c.id, jobs.c.artifacts == Artifacts.PRESENT.value)
         .limit(1)
         .scalar_subquery()
     )
-    return int((await connection.execute(sa.select(sa.func.count(is_found)).select_from(some))).scalar_one())
+    # The job is no condition: of a new one the statistics tell nothing, and the planner would read all its pages.
+    has_it = sa.func.bool_or((pages.c.job_id == job_id) & (pages.c.state != "gone"))
+    is_had = sa.select(has_it).where(pages.c.source_id == earlier.c.id).scalar_subquery()
+    return (
+        sa.select(sa.func.coalesce(sa.func.sum(earlier.c.pages), 0))
+        .select_from(earlier)
+        .where(is_found.is_not(None), is_had.is_not(True))
+    )
+
+
+async def keeps_gone(connection: AsyncConnection, job_id: uuid.UUID, params: Mapping[str, Any]) -> bool:
+    """Whether so many of a re-crawl's pages are gone that their documents are kept: the site is broken, most likely.
+
+    Args:
+        connection: The transaction.
+        job_id: The re-crawl.
+        params: Its parameters.
+    """
+    share = params.get("max_gone_share", MAX_GONE_SHARE)
+    seen = sa.select(job_progress.c.pages_gone, sa.func.coalesce(job_progress.c.earlier_pages, 0)).where(
+        job_progress.c.job_id == job_id, job_progress.c.lane == Lane.COLLECT.value
+    )
+    gone, earlier = (await connection.execute(seen)).one_or_none() or (0, 0)
+    return share < 1 and gone > max(GONE_ANYWAY, share * earlier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +157,8 @@ class _Line:
     seq: int
     members: Sequence[uuid.UUID]
     """The re-crawl, the earlier job, that one's earlier job, and so on, `MAX_LINE` at most."""
+    keeps_gone: bool
+    """Whether so much is gone that it is kept."""
 
 
 async def _line_of(connection: AsyncConnection, job_id: uuid.UUID) -> _Line | None:
@@ -126,16 +166,17 @@ async def _line_of(connection: AsyncConnection, job_id: uuid.UUID) -> _Line | No
 
     Such a one has replaced nothing: what it found may be the only copy that is left.
     """
-    ended_well = sa.select(jobs.c.seq).where(
+    ended_well = sa.select(jobs.c.seq, jobs.c.params).where(
         jobs.c.id == job_id,
         jobs.c.status.in_([status.value for status in ENDED_WELL]),
         jobs.c.artifacts == Artifacts.PRESENT.value,
         jobs.c.deleted_at.is_(None),
     )
-    seq = (await connection.execute(ended_well)).scalar_one_or_none()
-    if seq is None:
+    job = (await connection.execute(ended_well)).one_or_none()
+    if job is None:
         return None
-    return _Line(job_id, seq, await line_of(connection, job_id))
+    members = await line_of(connection, job_id)
+    return _Line(job_id, job.seq, members, await keeps_gone(connection, job_id, job.params))
 
 
 async def _naming(connection: AsyncConnection, *which: sa.ColumnElement[bool]) -> Sequence[sa.Row[Any]]:
@@ -239,11 +280,12 @@ async def _made_of(connection: AsyncConnection, source_ids: Sequence[uuid.UUID])
 def _replaces(page: sa.Row[Any], made: sa.Row[Any], since: datetime, line: _Line) -> bool:
     """Whether a page has, since then, something in place of a document: nothing is lost that was searchable.
 
-    That a page is gone must be the re-crawl's own finding: what a job before found may have come back.
+    That a page is gone must be the re-crawl's own finding: what a job before found may have come back. And the site as
+    a whole must still be there.
     """
     if page.fetched_at is None or page.fetched_at < since:
         return False
     if page.state == "gone":
-        return bool(page.job_id == line.job_id)
+        return bool(page.job_id == line.job_id) and not line.keeps_gone
     has_another = page.state in HAD_CONTENT and page.is_stored and page.source_id != made.id
     return has_another and (page.is_extracted or not made.extractions) and (page.has_record or not made.records)

@@ -13,11 +13,10 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
+from ke.web.browser_profiles import Profile
 from ke.web.errors import BrowserFailed, NoBrowser
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -88,9 +87,9 @@ def find_chromium(named: str | None = None) -> str:
 class Chromium:
     """One browser process. Made by `start`, ended by `close`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, profile: Profile) -> None:
         self._process = process
-        self._folder = folder
+        self._profile = profile
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._listeners: dict[str, Listener] = {}
@@ -105,7 +104,10 @@ class Chromium:
         Raises:
             BrowserFailed: It does not start, or does not answer.
         """
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="ke-chromium-"))
+        try:
+            profile = await asyncio.to_thread(Profile)
+        except OSError as error:
+            raise BrowserFailed(f"There is no place for Chromium's profile: {error}") from error
         reads, we_write = os.pipe()
         we_read, writes = os.pipe()
         root = ("--no-sandbox",) if os.geteuid() == 0 else ()
@@ -113,15 +115,15 @@ class Chromium:
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", "-c", _SHIM, str(reads), str(writes)),
-                *(program, *_FLAGS, *root, f"--user-agent={user_agent}", f"--user-data-dir={folder}"),
+                *(program, *_FLAGS, *root, f"--user-agent={user_agent}", f"--user-data-dir={profile.folder}"),
                 pass_fds=(reads, writes),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
             )
-            browser = cls(process, folder)
+            browser = cls(process, profile)
         except OSError as error:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await asyncio.to_thread(profile.remove)
             raise BrowserFailed(f"Chromium cannot be started: {error}") from error
         finally:
             os.close(reads)
@@ -235,4 +237,4 @@ class Chromium:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        await asyncio.to_thread(self._profile.remove)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from ke.contracts.errors import KeError
+from ke.web.browser_profiles import remove_left_profiles
 from ke.web.chromium import Chromium, find_chromium
 from ke.web.errors import BrowserFailed, TooLarge
 from ke.web.fetch import Allowance, Fetcher, FollowCheck
@@ -55,6 +56,7 @@ class Browser:
         self._places = asyncio.Semaphore(MAX_PAGES)
 
     async def __aenter__(self) -> Self:
+        await asyncio.to_thread(remove_left_profiles)
         return self
 
     async def __aexit__(

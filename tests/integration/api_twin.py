@@ -75,6 +75,8 @@ class ApiTwin:
     """For a job, the changes that its next reads see, one a read."""
     relying: dict[str, Any] = field(default_factory=dict)
     """What receipts tell of pages of other jobs."""
+    other_pages: dict[str, Any] | None = None
+    """What a dry run for a source tells of pages that have it too."""
     ends: dict[str, Any] = field(default_factory=dict)
     """How jobs that are submitted end, where that is not the usual way."""
     hits: list[dict[str, Any]] = field(default_factory=list)
@@ -273,7 +275,8 @@ class ApiTwin:
     async def _forget(self, request: web.Request) -> web.Response:
         source = request.match_info["id"]
         about = {"id": f"cleanup-source-{source}", "scope": "source", "source_id": source, "job_id": str(uuid.uuid4())}
-        return self._accepted(about, dry_run=request.query.get("dry_run") == "true")
+        is_dry = request.query.get("dry_run") == "true"
+        return self._accepted(about | ({"other_pages": self.other_pages} if is_dry else {}), dry_run=is_dry)
 
     async def _clean_project(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -321,7 +324,9 @@ class ApiTwin:
 
     async def _sources(self, request: web.Request) -> web.Response:
         self._job(request)
-        return web.json_response({"data": self.sources, "next_cursor": None})
+        url = request.query.get("url")
+        found = [source for source in self.sources if url in {None, source["url"]}]
+        return web.json_response({"data": found, "next_cursor": None})
 
     async def _found_sources(self, request: web.Request) -> web.Response:
         url, prefix = request.query.get("url"), request.query.get("url_prefix", "")
@@ -334,8 +339,8 @@ class ApiTwin:
 
     async def _pages(self, request: web.Request) -> web.Response:
         self._job(request)
-        wanted = request.query.get("state")
-        pages = [page for page in self.pages if wanted in {None, page["state"]}]
+        wanted, url = request.query.get("state"), request.query.get("url")
+        pages = [page for page in self.pages if wanted in {None, page["state"]} and url in {None, page["url"]}]
         return web.json_response({"data": pages, "next_cursor": None})
 
     async def _records(self, request: web.Request) -> web.Response:

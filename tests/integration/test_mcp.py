@@ -401,7 +401,10 @@ async def test_source_is_read_a_part_at_a_time(api: ApiTwin) -> None:
         by_url = await client.call_tool("read_source", {"source_id": "https://e.com/a"})
         assert by_url.structured_content["id"] == source
         nothing = error_of(await client.call_tool("read_source", {"source_id": "https://e.com/none"}))
-        assert nothing["detail"] == "No document is stored with the URL https://e.com/none."
+        assert nothing["detail"].startswith("No document is stored with the URL https://e.com/none.")
+        assert "`list_pages`" in nothing["detail"]
+        of_url = await client.call_tool("list_sources", {"job_id": job, "url": "https://e.com/none"})
+        assert of_url.structured_content["data"] == []
         refused = error_of(await client.call_tool("read_source", {"source_id": "../jobs"}))
         much = error_of(await client.call_tool("read_source", {"source_id": source, "max_chars": 1_000_000}))
     assert ("".join(parts), [len(part) for part in parts]) == (text, [10, 10, 5])
@@ -416,8 +419,10 @@ async def test_pages_of_a_recrawl_name_the_documents_they_had(api: ApiTwin) -> N
     api.pages = [page, {"url": "https://e.com/b", "state": "unchanged"}]
     async with connected(api.url) as client:
         listed = await client.call_tool("list_pages", {"job_id": job, "state": "gone"})
-    assert listed.structured_content["data"] == [page]
-    assert api.calls[-1].query == {"state": "gone", "limit": "20"}
+        assert listed.structured_content["data"] == [page]
+        assert api.calls[-1].query == {"state": "gone", "limit": "20"}
+        one = await client.call_tool("list_pages", {"job_id": job, "url": "https://e.com/b"})
+    assert [found["state"] for found in one.structured_content["data"]] == ["unchanged"]
 
 
 @pytest.mark.parametrize(

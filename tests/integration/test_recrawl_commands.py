@@ -26,6 +26,9 @@ def test_forget_replaced_is_sent(api: ApiTwin, command: str) -> None:
     assert (api.calls[-1].body["recrawl_of"], api.calls[-1].body["forget_replaced"]) == (earlier, True)
     assert run([command, "https://e.com/", "--recrawl-of", earlier]) == 0
     assert "forget_replaced" not in api.calls[-1].body
+    share = ["--max-gone-share", "0.8"]
+    assert run([command, "https://e.com/", "--recrawl-of", earlier, "--forget-replaced", *share]) == 0
+    assert api.calls[-1].body["max_gone_share"] == 0.8
 
 
 def test_pages_are_listed_with_the_documents_they_had(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +74,7 @@ OUTDATED = [
     ({"forgetting": "running"}, 3, "What 3 pages said before they changed or went is being deleted: ke jobs pages"),
     ({"forgetting": "ended"}, 3, "still finds what 3 pages said before they changed or went, as another page has it"),
     ({"forgetting": None}, 3, "still finds what 3 pages said before they changed or went: ke jobs pages"),
-    ({"forgetting": None}, 0, "No earlier document of a page that has changed or is gone is left."),
+    ({"forgetting": None}, 0, "No earlier document of a page that has changed or is gone is left, but for what"),
 ]
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from ke.contracts.cleanup import CleanupInput, ReplacedPage, ReplacedSources
 from ke.contracts.jobs import Artifacts, CollectSpec, CrawlScope, Lane
 from ke.runtime.pool import CpuPool
 from ke.storage.database import Database
 from ke.storage.jobs import get_job, lane_progress
-from ke.storage.replaced import count_outdated, replaced_sources
+from ke.storage.replaced import count_outdated, outdated, replaced_sources
 from ke.storage.tables import jobs
 from tests.integration.lanes import Lanes, running_site
 from tests.integration.recrawling import a_site, again, previous
@@ -152,6 +153,46 @@ async def test_outdated_pages_are_counted(lanes: Lanes) -> None:
         cleaning = sa.update(jobs).where(jobs.c.id == uuid.UUID(first)).values(artifacts=Artifacts.CLEANING.value)
         await connection.execute(cleaning)
         assert await count_outdated(connection, uuid.UUID(second), 10) == 0
+
+
+async def test_document_that_another_page_has_is_not_outdated(lanes: Lanes) -> None:
+    """What two pages said alike one of them may say still; once that is gone or has changed too, both are counted."""
+    lanes.site.html("/", "/a", "/b")
+    lanes.site.html("/a", text="The same.")
+    lanes.answers["/b"] = lanes.answers["/a"]
+    first, _ = await lanes.whole(lanes.crawl())
+    lanes.site.html("/a", text="Another text.")
+    second, numbers = await again(lanes, first)
+    assert (numbers, set(await previous(lanes, second, "changed"))) == ({"fetched": 1, "unchanged": 2}, {"/a"})
+    del lanes.answers["/b"]
+    third, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 1, "unchanged": 1, "gone": 1}
+    async with lanes.database.transaction() as connection:
+        assert [await count_outdated(connection, uuid.UUID(job), 10) for job in (second, third)] == [0, 2]
+
+
+async def test_outdated_pages_are_counted_by_their_documents(lanes: Lanes) -> None:
+    """By the indexes, also of a new job of which the statistics tell nothing: a job's pages are not read for each."""
+    job = uuid.UUID((await lanes.job(lanes.crawl())).job_id)
+    statement = outdated(job, 10_000).compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+    async with lanes.database.transaction() as connection:
+        await connection.execute(sa.text("ANALYZE pages"))
+        await connection.execute(sa.text(_MANY), {"job": job})
+        plan = "\n".join((await connection.exec_driver_sql(f"EXPLAIN {statement}")).scalars())
+        await connection.rollback()
+    used = {
+        name
+        for name in ("ix_pages_replaced", "ix_pages_source_id", "ix_pages_job_id_seq", "pk_sources")
+        if name in plan
+    }
+    assert used == {"ix_pages_replaced", "ix_pages_source_id", "pk_sources"}, plan
+
+
+_MANY = """
+INSERT INTO pages (id, job_id, url, depth, state, source_id, previous_source_id)
+SELECT gen_random_uuid(), :job, 'https://many.example/' || number, 0, 'fetched', gen_random_uuid(), gen_random_uuid()
+FROM generate_series(1, 20000) number
+"""
 
 
 async def test_crawl_that_ended_at_a_limit_goes_on_as_a_recrawl_under_a_greater_one(lanes: Lanes) -> None:

@@ -20,6 +20,7 @@ from ke.runtime.embedded.postgres import temporary_postgres
 from ke.runtime.pool import CpuPool
 from ke.storage.database import Database, migrate
 from ke.web import rendering
+from ke.web.browser_profiles import remove_left_profiles
 from ke.web.chromium import find_chromium
 from ke.web.errors import BrowserFailed, NoBrowser, TooLarge
 from ke.web.fetch import Fetcher
@@ -259,33 +260,45 @@ async def test_browser_that_died_is_started_anew(pages: Site, net: Fetcher) -> N
         second = mine._chromium
         assert second is not None
         assert second.pid != first.pid
-        folders = (first._folder, second._folder)
+        folders = (first._profile.folder, second._profile.folder)
     assert not psutil.pid_exists(second.pid)
     assert [folder.exists() for folder in folders] == [False, False]
 
 
 @needs_chromium
 async def test_killed_worker_leaves_no_browser(tmp_path: Path) -> None:
-    """Chromium ends with the process that started it, however that ended."""
+    """Chromium ends with the process that started it, however that ended; the next worker removes its profile."""
     program = tmp_path / "owner.py"
     program.write_text(
         "import asyncio\n"
         "from ke.web.chromium import Chromium, find_chromium\n"
         "async def main():\n"
         "    made = await Chromium.start(find_chromium(), 'ke-test/1')\n"
-        "    print(made.pid, flush=True)\n"
+        "    print(made.pid, made._profile.folder, flush=True)\n"
         "    await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
     owner = await asyncio.create_subprocess_exec(sys.executable, program, stdout=asyncio.subprocess.PIPE)
     assert owner.stdout is not None
-    pid = int(await owner.stdout.readline())
+    said, where = (await owner.stdout.readline()).decode().split()
+    pid, folder = int(said), Path(where)
+    remove_left_profiles(0)
+    assert is_there(folder / "Default")
     tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     assert len(tree) > 1
     owner.kill()
     await owner.wait()
     _, alive = await asyncio.to_thread(psutil.wait_procs, tree, timeout=15)
     assert alive == []
+    remove_left_profiles()
+    assert is_there(folder), "one that may just be begun is let be"
+    remove_left_profiles(0)
+    assert not is_there(folder)
+
+
+def is_there(folder: Path) -> bool:
+    """Whether a profile still exists."""
+    return folder.exists()
 
 
 # In a job

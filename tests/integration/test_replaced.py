@@ -335,6 +335,31 @@ async def test_what_is_gone_is_replaced_by_nothing(lanes: Lanes) -> None:
     assert await replaced(lanes, await again(lanes, first)) == [source]
 
 
+@pytest.mark.parametrize(
+    ("pages_gone", "of", "share", "forgotten"),
+    [(10, 12, 0.5, True), (11, 14, 0.5, False), (11, 23, 0.5, True), (11, 13, 1.0, True), (11, 14, 0.8, True)],
+)
+async def test_site_that_has_nothing_any_more_is_broken(
+    lanes: Lanes, pages_gone: int, of: int, share: float, *, forgotten: bool
+) -> None:
+    """Where more of its pages are gone than a share, and than a few, they are kept; what has changed is replaced."""
+    paths = [f"/{number}" for number in range(1, of)]
+    lanes.html("/", *paths)
+    for path in paths:
+        lanes.html(path)
+    first, _ = await lanes.whole(lanes.crawl())
+    before = {path: row.id for path, row in (await lanes.stored(first)).items()}
+    gone = paths[:pages_gone]
+    for path in gone:
+        del lanes.answers[path]
+    lanes.site.html(paths[-1], text="Not the same any more.")
+    second = await again(lanes, first, replace(lanes.crawl(), max_gone_share=share))
+    states = {path: row.state for path, row in (await lanes.rows(second)).items()}
+    assert [path for path, state in states.items() if state == "gone"] == gone
+    found = set(await replaced(lanes, second))
+    assert found == {before[path] for path in ([*gone, paths[-1]] if forgotten else paths[-1:])}
+
+
 async def test_page_without_a_document_replaces_none(lanes: Lanes) -> None:
     """One that asks not to be indexed from now on was fetched, and what it says is nowhere."""
     first, source = await single(lanes)

@@ -7,8 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from ke.contracts.cleanup import StoreCounts
+from ke.contracts.ids import page_id
 from ke.contracts.jobs import JobStatus
-from ke.storage.tables import jobs
+from ke.storage.tables import jobs, pages
 from tests.cleaning import run_step
 from tests.integration.api.stack import ApiStack
 from tests.seeding import Seeded, seed_crawl, seed_extract, store_counts
@@ -53,6 +54,56 @@ async def test_dry_run_counts_a_source_and_deletes_nothing(api: ApiStack) -> Non
     assert (answer.status_code, answer.json()["status"], answer.json()["planned"]) == (200, "planned", OF_A_SOURCE)
     assert await store_counts(api.stores.database, api.stores.vectors, owner.id) == owner.counts
     assert (await api.http.get(f"/cleanups/{answer.json()['id']}")).status_code == 404
+
+
+async def test_dry_run_names_the_other_pages_that_have_the_source(api: ApiStack) -> None:
+    """Duplicates of its job, and pages that later jobs found as they were: the newest first, not those that are gone.
+
+    Not the page that it was stored for, nor what is of a job that is deleted; and no receipt keeps their URLs.
+    """
+    owner = await _crawl(api)
+    late = await _crawl(api, n_sources=0, n_pages=4)
+    deleted = await _crawl(api, n_sources=0, n_pages=1)
+    source = owner.sources[0]
+    async with api.stores.database.transaction() as connection:
+        late_states = ("unchanged", "duplicate", "gone")
+        states = {owner.id: ("fetched", "duplicate"), late.id: late_states, deleted.id: ("unchanged",)}
+        for job, of_pages in states.items():
+            for number, state in enumerate(of_pages):
+                page = sa.update(pages).where(pages.c.id == page_id(job, f"https://site.example/{number}"))
+                await connection.execute(page.values(state=state, source_id=source))
+        gone = sa.update(jobs).where(jobs.c.id == deleted.id).values(deleted_at=sa.func.now())
+        await connection.execute(gone)
+    plan = (await api.http.delete(f"/sources/{source}", params={"dry_run": "true"})).json()
+    first = [(page["url"], page["job_id"], page["state"]) for page in plan["other_pages"]["first"]]
+    assert (plan["other_pages"]["pages"], first) == (
+        3,
+        [
+            ("https://site.example/0", str(late.id), "unchanged"),
+            ("https://site.example/1", str(late.id), "duplicate"),
+            ("https://site.example/1", str(owner.id), "duplicate"),
+        ],
+    )
+    none = (await api.http.delete(f"/sources/{owner.sources[2]}", params={"dry_run": "true"})).json()
+    assert none["other_pages"] == {"pages": 0, "first": []}
+    receipt = (await api.http.delete(f"/sources/{source}", headers=WAIT)).json()
+    assert (receipt["status"], receipt["other_pages"]) == ("cleaned", None)
+    again = (await api.http.delete(f"/sources/{source}", params={"dry_run": "true"})).json()
+    assert again["other_pages"] == {"pages": 0, "first": []}
+
+
+async def test_plan_for_a_source_names_the_first_of_many_pages(api: ApiStack) -> None:
+    """All are counted; the page of its own URL is not among them, to which a redirect of another one had led before."""
+    owner = await _crawl(api, n_pages=30)
+    async with api.stores.database.transaction() as connection:
+        its = sa.update(pages).where(pages.c.job_id == owner.id)
+        await connection.execute(its.values(state="duplicate", source_id=owner.sources[0]))
+        redirected = sa.update(pages).where(pages.c.id == page_id(owner.id, "https://site.example/7"))
+        await connection.execute(redirected.values(state="fetched"))
+    other = (await api.ke.forget_source(str(owner.sources[0]), dry_run=True))["other_pages"]
+    assert other is not None
+    numbers = [int(page["url"].rpartition("/")[2]) for page in other["first"]]
+    assert (other["pages"], numbers) == (28, [number for number in range(1, 22) if number != 7])
 
 
 async def test_source_that_never_was_is_not_found(api: ApiStack) -> None:

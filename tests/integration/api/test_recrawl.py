@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from ke.contracts.cleanup import ForgettingInput
 from ke.contracts.jobs import Artifacts, JobKind, JobStatus
 from ke.contracts.naming import FORGETTING_WORKFLOW, TaskQueue, forgetting_id
-from ke.storage.tables import extraction_tasks, jobs, pages, sources
+from ke.storage.tables import extraction_tasks, job_progress, jobs, pages, sources
 from tests.integration.api.stack import QUICK, SLOW, ApiStack
 from tests.seeding import seed_crawl, seed_job
 
@@ -101,8 +101,14 @@ async def test_forgetting_goes_with_a_recrawl_only(api: ApiStack, body: dict[str
     assert refused.status_code == 422
     assert "forget_replaced goes with recrawl_of only" in refused.json()["detail"]
     earlier = await seed_job(api.stores.database)
-    _, job = await submit(api, {**body, "forget_replaced": True}, earlier.id)
-    assert job["params"]["forget_replaced"] is True
+    share = {"recrawl_of": str(earlier.id), "max_gone_share": 0.8}
+    refused = await api.http.post("/jobs", json={**body, **share})
+    assert refused.status_code == 422
+    assert "max_gone_share goes with forget_replaced only" in refused.json()["detail"]
+    refused = await api.http.post("/jobs", json={**body, **share, "forget_replaced": True, "max_gone_share": 1.1})
+    assert refused.json()["errors"][0]["pointer"] == "/max_gone_share"
+    _, job = await submit(api, {**body, "forget_replaced": True, "max_gone_share": 0.8}, earlier.id)
+    assert (job["params"]["forget_replaced"], job["params"]["max_gone_share"]) == (True, 0.8)
     await api.until(job["id"], "completed")
 
 
@@ -266,6 +272,13 @@ async def test_what_goes_with_a_schema_is_refused_without_one(api: ApiStack) -> 
         assert (answer.status_code, answer.json()["errors"]) == (422, told)
 
 
+async def many_gone(api: ApiStack, job: uuid.UUID) -> None:
+    """Lets a re-crawl have found more gone than its earlier job had."""
+    of_collect = (job_progress.c.job_id == job) & (job_progress.c.lane == "collect")
+    async with api.stores.database.transaction() as connection:
+        await connection.execute(sa.update(job_progress).where(of_collect).values(pages_gone=100, earlier_pages=100))
+
+
 async def test_ended_recrawl_tells_what_is_left_of_before(api: ApiStack) -> None:
     """How many pages' earlier documents are stored; and whether they are still being deleted, where that was asked."""
     first, second, before = await replacing(api)
@@ -280,6 +293,10 @@ async def test_ended_recrawl_tells_what_is_left_of_before(api: ApiStack) -> None
     )
     assert (await read(api, second))["forgetting"] == "running"
     await running.terminate()
+    assert (await read(api, second))["forgetting"] == "ended"
+    await many_gone(api, second)
+    assert (await read(api, second))["forgetting"] == "held"
+    await note_result(api, second, forget_replaced=True, max_gone_share=1)
     assert (await read(api, second))["forgetting"] == "ended"
     answer = await api.http.delete(f"/sources/{before[0]}", headers={"Prefer": "wait=30"})
     assert answer.json()["status"] == "cleaned"

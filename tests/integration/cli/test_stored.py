@@ -116,7 +116,7 @@ def test_a_source_is_read_by_its_url(ke: RunKe, api: ApiTwin) -> None:
     assert "old text" in ke("sources", "get", second["id"]).stdout
     missing = ke("sources", "get", "https://e.com/none")
     assert (missing.returncode, missing.stdout) == (4, "")
-    assert "no document is stored with the URL https://e.com/none" in missing.stderr
+    assert "no document is stored with the URL https://e.com/none: with --job JOB" in missing.stderr
     sent = len(api.calls)
     wrong = ke("sources", "get", "page")
     assert (wrong.returncode, len(api.calls)) == (2, sent)
@@ -132,6 +132,62 @@ def test_sources_are_listed_by_the_beginning_of_their_urls(ke: RunKe, api: ApiTw
     assert ke("sources", "list", job, "--url-prefix", "https://e.com/", "--state", "done").returncode == 0
     assert (api.calls[-1].path, api.calls[-1].query["url_prefix"]) == (f"/jobs/{job}/sources", "https://e.com/")
     sent = len(api.calls)
-    for options in ((), ("--state", "done", "--url-prefix", "https://e.com/")):
+    both = ("--url", "https://e.com/", "--url-prefix", "https://e.com/")
+    for options in ((), ("--state", "done", "--url-prefix", "https://e.com/"), both, (job, *both)):
         assert ke("sources", "list", *options).returncode == 2
     assert len(api.calls) == sent
+
+
+def test_sources_and_pages_are_listed_by_exactly_one_url(ke: RunKe, api: ApiTwin) -> None:
+    """Of a job, and sources of all jobs; where none is stored with it, the command that knows duplicates is named."""
+    job = api.add_job("completed")
+    api.sources = [{"id": "s1", "url": "https://e.com/a"}]
+    api.pages = [{"url": "https://e.com/b", "state": "duplicate", "reason": "same as https://e.com/a"}]
+    for of_job, path in (((), "/sources"), ((job,), f"/jobs/{job}/sources")):
+        listed = document(ke("sources", "list", *of_job, "--url", "https://e.com/a", "--json"))
+        assert [source["id"] for source in listed["data"]] == ["s1"]
+        assert (api.calls[-1].path, api.calls[-1].query["url"]) == (path, "https://e.com/a")
+        none = ke("sources", "list", *of_job, "--url", "https://e.com/b").stdout
+        assert f"ke sources get https://e.com/b --job {(*of_job, 'JOB')[0]}" in none
+    assert "same as https://e.com/a" in ke("jobs", "pages", job, "--url", "https://e.com/b").stdout
+    assert (api.calls[-1].path, api.calls[-1].query["url"]) == (f"/jobs/{job}/pages", "https://e.com/b")
+
+
+def test_source_is_read_by_the_url_of_a_page_that_has_it(ke: RunKe, api: ApiTwin) -> None:
+    """In a job: on stderr it says which document that is, unless it is the page's own; a page may have none."""
+    job, other, key = api.add_job("completed"), api.add_job("completed"), str(uuid.uuid4())
+    api.sources = [{"id": key, "url": "https://e.com/a", "job_id": job, "text": "the text"}]
+    has = {"source_id": key, "source_is_stored": True, "reason": None}
+    api.pages = [
+        {"url": "https://e.com/a", "state": "fetched", **has},
+        {"url": "https://e.com/b", "state": "duplicate", **has},
+        {"url": "https://e.com/old", "state": "unchanged", **has, "source_is_stored": False},
+        {"url": "https://e.com/no", "state": "failed", **has, "source_id": None, "reason": "HTTP 500"},
+    ]
+    own = ke("sources", "get", "https://e.com/a", "--job", job)
+    assert (own.returncode, own.stderr, "the text" in own.stdout) == (0, "", True)
+    twin = ke("sources", "get", "https://e.com/b", "--job", job, "--json")
+    assert document(twin)["id"] == key
+    stored = f"its document is {key}, stored for https://e.com/a"
+    assert twin.stderr == f"https://e.com/b is a duplicate in job {job}: {stored}\n"
+    of_another_job = ke("sources", "get", "https://e.com/a", "--job", other).stderr
+    assert f"job {other}: its document is {key}, stored by job {job}\n" in of_another_job
+    for path, why in (
+        ("old", f"the document that https://e.com/old had in job {job} was deleted since"),
+        ("no", f"https://e.com/no has no document in job {job}: failed (HTTP 500)"),
+        ("none", f"job {job} has no page with the URL https://e.com/none: ke jobs pages {job}"),
+    ):
+        missing = ke("sources", "get", f"https://e.com/{path}", "--job", job)
+        assert (missing.returncode, missing.stdout) == (4, "")
+        assert why in missing.stderr
+    assert ke("sources", "get", key, "--job", job).returncode == 2
+
+
+def test_source_without_a_page_is_read_by_its_url_in_its_job(ke: RunKe, api: ApiTwin) -> None:
+    """As of a job that extracts what others have stored; of several with one URL none is guessed."""
+    job, ids = api.add_job("completed"), [str(uuid.uuid4()) for _ in range(2)]
+    api.sources = [{"id": ids[0], "url": "https://e.com/a", "job_id": "first", "text": "the text"}]
+    assert "the text" in ke("sources", "get", "https://e.com/a", "--job", job).stdout
+    api.sources.append({"id": ids[1], "url": "https://e.com/a", "job_id": "second", "text": "another"})
+    several = ke("sources", "get", "https://e.com/a", "--job", job)
+    assert (several.returncode, all(key in several.stderr for key in ids)) == (2, True)
