@@ -48,15 +48,16 @@ def outdated(job: Mapping[str, Any]) -> str | None:
     pages, they = ("page", "it") if left == 1 else ("pages", "they")
     what = f"what {number} {pages} said before {they} {' or '.join(_DID[name] for name in names)}"
     where = ", and ".join(f"ke jobs pages {job_id} --state {name}" for name in names)
-    if not is_asked:
-        command = f"ke {job.get('kind') or 'crawl'} --recrawl-of {job_id} --forget-replaced"
-        how = f"ke sources forget deletes it, and so does {command}"
-        return f"A search still finds {what} ({how}): {where}"
-    if job.get("forgetting") == "running":
+    command = f"ke {job.get('kind') or 'crawl'} --recrawl-of {job_id} --forget-replaced"
+    forgetting = str(job.get("forgetting")) if is_asked else "not asked"
+    if forgetting == "running":
         return f"W{what[1:]} is being deleted: {where}"
-    if job.get("forgetting") == "ended":
-        return f"A search still finds {what}, as another page has it too, or nothing has taken its place: {where}"
-    return f"A search still finds {what}: {where}"
+    why = {
+        "not asked": f" (ke sources forget deletes it, and so does {command})",
+        "ended": ", as another page has it too, or nothing has taken its place",
+        "held": f" (so much is gone that the site may be broken; {command} --max-gone-share 1 deletes what still is)",
+    }
+    return f"A search still finds {what}{why.get(forgetting, '')}: {where}"
 
 
 def going_on(job: Mapping[str, Any]) -> str | None:

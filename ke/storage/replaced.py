@@ -146,7 +146,7 @@ async def keeps_gone(connection: AsyncConnection, job_id: uuid.UUID, params: Map
         job_progress.c.job_id == job_id, job_progress.c.lane == Lane.COLLECT.value
     )
     gone, earlier = (await connection.execute(seen)).one_or_none() or (0, 0)
-    return share < 1 and gone > max(GONE_ANYWAY, share * earlier)
+    return bool(share < 1 and gone > max(GONE_ANYWAY, share * earlier))
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ OUTDATED = [
     ({"changed": 20_000}, 7, "still finds what 7 or more pages said before they changed or went"),
     ({"forgetting": "running"}, 3, "What 3 pages said before they changed or went is being deleted: ke jobs pages"),
     ({"forgetting": "ended"}, 3, "still finds what 3 pages said before they changed or went, as another page has it"),
+    ({"forgetting": "held"}, 3, "changed or went (so much is gone that the site may be broken; ke crawl --recrawl-of"),
     ({"forgetting": None}, 3, "still finds what 3 pages said before they changed or went: ke jobs pages"),
     ({"forgetting": None}, 0, "No earlier document of a page that has changed or is gone is left, but for what"),
 ]
