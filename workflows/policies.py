@@ -27,7 +27,9 @@ AT_ONCE_WITHIN: Final = timedelta(seconds=2)
 
 SLICE_MAX_SECONDS: Final = 120.0
 """A slice ends itself after this, so that its report reaches the history and the web UI."""
-SLICE_MAX_PAGES: Final = 500
+SLICE_MAX_PAGES: Final = 5_000
+"""A quick crawl ends a slice after this, so that other jobs have their turn; between two slices it stands still for
+some 50 ms."""
 IDLE_SHARD: Final = timedelta(seconds=30)
 """How long a shard that had no pages is left alone, at most: as soon as a slice of another one ends it is looked at."""
 
