@@ -257,9 +257,9 @@ MaxGoneShare = Annotated[
         strict=True,
         ge=0,
         le=1,
-        description="With `forget_replaced`: the largest share of the earlier job's pages that may be gone for their "
-        "documents to be deleted. Where more are gone, and more than 10, the site is broken most likely: what they "
-        "said is kept, and `forgetting` is `held`. 1: whatever is gone is deleted",
+        description="With `forget_replaced`: how much of what is found, there or gone, may be gone for its documents "
+        "to be deleted. Where more is, and more than 10 pages, the site is broken most likely: what they said is kept, "
+        "and `forgetting` is `held`. 1: whatever is gone is deleted; 0: nothing that is gone",
     ),
 ]
 

@@ -134,7 +134,7 @@ class JobView(BaseModel):
         None,
         description="Where there are such and `forget_replaced` was asked for: whether their deletion is still at "
         "work, told by GET /jobs/{id} only. What is left by one that has ended another page has, or is not replaced; "
-        "`held`: so are those that are gone, as they are more than `max_gone_share` of the earlier job's pages",
+        "`held`: so are those that are gone, as more than `max_gone_share` of what was found is gone",
     )
     retry_id: str | None = Field(None, description="The retry of dead letters that is at work, if one is")
     waiting_for: str | None = Field(None, description="Why it does not move; told by GET /jobs/{id} only")

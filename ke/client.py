@@ -77,8 +77,8 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
             recrawl_of: A job that has ended: what is as it was then is neither stored nor extracted again.
             forget_replaced: With `recrawl_of`: once the job has ended well, delete the earlier documents of pages that
                 have changed or are gone, also of those that an earlier re-crawl of the chain had found so.
-            max_gone_share: With `forget_replaced`: the largest share, from 0 to 1, of the earlier job's pages that may
-                be gone for their documents to be deleted; 0.5 by default, 1 for whatever is gone.
+            max_gone_share: With `forget_replaced`: how much of what is found, there or gone, may be gone for its
+                documents to be deleted; 0.5 by default, 1 for whatever is gone, 0 for nothing that is.
             browser: Whether HTML pages are shown by the worker's Chromium and read as their scripts have made them.
             project: What the job belongs to; `default` by default.
             labels: At most 32 names and values of the caller's.

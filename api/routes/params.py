@@ -9,7 +9,7 @@ from uuid import UUID
 
 from fastapi import Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import AfterValidator, AwareDatetime
+from pydantic import AfterValidator, AwareDatetime, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from api.errors import MalformedJson, ValidationFailed
@@ -45,11 +45,9 @@ WaitS = Annotated[
     Query(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Seconds to wait for the job's end, at most"),
 ]
 IdempotencyKey = Annotated[
-    Annotated[str, AfterValidator(_visible)] | None,
+    Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_visible)] | None,
     Header(
         alias=IDEMPOTENCY_KEY,
-        min_length=1,
-        max_length=255,
         json_schema_extra={"pattern": _VISIBLE.pattern},
         description="Names the job: the same key and body give the same job, however often they are sent",
     ),

@@ -88,9 +88,9 @@ async def _outdated(gateway: Gateway, row: JobRow) -> Outdated | None:
         return None
     async with gateway.database.transaction() as connection:
         number = await count_outdated(connection, row.id, MAX_OUTDATED)
+        if not (number and row.params.get("forget_replaced") and row.status in ENDED_WELL):
+            return Outdated(number, None)
         is_held = await keeps_gone(connection, row.id, row.params)
-    if not (number and row.params.get("forget_replaced") and row.status in ENDED_WELL):
-        return Outdated(number, None)
     forgetting = await _forgetting(gateway, row)
     return Outdated(number, "held" if is_held and forgetting == "ended" else forgetting)
 

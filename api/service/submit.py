@@ -106,8 +106,6 @@ _LATER: Final[Mapping[str, object]] = {
     "max_tokens": None,
 }
 """The fields of a body that the first release did not have, with their defaults."""
-_EXTRACT_PROJECTS: Final[Mapping[str | None, str]] = {None: DEFAULT_PROJECT, DEFAULT_PROJECT: ""}
-"""How an extract job's project reads there: none given as in the first release, in which that was `default`."""
 
 
 def _canonical(body: AnyBody) -> dict[str, Any]:
@@ -121,7 +119,8 @@ def _canonical(body: AnyBody) -> dict[str, Any]:
         return body.model_dump(mode="json", exclude_unset=True)
     dumped = body.model_dump(mode="json")
     if isinstance(body, ExtractBody):
-        dumped["project"] = _EXTRACT_PROJECTS.get(body.project, body.project)
+        # In the first release none given was `default`.
+        dumped["project"] = body.project or DEFAULT_PROJECT
     for part in (dumped, dumped.get("scope"), dumped.get("extract")):
         for name, default in _LATER.items():
             if part is not None and part.get(name, _ABSENT) == default:

@@ -21,6 +21,7 @@ SILENT_S: Final = 5.0
 TRIED_ANEW_S: Final = 30.0
 """Seconds for which an attempt after a failed one is taken to fail as well, unless its lane has moved since."""
 
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _DOWN: Final[Mapping[str, str]] = {
     DatabaseUnavailable.code: "the database does not answer: ",
     VectorStoreUnavailable.code: "the vector store does not answer: ",
@@ -54,7 +55,7 @@ async def waiting_for(gateway: Gateway, sighting: Sighting, lanes: LaneMap) -> s
 
 
 def worth_asking(activities: Sequence[PendingActivity]) -> list[PendingActivity]:
-    """Those that a job may wait for, by name, as Temporal tells them in no order that stays.
+    """Those that a job may wait for, by name and begin, as Temporal tells them in no order that stays.
 
     A shard that no worker has yet is none of them while others of its lane are at work.
     """
@@ -64,7 +65,8 @@ def worth_asking(activities: Sequence[PendingActivity]) -> list[PendingActivity]
         is_untouched = activity.started_at is None and not activity.failure and not activity.is_paused
         return is_untouched and activity.name in at_work
 
-    return sorted((activity for activity in activities if not is_spare(activity)), key=lambda activity: activity.name)
+    worth = (activity for activity in activities if not is_spare(activity))
+    return sorted(worth, key=lambda activity: (activity.name, activity.started_at or _NEVER))
 
 
 async def _workflow(gateway: Gateway, row: JobRow, execution: Execution) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -29,7 +30,7 @@ from ke.cli.text import count, local_time
 
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
-    from ke.client_types import Page, Receipt, Source, SourceItem
+    from ke.client_types import Page, PageItem, Receipt, Source, SourceItem
 
 MAX_SAME_URL: Final = 10
 """Documents with one URL that are named."""
@@ -145,9 +146,10 @@ def forget_source(
 
     async def work(ke: KnowledgeExtractionClient) -> Receipt:
         found = await _only_one(ke, source, job) if is_url(source) else source
-        plan = await ke.forget_source(found, dry_run=True)
-        _tell_other_pages(plan)
-        return plan if dry_run else await ke.forget_source(found)
+        plan = await _plan(ke, found, is_needed=dry_run)
+        if plan is not None:
+            _tell_other_pages(plan)
+        return plan if dry_run and plan is not None else await ke.forget_source(found)
 
     clean_up(
         work,
@@ -156,6 +158,19 @@ def forget_source(
         as_json=as_json,
         api_url=api_url,
     )
+
+
+async def _plan(ke: KnowledgeExtractionClient, source: str, *, is_needed: bool) -> Receipt | None:
+    """What would go; None where a store that counts it is away, and it is only to be told: it is deleted durably."""
+    from ke.client import ApiError  # noqa: PLC0415  (an HTTP stack: not for `ke --help`)
+
+    try:
+        return await ke.forget_source(source, dry_run=True)
+    except ApiError as error:
+        if is_needed or error.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            raise
+        output.note(f"What other pages have this document cannot be told: {error.detail}")
+        return None
 
 
 def _check_job(source: str, job: str | None) -> None:
@@ -230,12 +245,9 @@ async def _of_page(ke: KnowledgeExtractionClient, url: str, job: str) -> Source:
         CommandFailed: There is no such page, or it has no document.
     """
     found = (await ke.list_pages(job, url=url, limit=1))["data"]
-    if not found:
-        return await ke.get_source(await _without_page(ke, url, job))
-    page = found[0]
-    if page["source_id"] is None:
-        why = f" ({page['reason']})" if page["reason"] else ""
-        raise _not_found(f"{page['url']} has no document in job {job}: {page['state']}{why}")
+    page = found[0] if found else None
+    if page is None or page["source_id"] is None:
+        return await ke.get_source(await _without_page(ke, url, job, page))
     if not page["source_is_stored"]:
         raise _not_found(f"the document that {page['url']} had in job {job} was deleted since")
     document = await ke.get_source(page["source_id"])
@@ -247,9 +259,12 @@ async def _of_page(ke: KnowledgeExtractionClient, url: str, job: str) -> Source:
     return document
 
 
-async def _without_page(ke: KnowledgeExtractionClient, url: str, job: str) -> str:
-    """The id of a job's document whose URL is no page's: a redirect led to it, or the job extracts other jobs'."""
+async def _without_page(ke: KnowledgeExtractionClient, url: str, job: str, page: PageItem | None) -> str:
+    """The id of a document of a job with a URL that no page with a document has: a redirect led to it, say."""
     found = (await ke.list_sources(job, url=url, limit=MAX_FOUND))["data"]
+    if not found and page is not None:
+        why = f" ({page['reason']})" if page["reason"] else ""
+        raise _not_found(f"{page['url']} has no document in job {job}: {page['state']}{why}")
     if not found:
         raise _not_found(f"job {job} has no page with the URL {url}: ke jobs pages {job} lists those it has")
     return _single(found, "say which, by its id")

@@ -57,8 +57,8 @@ MaxGoneShare = Annotated[
         min=0.0,
         max=1.0,
         metavar="SHARE",
-        help="With --forget-replaced: the largest share of the earlier job's pages that may be gone for their "
-        "documents to be deleted (0.5 when not given); 1: whatever is gone.",
+        help="With --forget-replaced: how much of what is found, there or gone, may be gone for its documents to be "
+        "deleted (0.5 when not given); 1: whatever is gone.",
     ),
 ]
 Rendered = Annotated[

@@ -36,6 +36,7 @@ LEAST_INTERVAL_S: Final = 1.0
 MOST_INTERVAL_S: Final = 64.0
 """in the end, after a doubling with each."""
 _DIGITS: Final = re.compile(r"\d[\d.,]*")
+_SECONDS: Final = re.compile(r"\d+ s\b")
 
 Job = Mapping[str, Any]
 
@@ -62,15 +63,19 @@ class LineView:
         self._indent = indent
         self._clock = clock
         self._last = ""
+        self._shape = ("", "")
         self._due_at = 0.0
         self._interval_s = LEAST_INTERVAL_S
 
     def show(self, job: Job) -> None:
         """Print one line when anything has changed that is worth one by now."""
         line, now = summary(job), self._clock()
-        is_other = _DIGITS.sub("", line) != _DIGITS.sub("", self._last)
+        # Numbers within a reason, as of a host, are no counts: there only seconds grow.
+        shape = _DIGITS.sub("", summary({**job, "waiting_for": None})), _SECONDS.sub("", job.get("waiting_for") or "")
+        is_other = shape != self._shape
         if line == self._last or not (is_other or now >= self._due_at):
             return
+        self._shape = shape
         self._interval_s = LEAST_INTERVAL_S if is_other else min(2 * self._interval_s, MOST_INTERVAL_S)
         self._last, self._due_at = line, now + self._interval_s
         took = counters_of(job).get("elapsed_s")

@@ -160,7 +160,7 @@ class CollectSpec:
     forget_replaced: bool = False
     """Whether the earlier documents of pages that changed, or are gone, are deleted once the job has ended well."""
     max_gone_share: float = MAX_GONE_SHARE
-    """The largest share of the earlier job's pages that may be gone for their documents to be deleted with them."""
+    """How much of what is found, there or gone, may be gone for its documents to be deleted."""
     reading: Reading = Reading.THOROUGH
     browser: bool = False
     """Whether HTML pages are shown by a browser, and read as their scripts have made them."""

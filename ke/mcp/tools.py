@@ -51,8 +51,8 @@ MaxGoneShare = Annotated[
     Field(
         ge=0,
         le=1,
-        description="With `forget_replaced`: the largest share of the earlier job's pages that may be gone for their "
-        "documents to be deleted (0.5 when not given); where more are, `get_job` says that forgetting is `held`",
+        description="With `forget_replaced`: how much of what is found, there or gone, may be gone for its documents "
+        "to be deleted (0.5 when not given); where more is, `get_job` says that forgetting is `held`",
     ),
 ]
 Browser = Annotated[

@@ -123,13 +123,16 @@ def outdated(job_id: uuid.UUID, most: int) -> sa.Select[Any]:
         .limit(1)
         .scalar_subquery()
     )
-    # The job is no condition: of a new one the statistics tell nothing, and the planner would read all its pages.
-    has_it = sa.func.bool_or((pages.c.job_id == job_id) & (pages.c.state != "gone"))
-    is_had = sa.select(has_it).where(pages.c.source_id == earlier.c.id).scalar_subquery()
+    is_had = (
+        sa.select(sa.literal(1))
+        .where(pages.c.source_id == earlier.c.id, pages.c.job_id == job_id, pages.c.state != "gone")
+        .limit(1)
+        .scalar_subquery()
+    )
     return (
         sa.select(sa.func.coalesce(sa.func.sum(earlier.c.pages), 0))
         .select_from(earlier)
-        .where(is_found.is_not(None), is_had.is_not(True))
+        .where(is_found.is_not(None), is_had.is_(None))
     )
 
 
@@ -142,11 +145,13 @@ async def keeps_gone(connection: AsyncConnection, job_id: uuid.UUID, params: Map
         params: Its parameters.
     """
     share = params.get("max_gone_share", MAX_GONE_SHARE)
-    seen = sa.select(job_progress.c.pages_gone, sa.func.coalesce(job_progress.c.earlier_pages, 0)).where(
+    there = job_progress.c.pages_fetched + job_progress.c.pages_duplicate + job_progress.c.pages_unchanged
+    found = sa.select(job_progress.c.pages_gone, there).where(
         job_progress.c.job_id == job_id, job_progress.c.lane == Lane.COLLECT.value
     )
-    gone, earlier = (await connection.execute(seen)).one_or_none() or (0, 0)
-    return bool(share < 1 and gone > max(GONE_ANYWAY, share * earlier))
+    gone, still_there = (await connection.execute(found)).one_or_none() or (0, 0)
+    few = GONE_ANYWAY if share else 0
+    return bool(share < 1 and gone > max(few, share * (gone + still_there)))
 
 
 @dataclass(frozen=True, slots=True)

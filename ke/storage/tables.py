@@ -162,7 +162,8 @@ pages = sa.Table(
     sa.Column("fetched_at", TIME),
     sa.CheckConstraint(f"state IN {PAGE_STATES}", name="state"),
     sa.Index(None, "job_id", "seq"),
-    sa.Index(None, "source_id", postgresql_where=sa.text("source_id IS NOT NULL")),
+    # With the job: of a document that a hundred re-crawls had unchanged, each has a page.
+    sa.Index(None, "source_id", "job_id", postgresql_where=sa.text("source_id IS NOT NULL")),
     # Pages without a document that lead to the address, or have the content, of another's: few.
     sa.Index(
         "ix_pages_led_to",

@@ -5,12 +5,13 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
+import weakref
 from pathlib import Path
 from typing import Final
 
-_PREFIX: Final = "ke-chromium-"
-UNLOCKED_S: Final = 60.0
+_PREFIX: Final = "ke-browser-"
+_UNLOCKED_PREFIX: Final = "ke-new-browser-"
+"""Of a folder that is not locked yet: nobody removes it."""
 
 
 class Profile:
@@ -22,31 +23,32 @@ class Profile:
         Raises:
             OSError: It cannot be made.
         """
-        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        made = Path(tempfile.mkdtemp(prefix=_UNLOCKED_PREFIX))
         # The lock is the open file's: not inherited by the browser, and gone with this process however that ends.
-        self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self.folder: Final = made.rename(made.with_name(made.name.replace(_UNLOCKED_PREFIX, _PREFIX, 1)))
+        self._removal = weakref.finalize(self, _remove, self.folder, lock)
 
     def remove(self) -> None:
-        """Removes the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._lock)
+        """Removes the folder, once; so does the loss of the last reference to this."""
+        self._removal()
 
 
-def remove_left_profiles(unlocked_s: float = UNLOCKED_S) -> None:
-    """Removes what processes of this user have left that were killed.
+def _remove(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
 
-    Args:
-        unlocked_s: Seconds that a folder may have been made, or added to, before it is locked.
-    """
+
+def remove_left_profiles() -> None:
+    """Removes what processes of this user have left that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
-            found = folder.lstat()
-            if found.st_uid == os.geteuid() and time.time() - found.st_ctime > unlocked_s:
-                _remove_if_left(folder)
+            if folder.lstat().st_uid == os.geteuid():
+                _remove_unlocked(folder)
 
 
-def _remove_if_left(folder: Path) -> None:
+def _remove_unlocked(folder: Path) -> None:
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -123,8 +123,11 @@ class Chromium:
             )
             browser = cls(process, profile)
         except OSError as error:
-            await asyncio.to_thread(profile.remove)
+            profile.remove()
             raise BrowserFailed(f"Chromium cannot be started: {error}") from error
+        except BaseException:
+            profile.remove()
+            raise
         finally:
             os.close(reads)
             os.close(writes)

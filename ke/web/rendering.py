@@ -74,9 +74,9 @@ class Browser:
 
     async def close(self) -> None:
         """Ends it."""
-        if self._chromium is not None:
-            await self._chromium.close()
-            self._chromium = None
+        chromium, self._chromium = self._chromium, None
+        if chromium is not None:
+            await chromium.close()
 
     async def render(
         self,

@@ -76,6 +76,8 @@ class ApiTwin:
     relying: dict[str, Any] = field(default_factory=dict)
     """What receipts tell of pages of other jobs."""
     other_pages: dict[str, Any] | None = None
+    is_uncounted: bool = False
+    """Whether what would go cannot be counted, as when the vector store is down."""
     """What a dry run for a source tells of pages that have it too."""
     ends: dict[str, Any] = field(default_factory=dict)
     """How jobs that are submitted end, where that is not the usual way."""
@@ -276,6 +278,8 @@ class ApiTwin:
         source = request.match_info["id"]
         about = {"id": f"cleanup-source-{source}", "scope": "source", "source_id": source, "job_id": str(uuid.uuid4())}
         is_dry = request.query.get("dry_run") == "true"
+        if is_dry and self.is_uncounted:
+            return problem(503, "vector-store-unavailable", "The vector store did not answer.", retry_after=1)
         return self._accepted(about | ({"other_pages": self.other_pages} if is_dry else {}), dry_run=is_dry)
 
     async def _clean_project(self, request: web.Request) -> web.Response:

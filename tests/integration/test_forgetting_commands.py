@@ -100,6 +100,17 @@ def test_other_pages_that_have_a_source_are_named(
     assert "1 other page has this document, and goes with it:\n" in capsys.readouterr().err
 
 
+def test_source_is_forgotten_though_a_store_is_away(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
+    """The deletion is durable; only what would go cannot be told."""
+    api.is_uncounted = True
+    source = str(uuid.uuid4())
+    assert run(["sources", "forget", source, "--dry-run"]) == 5
+    assert _deleted(api) == []
+    assert run(["sources", "forget", source]) == 0
+    assert "cannot be told: The vector store did not answer." in capsys.readouterr().err
+    assert _deleted(api) == [source]
+
+
 def test_projects_cleanup_sends_what_was_asked_for(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
     """Its options reach the gateway; the receipt names the project and its jobs; a busy project is exit code 3."""
     assert run(["projects", "cleanup", "lights", "--delete-record", "--wait"]) == 0

@@ -182,10 +182,10 @@ async def test_outdated_pages_are_counted_by_their_documents(lanes: Lanes) -> No
         await connection.rollback()
     used = {
         name
-        for name in ("ix_pages_replaced", "ix_pages_source_id", "ix_pages_job_id_seq", "pk_sources")
+        for name in ("ix_pages_replaced", "ix_pages_source_id_job_id", "ix_pages_job_id_seq", "pk_sources")
         if name in plan
     }
-    assert used == {"ix_pages_replaced", "ix_pages_source_id", "pk_sources"}, plan
+    assert used == {"ix_pages_replaced", "ix_pages_source_id_job_id", "pk_sources"}, plan
 
 
 _MANY = """

@@ -1,10 +1,12 @@
 """Pages as a real Chromium shows them. Without one on PATH these tests are skipped, and say so."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -20,7 +22,7 @@ from ke.runtime.embedded.postgres import temporary_postgres
 from ke.runtime.pool import CpuPool
 from ke.storage.database import Database, migrate
 from ke.web import rendering
-from ke.web.browser_profiles import remove_left_profiles
+from ke.web.browser_profiles import Profile, remove_left_profiles
 from ke.web.chromium import find_chromium
 from ke.web.errors import BrowserFailed, NoBrowser, TooLarge
 from ke.web.fetch import Fetcher
@@ -266,8 +268,10 @@ async def test_browser_that_died_is_started_anew(pages: Site, net: Fetcher) -> N
 
 
 @needs_chromium
-async def test_killed_worker_leaves_no_browser(tmp_path: Path) -> None:
+async def test_killed_worker_leaves_no_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chromium ends with the process that started it, however that ended; the next worker removes its profile."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     program = tmp_path / "owner.py"
     program.write_text(
         "import asyncio\n"
@@ -282,7 +286,7 @@ async def test_killed_worker_leaves_no_browser(tmp_path: Path) -> None:
     assert owner.stdout is not None
     said, where = (await owner.stdout.readline()).decode().split()
     pid, folder = int(said), Path(where)
-    remove_left_profiles(0)
+    remove_left_profiles()
     assert is_there(folder / "Default")
     tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     assert len(tree) > 1
@@ -290,10 +294,41 @@ async def test_killed_worker_leaves_no_browser(tmp_path: Path) -> None:
     await owner.wait()
     _, alive = await asyncio.to_thread(psutil.wait_procs, tree, timeout=15)
     assert alive == []
+    async with asyncio.timeout(10):
+        while is_there(folder):  # a helper of the browser may still write into it
+            remove_left_profiles()
+            await asyncio.sleep(0.05)
+
+
+def test_profile_is_removed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lock's number is another file's afterwards; and one that nobody holds any more is removed as well."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    profile = Profile()
+    folder, lock = profile.folder, fds_of(profile.folder)[0]
+    profile.remove()
+    other = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(other, lock)
+    profile.remove()
+    os.fstat(lock)
+    for number in {other, lock}:
+        os.close(number)
+    assert not folder.exists()
+    lost = Profile()
+    folder = lost.folder
     remove_left_profiles()
-    assert is_there(folder), "one that may just be begun is let be"
-    remove_left_profiles(0)
-    assert not is_there(folder)
+    assert folder.exists(), "it is locked"
+    del lost
+    assert (list(tmp_path.iterdir()), fds_of(folder)) == ([], [])
+
+
+def fds_of(folder: Path) -> list[int]:
+    """This process's open files that are a folder."""
+    found = []
+    for number in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if str(number.readlink()).startswith(str(folder)):
+                found.append(int(number.name))
+    return found
 
 
 def is_there(folder: Path) -> bool:

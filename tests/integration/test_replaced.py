@@ -337,7 +337,14 @@ async def test_what_is_gone_is_replaced_by_nothing(lanes: Lanes) -> None:
 
 @pytest.mark.parametrize(
     ("pages_gone", "of", "share", "forgotten"),
-    [(10, 12, 0.5, True), (11, 14, 0.5, False), (11, 23, 0.5, True), (11, 13, 1.0, True), (11, 14, 0.8, True)],
+    [
+        (10, 12, 0.5, True),
+        (11, 14, 0.5, False),
+        (11, 22, 0.5, True),
+        (11, 13, 1.0, True),
+        (11, 14, 0.8, True),
+        (1, 14, 0, False),
+    ],
 )
 async def test_site_that_has_nothing_any_more_is_broken(
     lanes: Lanes, pages_gone: int, of: int, share: float, *, forgotten: bool
@@ -358,6 +365,20 @@ async def test_site_that_has_nothing_any_more_is_broken(
     assert [path for path, state in states.items() if state == "gone"] == gone
     found = set(await replaced(lanes, second))
     assert found == {before[path] for path in ([*gone, paths[-1]] if forgotten else paths[-1:])}
+
+
+async def test_pages_that_a_limit_left_out_say_nothing_of_a_site(lanes: Lanes) -> None:
+    """A crawl knows many more addresses than it fetched; what fails now was not found either."""
+    paths = [f"/{number}" for number in range(40)]
+    lanes.html("/", *paths)
+    for path in paths:
+        lanes.html(path)
+    first, _ = await lanes.whole(lanes.crawl(max_pages=12))
+    for path in ("/", *paths):
+        del lanes.answers[path]
+    second = await again(lanes, first, lanes.crawl(max_pages=100))
+    assert sum(row.state == "gone" for row in (await lanes.rows(second)).values()) == 12
+    assert await replaced(lanes, second) == []
 
 
 async def test_page_without_a_document_replaces_none(lanes: Lanes) -> None:

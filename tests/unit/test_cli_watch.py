@@ -43,12 +43,17 @@ def test_what_changes_otherwise_is_told_at_once() -> None:
     log.look(progress={"pages_fetched": 4})
     log.look(progress={"pages_fetched": 5, "pages_failed": 1})
     log.look(progress={"pages_fetched": 5, "pages_failed": 1}, waiting_for="a pause")
+    log.look(progress={"pages_fetched": 5, "pages_failed": 1}, waiting_for="host 10.0.0.1:80 for 3 s")
+    log.look(progress={"pages_fetched": 5, "pages_failed": 1}, waiting_for="host 10.0.0.1:80 for 4 s")
+    log.look(progress={"pages_fetched": 5, "pages_failed": 1}, waiting_for="host 10.0.0.2:80 for 1 s")
     log.look(progress={"pages_fetched": 5, "pages_failed": 1})
     log.look(status="completed", result={"pages_fetched": 6, "pages_failed": 1})
     assert log.lines == [
         "running: 3 pages",
         "running: 5 pages, 1 failed",
         "running: 5 pages, 1 failed, waiting: a pause",
+        "running: 5 pages, 1 failed, waiting: host 10.0.0.1:80 for 3 s",
+        "running: 5 pages, 1 failed, waiting: host 10.0.0.2:80 for 1 s",
         "running: 5 pages, 1 failed",
         "completed: 6 pages, 1 failed",
     ]

@@ -172,11 +172,20 @@ async def test_parameters_are_refused_without_the_words_of_a_library(api: ApiSta
     assert [line for line in told if any(word in line for word in of_a_library) or not line.isprintable()] == []
 
 
-@pytest.mark.parametrize("key", ["", "a b", "ü", "x" * 256])
-async def test_idempotency_keys_are_visible_ascii(api: ApiStack, key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("", "This must not be empty."),
+        ("a b", "A key has visible ASCII characters only, and no spaces."),
+        ("ü", "A key has visible ASCII characters only, and no spaces."),
+        ("x" * 256, "This must have at most 255 characters."),
+    ],
+)
+async def test_idempotency_keys_are_visible_ascii(api: ApiStack, key: str, told: str) -> None:
     """A key is 1 to 255 visible ASCII characters."""
     answer = await api.http.post("/jobs", json=SCRAPE, headers=[(b"Idempotency-Key", key.encode())])
     assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "Idempotency-Key")
+    assert answer.json()["errors"][0]["detail"] == told
 
 
 async def test_moments_at_the_edge_of_the_calendar_are_taken(api: ApiStack) -> None:

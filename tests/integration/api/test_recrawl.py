@@ -276,7 +276,7 @@ async def many_gone(api: ApiStack, job: uuid.UUID) -> None:
     """Lets a re-crawl have found more gone than its earlier job had."""
     of_collect = (job_progress.c.job_id == job) & (job_progress.c.lane == "collect")
     async with api.stores.database.transaction() as connection:
-        await connection.execute(sa.update(job_progress).where(of_collect).values(pages_gone=100, earlier_pages=100))
+        await connection.execute(sa.update(job_progress).where(of_collect).values(pages_gone=100))
 
 
 async def test_ended_recrawl_tells_what_is_left_of_before(api: ApiStack) -> None:

@@ -21,6 +21,7 @@ async def test_job_is_accepted_runs_and_completes(api: ApiStack) -> None:
         "urls": [QUICK],
         "recrawl_of": None,
         "forget_replaced": False,
+        "max_gone_share": 0.5,
         "reading": "thorough",
         "browser": False,
         "extract": None,

@@ -188,6 +188,11 @@ def test_source_without_a_page_is_read_by_its_url_in_its_job(ke: RunKe, api: Api
     job, ids = api.add_job("completed"), [str(uuid.uuid4()) for _ in range(2)]
     api.sources = [{"id": ids[0], "url": "https://e.com/a", "job_id": "first", "text": "the text"}]
     assert "the text" in ke("sources", "get", "https://e.com/a", "--job", job).stdout
-    api.sources.append({"id": ids[1], "url": "https://e.com/a", "job_id": "second", "text": "another"})
+    # A redirect led there before a limit left the page out.
+    left_out = {"state": "skipped", "source_id": None, "source_is_stored": None, "reason": "max_pages"}
+    api.pages = [{"url": "https://e.com/b", **left_out}]
+    api.sources.append({"id": ids[1], "url": "https://e.com/b", "job_id": job, "text": "the other text"})
+    assert "the other text" in ke("sources", "get", "https://e.com/b", "--job", job).stdout
+    api.sources[1]["url"] = "https://e.com/a"
     several = ke("sources", "get", "https://e.com/a", "--job", job)
     assert (several.returncode, all(key in several.stderr for key in ids)) == (2, True)
