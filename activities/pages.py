@@ -13,7 +13,7 @@ import structlog
 
 from activities.documents import read_document
 from activities.reach import Reach
-from activities.recrawling import Recrawl, is_gone
+from activities.recrawling import Recrawl, is_gone, was_gone
 from ke.contracts.errors import KeError
 from ke.runtime.pool import CpuPool
 from ke.storage.collecting import Document, PageOutcome, PageState
@@ -170,9 +170,7 @@ class PageReader:
                 self._gate.backoff(host_key(response.final_url), verdict.after_s)
             return self._again(entry, f"http-{response.status}", verdict.reason, response, after_s=verdict.after_s)
         if isinstance(verdict, Fail):
-            if is_gone(entry, response):
-                return self._gone(entry, response, verdict.reason)
-            return self._fail(entry, f"http-{response.status}", verdict.reason, response)
+            return self._refused(entry, response, verdict.reason)
         content_hash = hashlib.sha256(response.body).digest()
         if entry.earlier is None or not self._recrawl.is_same(entry, content_hash):
             return await self._outcome(entry, response, await self._parse(response), content_hash)
@@ -233,6 +231,15 @@ class PageReader:
             content_hash=before.content_hash,
             source_id=before.source_id,
         )
+
+    def _refused(self, entry: FrontierEntry, response: Response, reason: str) -> PageOutcome:
+        """A page that is not to be had: it is gone, or a failure."""
+        if is_gone(entry, response):
+            return self._gone(entry, response, reason)
+        if was_gone(entry, response):
+            # A link that nobody has mended, to what was told before.
+            return replace(self._skip(entry, f"gone before: {reason}"), http_status=response.status)
+        return self._fail(entry, f"http-{response.status}", reason, response)
 
     def _gone(self, entry: FrontierEntry, response: Response, reason: str) -> PageOutcome:
         """A page that was there: no failure, but a finding, with the document that it had."""

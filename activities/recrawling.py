@@ -40,6 +40,8 @@ class Recrawl:
         before = entry.earlier
         if before is None or self.earlier is None or not self.same_reach:
             return False
+        if before.state == "gone":
+            return False
         if not self.spec.follow or entry.depth >= self.spec.limits.max_depth:
             return True
         return before.depth < self.earlier.limits.max_depth
@@ -61,6 +63,16 @@ class Recrawl:
 
 
 def is_gone(entry: FrontierEntry, response: Response) -> bool:
-    """Whether a page was there, at whatever time, and is not any more."""
+    """Whether a page was there, or has a document from when it was, and is not there any more."""
     before = entry.earlier
-    return before is not None and before.state in (*HAD_CONTENT, "gone") and response.status in NO_MORE
+    if before is None or response.status not in NO_MORE:
+        return False
+    return before.state in HAD_CONTENT or (before.state == "gone" and before.source_id is not None)
+
+
+def was_gone(entry: FrontierEntry, response: Response) -> bool:
+    """Whether a page that nobody asked for by its address was gone and forgotten before, and is not there still."""
+    before = entry.earlier
+    if before is None or entry.depth == 0 or response.status not in NO_MORE:
+        return False
+    return before.state == "gone" or (before.state == "skipped" and before.http_status in NO_MORE)

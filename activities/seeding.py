@@ -61,13 +61,13 @@ class Seeding:
             here: dict[uuid.UUID | None, uuid.UUID | None] = {None: None}
             here |= {origin: page_id(self.job_id, url) for origin, url in urls.items()}
             selected = await self._followed(found)
-            common += sum(link.url not in seeds and not link.is_gone for link in selected)
+            common += sum(link.url not in seeds and not (link.is_gone or link.was_gone) for link in selected)
             asked_first = [link for link in selected if not self._is_for_later(link)]
             await self._add([(link.url, link.depth, here.get(link.found_on)) for link in asked_first])
         return common
 
     async def links_left(self, job_id: uuid.UUID) -> None:
-        """Adds what an earlier job found gone and is still stored, and broken links that are not mended.
+        """Adds what an earlier job found gone and is still stored, and links to nothing that are not mended.
 
         Call it when all else is fetched: what has become of the page that had such a link tells. If it has changed, its
         links are in the frontier, this one among them or not; so are those of the sitemaps.
@@ -92,7 +92,7 @@ class Seeding:
         """
         if link.is_broken:
             return link.found_on is not None or (self.reads_sitemaps and link.depth == 1)
-        return link.is_gone
+        return link.is_gone or link.was_gone
 
     async def _followed(self, found: Sequence[EarlierLink]) -> list[EarlierLink]:
         """Those that this job follows, less deep ones first."""

@@ -36,6 +36,7 @@ class EarlierPage:
     """What an earlier job knows of a page that is crawled again."""
 
     state: str
+    http_status: int | None
     depth: int
     url: str
     """Where its content came from, after redirects."""

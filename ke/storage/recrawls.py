@@ -129,8 +129,10 @@ async def _known(connection: AsyncConnection, ids: Mapping[uuid.UUID, uuid.UUID]
     """What is known of pages of an earlier job, by the ids that stand for these here."""
     statement = (
         sa.select(
-            *(pages.c[name] for name in ("id", "state", "depth", "content_type", "content_hash", "etag")),
+            *(pages.c[name] for name in ("id", "state", "http_status", "depth", "content_type", "etag")),
             pages.c.last_modified,
+            # Of a page that is gone: by it a page is known that has come back.
+            sa.case((_has_gone, sources.c.content_hash), else_=pages.c.content_hash).label("content_hash"),
             sa.func.coalesce(pages.c.final_url, pages.c.url).label("url"),
             sources.c.id.label("source_id"),
         )
@@ -153,6 +155,14 @@ _present: Final = sa.and_(
 )
 
 
+_of_page: Final = jobs.alias("of_page")
+_read_alike: Final = sa.and_(
+    *(_of_page.c.params[name].astext == jobs.c.params[name].astext for name in ("reading", "browser"))
+)
+_has_gone: Final = sa.and_(
+    pages.c.state == "gone", sa.exists(sa.select(1).where(_of_page.c.id == pages.c.job_id, _read_alike))
+)
+"""Whether a page is gone whose document was read as its job read pages."""
 _document: Final = sa.case((pages.c.state == "gone", pages.c.previous_source_id), else_=pages.c.source_id)
 """The document of a page; of one that is gone, the one that it had."""
 
@@ -181,12 +191,14 @@ class EarlierLink:
     """Whether there was nothing, and the job's own seeds are not what it is."""
     is_gone: bool = False
     """Whether there was nothing any more, and the document from before is still stored."""
+    was_gone: bool = False
+    """Whether there was nothing any more, and the document from before is forgotten."""
 
 
 async def earlier_frontier(
     connection: AsyncConnection, job_id: uuid.UUID, after: int
 ) -> tuple[list[EarlierLink], int | None]:
-    """The next URLs that an earlier job has seen, and where it found them; without what was gone, and is forgotten.
+    """The next URLs that an earlier job has seen, and where it found them.
 
     Returns:
         The URLs, and the `seq` of the last one that was looked at; None when there are no more.
@@ -205,10 +217,10 @@ async def earlier_frontier(
             r.depth,
             r.found_on,
             is_broken=r.depth > 0 and r.state == "failed" and r.http_status in NO_MORE,
-            is_gone=r.state == "gone",
+            is_gone=r.state == "gone" and r.is_left,
+            was_gone=(r.state == "gone" and not r.is_left) or (r.state == "skipped" and r.http_status in NO_MORE),
         )
         for r in found
-        if r.state != "gone" or r.is_left
     ]
     return links, found[-1].seq if found else None
 

@@ -123,9 +123,11 @@ def outdated(job_id: uuid.UUID, most: int) -> sa.Select[Any]:
         .limit(1)
         .scalar_subquery()
     )
+    # Told apart from a plain value, of which a new job has no statistics: the planner would read all its pages.
+    this_job = sa.select(sa.cast(job_id, sa.Uuid)).scalar_subquery()
     is_had = (
         sa.select(sa.literal(1))
-        .where(pages.c.source_id == earlier.c.id, pages.c.job_id == job_id, pages.c.state != "gone")
+        .where(pages.c.source_id == earlier.c.id, pages.c.job_id == this_job, pages.c.state != "gone")
         .limit(1)
         .scalar_subquery()
     )

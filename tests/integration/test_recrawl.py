@@ -87,8 +87,9 @@ async def test_page_that_is_gone_stays_so_where_a_link_leads_to_it(lanes: Lanes)
     lanes.html("/plain")
     lanes.site.html("/", "/tagged", "/dated", "/plain", text="It is back.")
     fourth, numbers = await again(lanes, third)
-    assert numbers == {"fetched": 2, "unchanged": 3}
-    assert set(await previous(lanes, fourth, "changed")) == {"/", "/plain"}
+    assert numbers == {"fetched": 1, "unchanged": 4}
+    assert set(await previous(lanes, fourth, "changed")) == {"/"}
+    assert (await lanes.rows(fourth))["/plain"].source_id == source
 
 
 async def test_link_that_was_mended_is_no_dead_letter_any_more(lanes: Lanes) -> None:
@@ -179,7 +180,7 @@ async def test_broken_link_is_not_forgotten_where_a_recrawl_ends_early(lanes: La
 
 
 async def test_page_that_is_gone_is_asked_for_as_long_as_its_document_is_stored(lanes: Lanes) -> None:
-    """It may come back, where a page that is as it was leads to it; once it is forgotten something must link to it."""
+    """It may come back, where a page that is as it was leads to it; once it is forgotten it is no finding any more."""
     a_site(lanes)
     lanes.html("/tagged", "/deep")
     first, _ = await lanes.whole(lanes.crawl())
@@ -192,9 +193,54 @@ async def test_page_that_is_gone_is_asked_for_as_long_as_its_document_is_stored(
     assert await previous(lanes, third, "gone") == {"/plain": plain}
     async with lanes.database.transaction() as connection:
         await connection.execute(sa.delete(sources).where(sources.c.id == plain))
+    for _ in range(3):
+        third, numbers = await again(lanes, third)
+        assert numbers == {"unchanged": 4, "skipped": 1}
+        assert (await lanes.rows(third))["/plain"].reason == "gone before: HTTP 404"
+    lanes.html("/plain")
     _, numbers = await again(lanes, third)
-    assert numbers == {"unchanged": 4}
-    assert "/plain" not in lanes.asked
+    assert numbers == {"unchanged": 4, "fetched": 1}
+
+
+async def test_page_that_was_forgotten_is_asked_for_where_a_link_may_lead_to_it(lanes: Lanes) -> None:
+    """A page that has changed tells its links; one that is unchanged has not; of one that is gone there are none."""
+    a_site(lanes)
+    lanes.html("/tagged", "/deep")
+    first, _ = await lanes.whole(lanes.crawl())
+    del lanes.answers["/deep"]
+    second, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 4, "gone": 1}
+    async with lanes.database.transaction() as connection:
+        deep = (await lanes.stored(first))["/deep"].id
+        await connection.execute(sa.delete(sources).where(sources.c.id == deep))
+    lanes.site.html("/tagged", text="It links to it no more.")
+    third, numbers = await again(lanes, second)
+    assert (numbers, "/deep" in lanes.asked) == ({"unchanged": 3, "fetched": 1}, False)
+    lanes.site.html("/tagged", "/deep", text="It does again.")
+    _, numbers = await again(lanes, third)
+    assert numbers == {"unchanged": 3, "fetched": 1, "skipped": 1}
+
+
+async def test_page_that_is_back_as_it_was_is_unchanged(lanes: Lanes) -> None:
+    """With the document that it had, and its links; not so where that was read in another way."""
+    a_site(lanes)
+    lanes.html("/tagged", "/deep")
+    first, _ = await lanes.whole(lanes.crawl())
+    before = {path: row.id for path, row in (await lanes.stored(first)).items()}
+    answers = {path: lanes.answers.pop(path) for path in ("/tagged", "/deep")}
+    second, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 3, "gone": 2}
+    lanes.answers.update(answers)
+    third, numbers = await again(lanes, second)
+    assert numbers == {"unchanged": 5}
+    assert (await lanes.rows(third))["/tagged"].source_id == before["/tagged"]
+    fast = replace(lanes.crawl(), reading=Reading.FAST)
+    for path in answers:
+        del lanes.answers[path]
+    other, _ = await again(lanes, first, fast)
+    lanes.answers.update(answers)
+    _, numbers = await again(lanes, other, fast)
+    assert numbers == {"unchanged": 3, "fetched": 2}
 
 
 async def test_recrawl_of_a_recrawl_points_to_the_first_documents(lanes: Lanes) -> None:
