@@ -51,7 +51,7 @@ def outdated(job: Mapping[str, Any]) -> str | None:
     command = f"ke {job.get('kind') or 'crawl'} --recrawl-of {job_id} --forget-replaced"
     forgetting = str(job.get("forgetting")) if is_asked else "not asked"
     if forgetting == "running":
-        return f"W{what[1:]} is being deleted: {where}"
+        return f"W{what[1:]} is being deleted, with what re-crawls before it have left: {where}"
     why = {
         "not asked": f" (ke sources forget deletes it, and so does {command})",
         "ended": ", as another page has it too, or nothing has taken its place",

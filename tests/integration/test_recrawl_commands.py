@@ -71,7 +71,7 @@ OUTDATED = [
     ({}, 3, "still finds what 3 pages said before they changed or went (ke sources forget deletes it, and so does ke"),
     ({}, 1, "still finds what 1 page said before it changed or went (ke sources forget deletes it, and so does ke"),
     ({"changed": 20_000}, 7, "still finds what 7 or more pages said before they changed or went"),
-    ({"forgetting": "running"}, 3, "What 3 pages said before they changed or went is being deleted: ke jobs pages"),
+    ({"forgetting": "running"}, 3, "said before they changed or went is being deleted, with what re-crawls"),
     ({"forgetting": "ended"}, 3, "still finds what 3 pages said before they changed or went, as another page has it"),
     ({"forgetting": "held"}, 3, "changed or went (so much is gone that the site may be broken; ke crawl --recrawl-of"),
     ({"forgetting": None}, 3, "still finds what 3 pages said before they changed or went: ke jobs pages"),
