@@ -16,6 +16,7 @@ from ke.cli import output
 from ke.cli.errors import ExitCode, code_for, code_for_status, detail_of
 from ke.cli.main import app
 from ke.cli.options import labels_of, parse_job_id, receipt_id
+from ke.cli.tables import PIPE_WIDTH
 from ke.cli.text import age, clean, count, duration, local_time, moment, money, printable, shorten, size
 from ke.cli.watch import summary
 from ke.cli.wording import option_of
@@ -278,5 +279,5 @@ def test_numbers_of_a_job_that_was_cleaned_are_told_as_gone() -> None:
 
 def rendered(view: Any, document: dict[str, Any]) -> str:
     stream = io.StringIO()
-    view(Console(file=stream, width=output.PIPE_WIDTH, highlight=False), document)
+    view(Console(file=stream, width=PIPE_WIDTH, highlight=False), document)
     return stream.getvalue()
