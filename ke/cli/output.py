@@ -114,16 +114,27 @@ def counters_of(job: Document) -> Document:
     return found if isinstance(found, Mapping) else {}
 
 
+def pages_of(job: Document) -> int:
+    """The pages of a crawl that count against `max_pages`, which is never passed."""
+    done = counters_of(job)
+    return sum(done.get(f"pages_{name}") or 0 for name in ("fetched", "duplicate", "unchanged"))
+
+
 def has_artifacts(job: Document) -> bool:
     """Whether what a job's numbers count is there still, as far as is known."""
     return job.get("artifacts") != Artifacts.CLEANED
 
 
 def limits_of(job: Document) -> str:
-    """The limits that left something of a job undone, as options: `--max-pages 500`; "" when there are none."""
+    """The limits that left something of a job undone, as options: `--max-pages 500`; "" when there are none.
+
+    The parameters are those that were submitted, and the limits of a crawl can be changed while it runs: the number of
+    pages is told where just as many were counted, those of bytes and seconds never.
+    """
     params = job.get("params") or {}
     extract = params.get("extract") or params
-    values = {**(params.get("limits") or {}), "max_tokens": extract.get("max_tokens")}
+    asked = (params.get("limits") or {}).get("max_pages")
+    values = {"max_pages": asked if asked == pages_of(job) else None, "max_tokens": extract.get("max_tokens")}
     names = (job.get("result") or {}).get("limits_reached") or []
     return ", ".join(f"{option_of(name)} {values.get(name) or ''}".strip() for name in names)
 
