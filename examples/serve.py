@@ -28,6 +28,8 @@ HOST: Final = "127.0.0.1"
 ORIGIN_PLACEHOLDER: Final = "{{ORIGIN}}"
 REDIRECTS_FILE: Final = "_redirects"
 DELAYS_FILE: Final = "_delays"
+# aiohttp knows some types only, whatever the machine knows: PDF is one of them, Markdown is not.
+MARKDOWN_TYPE: Final = "text/markdown; charset=utf-8"
 SUBSTITUTED_TYPES: Final = {".xml": "application/xml", ".txt": "text/plain"}
 # What still runs this long after stop() is cut off: a client that reads slowly, as our own delays end at once.
 STOP_TIMEOUT_S: Final = 2.0
@@ -211,7 +213,8 @@ class SiteServer:
             raise web.HTTPNotFound
         content_type = SUBSTITUTED_TYPES.get(file.suffix)
         if content_type is None:
-            return web.FileResponse(file)
+            headers = {"Content-Type": MARKDOWN_TYPE} if file.suffix == ".md" else None
+            return web.FileResponse(file, headers=headers)
         # The origin as the client knows it, which is another one behind a port mapping.
         origin = f"{request.scheme}://{request.host}".encode()
         body = file.read_bytes().replace(ORIGIN_PLACEHOLDER.encode(), origin)

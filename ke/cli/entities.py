@@ -7,20 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from ke.cli import output
 from ke.cli.options import ApiUrl, Cursor, EntityId, Json, Limit, parse_project
 from ke.cli.projects import check_project
 from ke.cli.session import call
-from ke.cli.tables import new_table, print_table
-from ke.cli.text import clean, count, shorten
+from ke.cli.tables import cell, new_table, print_table
+from ke.cli.text import count
 
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
 
-MAX_SHOWN: Final = 60
-"""Characters of a name, or of its spellings, in a table."""
 NOTHING: Final = "Nothing found."
 
 app = typer.Typer(no_args_is_help=True, help="The named entities of a project, merged by name.")
@@ -89,9 +86,9 @@ def _entities(out: Console, page: Mapping[str, Any], *, nothing: str = NOTHING) 
             count(entity["mentions"]),
             count(entity["sources"]),
             entity["label"],
-            shorten(entity["name"], MAX_SHOWN),
+            entity["name"],
             entity["project"],
-            shorten(", ".join(entity["aliases"]), MAX_SHOWN),
+            ", ".join(entity["aliases"]),
         )
         for entity in page["data"]
     )
@@ -100,10 +97,7 @@ def _entities(out: Console, page: Mapping[str, Any], *, nothing: str = NOTHING) 
 
 
 def _sources(out: Console, page: dict[str, Any]) -> None:
-    rows = (
-        (source["id"], count(source["mentions"]), source["url"], shorten(source["title"] or "", MAX_SHOWN))
-        for source in page["data"]
-    )
+    rows = ((source["id"], count(source["mentions"]), source["url"], source["title"]) for source in page["data"])
     _print(out, ("ID", "MENTIONS", "URL", "TITLE"), rows)
     output.next_page(page)
 
@@ -115,18 +109,18 @@ def _neighbours(out: Console, found: dict[str, Any]) -> None:
             count(entity["together"]),
             count(entity["mentions"]),
             entity["label"],
-            shorten(entity["name"], MAX_SHOWN),
+            entity["name"],
         )
         for entity in found["data"]
     )
     _print(out, ("ID", "TOGETHER", "MENTIONS", "LABEL", "NAME"), rows)
 
 
-def _print(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], nothing: str = NOTHING) -> None:
+def _print(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str | None]], nothing: str = NOTHING) -> None:
     """One line for each row, numbers to the right; `nothing` where there is none."""
     table = new_table(columns, numbers=("MENTIONS", "SOURCES", "TOGETHER"))
     for row in rows:
-        table.add_row(*(Text(clean(value) or "-") for value in row))
+        table.add_row(*map(cell, row))
     if table.row_count:
         print_table(out, table)
     else:

@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ke.cli.tables import new_table, print_table
+from ke.cli.tables import PIPE_WIDTH, cell, new_table, print_table, print_unpadded
 from ke.cli.text import age, clean, count, duration, local_time, moment, money, printable, shorten, size
 from ke.cli.wording import option_of
 from ke.contracts.counted import counted
@@ -46,8 +46,6 @@ _FATES: Final[Mapping[str, tuple[str, str]]] = {
 _BLANKS: Final = re.compile(r"\s+")
 _ROW_END: Final = "\x1e"
 """In the place of a line break behind a row of a table: these stay apart where line breaks go."""
-PIPE_WIDTH: Final = 1000
-"""Columns of a table that goes to a file or a pipe: nothing is cut."""
 STORES: Final = ("vectors", "sources", "extractions", "entities", "records", "dead_letters", "pages")
 COUNTERS: Final = (
     ("pages fetched", "pages_fetched"),
@@ -99,10 +97,6 @@ def _status(value: Any) -> Text:
     return Text(name, style=STATUS_STYLE.get(name, ""))
 
 
-def _cell(value: Any) -> Text:
-    return value if isinstance(value, Text) else Text("-" if value is None else clean(value) or "-")
-
-
 def _facts(out: Console, facts: Iterable[tuple[str, Any]]) -> None:
     """Print `name  value` lines; what is None is left out."""
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -110,8 +104,8 @@ def _facts(out: Console, facts: Iterable[tuple[str, Any]]) -> None:
     grid.add_column(overflow="fold")
     for name, value in facts:
         if value is not None:
-            grid.add_row(name, _cell(value))
-    print_table(out, grid)
+            grid.add_row(name, value if isinstance(value, Text) else Text(clean(value) or "-"))
+    print_unpadded(out, grid)
 
 
 def counters_of(job: Document) -> Document:
@@ -120,16 +114,27 @@ def counters_of(job: Document) -> Document:
     return found if isinstance(found, Mapping) else {}
 
 
+def pages_of(job: Document) -> int:
+    """The pages of a crawl that count against `max_pages`, which is never passed."""
+    done = counters_of(job)
+    return sum(done.get(f"pages_{name}") or 0 for name in ("fetched", "duplicate", "unchanged"))
+
+
 def has_artifacts(job: Document) -> bool:
     """Whether what a job's numbers count is there still, as far as is known."""
     return job.get("artifacts") != Artifacts.CLEANED
 
 
 def limits_of(job: Document) -> str:
-    """The limits that left something of a job undone, as options: `--max-pages 500`; "" when there are none."""
+    """The limits that left something of a job undone, as options: `--max-pages 500`; "" when there are none.
+
+    The parameters are those that were submitted, and the limits of a crawl can be changed while it runs: the number of
+    pages is told where just as many were counted, those of bytes and seconds never.
+    """
     params = job.get("params") or {}
     extract = params.get("extract") or params
-    values = {**(params.get("limits") or {}), "max_tokens": extract.get("max_tokens")}
+    asked = (params.get("limits") or {}).get("max_pages")
+    values = {"max_pages": asked if asked == pages_of(job) else None, "max_tokens": extract.get("max_tokens")}
     names = (job.get("result") or {}).get("limits_reached") or []
     return ", ".join(f"{option_of(name)} {values.get(name) or ''}".strip() for name in names)
 
@@ -146,15 +151,15 @@ def job_list(out: Console, page: Document) -> None:
         # Numbers of what is deleted would read as if it were there.
         done = counters_of(job) if has_artifacts(job) else {}
         table.add_row(
-            _cell(job.get("id")),
-            _cell(job.get("kind")),
+            cell(job.get("id")),
+            cell(job.get("kind")),
             _status(job.get("status")),
             _status(job.get("artifacts")),
             count(done.get("pages_fetched")),
             count(done.get("sources")),
             count(done.get("extractions")),
             age(job.get("created_at")),
-            _cell(job.get("project")),
+            cell(job.get("project")),
         )
     print_table(out, table)
     next_page(page)
@@ -349,9 +354,9 @@ def project_list(out: Console, page: Document) -> None:
     if not projects:
         out.print("No projects.")
         return
-    table = new_table(("NAME", "JOBS"), numbers=("JOBS",))
+    table = new_table(("PROJECT", "JOBS"), numbers=("JOBS",))
     for project in projects:
-        table.add_row(_cell(project.get("name")), count(project.get("jobs")))
+        table.add_row(cell(project.get("name")), count(project.get("jobs")))
     print_table(out, table)
     next_page(page)
 
@@ -365,12 +370,12 @@ def source_list(out: Console, page: Document, *, nothing: str) -> None:
     table = new_table(("ID", "SIZE", "AGE", "PROJECT", "URL", "TITLE"), numbers=("SIZE", "AGE"))
     for source in sources:
         table.add_row(
-            _cell(source.get("id")),
+            cell(source.get("id")),
             size(source.get("bytes")),
             age(source.get("fetched_at")),
-            _cell(source.get("project")),
-            _cell(source.get("url")),
-            _cell(shorten(source.get("title") or "", 60)),
+            cell(source.get("project")),
+            cell(source.get("url")),
+            cell(source.get("title")),
         )
     print_table(out, table)
     next_page(page)
@@ -388,7 +393,7 @@ def page_list(out: Console, page: Document) -> None:
         is_forgotten = item.get("previous_is_stored") is False
         earlier = ["forgotten" if is_forgotten else item.get("previous_source_id")] if has_earlier else []
         cells = (item.get("state"), item.get("http_status"), *earlier, item.get("url"), _reason(item))
-        table.add_row(*map(_cell, cells))
+        table.add_row(*map(cell, cells))
     print_table(out, table)
     next_page(page)
 
@@ -409,7 +414,7 @@ def record_list(out: Console, page: Document) -> None:
     table = new_table(("URL", "NUMBER", "DATA"), numbers=("NUMBER",))
     for record in records:
         data = json.dumps(record.get("data"), ensure_ascii=True)
-        table.add_row(_cell(record.get("url")), _cell(record.get("number")), _cell(data))
+        table.add_row(cell(record.get("url")), cell(record.get("number")), cell(data))
     print_table(out, table)
     next_page(page)
 
@@ -425,14 +430,14 @@ def dead_letter_list(out: Console, page: Document) -> None:
     table = new_table(("ID", "SUBJECT", "TRIES", "AGE", "ERROR", "URL", *origin, "MESSAGE"), numbers=("TRIES", "AGE"))
     for letter in letters:
         table.add_row(
-            _cell(letter.get("id")),
-            _cell(letter.get("subject")),
+            cell(letter.get("id")),
+            cell(letter.get("subject")),
             count(letter.get("attempts")),
             age(letter.get("last_failed_at")),
-            _cell(letter.get("error_type")),
-            _cell(letter.get("url")),
-            *((_cell(letter.get("found_on")),) if has_origin else ()),
-            _cell(shorten(letter.get("error_message") or "", 80)),
+            cell(letter.get("error_type")),
+            cell(letter.get("url")),
+            *((cell(letter.get("found_on")),) if has_origin else ()),
+            cell(letter.get("error_message")),
         )
     print_table(out, table)
     next_page(page)
@@ -450,10 +455,10 @@ def dead_letter_summary(out: Console, summary: Document) -> None:
         table.add_row(
             count(group.get("letters")),
             age(group.get("last_failed_at")),
-            _cell(group.get("subject")),
-            _cell(group.get("error_type")),
-            _cell(group.get("url")),
-            _cell(shorten(group.get("error_message") or "", 240)),
+            cell(group.get("subject")),
+            cell(group.get("error_type")),
+            cell(group.get("url")),
+            cell(group.get("error_message")),
         )
     print_table(out, table)
     errors = summary.get("errors") or len(groups)

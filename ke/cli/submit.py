@@ -45,6 +45,7 @@ from ke.cli.submit_options import (
     WaitQuietly,
     Watch,
 )
+from ke.cli.telling import not_awaited
 from ke.cli.wording import option_of
 from ke.client_types import NOT_GIVEN
 
@@ -218,8 +219,8 @@ def extract(
     spec = _extract_spec(chunk_size, chunk_tokens, embedder, entities, asked)
     check_records(spec)
 
-    def submit(ke: KnowledgeExtractionClient) -> Awaitable[Mapping[str, Any]]:
-        return ke.submit_extract(
+    async def submit(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        accepted = await ke.submit_extract(
             source_job_id=job,
             source_ids=source or None,
             project=project,
@@ -227,6 +228,9 @@ def extract(
             idempotency_key=key,
             **spec,
         )
+        if job is not None and (line := await not_awaited(ke, job)):
+            output.note(line)
+        return accepted
 
     _accept(submit, Aftermath(watch, wait, timeout, as_json, api_url))
 

@@ -1,12 +1,17 @@
 """What is said beside a job: what a re-crawl has left of before, and how to go on where a limit was reached."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ke.cli import output
 from ke.cli.text import count
 from ke.cli.wording import option_of
-from ke.contracts.jobs import Artifacts, JobKind
+from ke.contracts.jobs import TERMINAL, Artifacts, JobKind
+
+if TYPE_CHECKING:
+    from ke.client import KnowledgeExtractionClient
 
 MAX_COUNTED: Final = 10_000
 """Pages that have changed or are gone at which the gateway looks."""
@@ -16,6 +21,31 @@ _IS: Final = {"changed": "has changed", "gone": "is gone"}
 _DID: Final = {"changed": "changed", "gone": "went"}
 _OF_PAGES: Final = ("max_pages", "max_bytes", "max_seconds")
 """The limits beyond which a re-crawl goes on."""
+
+
+async def not_awaited(ke: KnowledgeExtractionClient, job_id: str) -> str | None:
+    """What an extraction leaves out whose sources come from a job that has not ended.
+
+    It queues the sources once, as it begins.
+
+    Args:
+        ke: An open client.
+        job_id: The job that stores the sources.
+
+    Returns:
+        A line for people; None where the job has ended, or the gateway does not tell.
+    """
+    from ke.client import ClientError  # noqa: PLC0415  (an HTTP stack: not for `ke --help`)
+
+    try:
+        status = (await ke.get_job(job_id))["status"]
+    except ClientError:
+        return None
+    if status in TERMINAL:
+        return None
+    return (
+        f"Job {job_id} is {status}: what it has stored as this begins is extracted, and nothing that it stores later."
+    )
 
 
 def tell_more(job: Mapping[str, Any]) -> None:
@@ -67,15 +97,16 @@ def going_on(job: Mapping[str, Any]) -> str | None:
     """
     reached = [name for name in (job.get("result") or {}).get("limits_reached") or () if name in _OF_PAGES]
     limits = (job.get("params") or {}).get("limits") or {}
-    done = output.counters_of(job)
-    # A limit may have been raised while the job ran.
-    pages = sum(done.get(f"pages_{name}") or 0 for name in ("fetched", "duplicate", "unchanged"))
-    used = {"max_pages": pages, "max_bytes": done.get("bytes") or 0}
-    twice = {name: 2 * max(limits[name], used.get(name, 0)) for name in reached if limits.get(name)}
+    used = {"max_bytes": output.counters_of(job).get("bytes") or 0}
+    # Limits can be changed while a job runs: that of pages was, where it was reached, as many as were counted.
+    held = {name: max(limits[name], used.get(name, 0)) for name in reached if limits.get(name)}
+    if "max_pages" in held:
+        held["max_pages"] = output.pages_of(job) or held["max_pages"]
+    twice = {name: 2 * value for name, value in held.items()}
     if "max_pages" in twice:
         twice["max_pages"] = min(twice["max_pages"], MAX_PAGES)
     is_there = job.get("kind") == JobKind.CRAWL and job.get("artifacts") == Artifacts.PRESENT
-    if not is_there or not twice or any(twice[name] == limits[name] for name in twice):
+    if not is_there or not twice or any(twice[name] == held[name] for name in twice):
         return None
     options = " ".join(f"{option_of(name)} {value}" for name, value in twice.items())
     return f"To go on beyond the limit: ke crawl --recrawl-of {job.get('id')} {options}"

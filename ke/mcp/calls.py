@@ -17,6 +17,8 @@ from ke.wrong_values import detail_of
 
 TIMEOUT_S: Final = 15.0
 """Seconds for one call, the time it is asked to wait not counted."""
+MAX_TOLD: Final = 3
+"""Arguments that do not fit of which the line tells; the problem document has all."""
 
 _CALLS: Final = (
     (re.compile(r"POST /jobs/[\w-]+/cleanup"), "`cleanup_job`"),
@@ -72,21 +74,24 @@ def in_terms_of_tools(detail: str) -> str:
 
 
 def refused_arguments(tool: str, error: ValidationError, names: Sequence[str]) -> CallToolResult:
-    """Arguments that do not fit, in one line that says which and why.
+    """Arguments that do not fit, in one line that says which and why, first those that the tool does not have.
 
     Args:
         tool: Its name.
         error: What does not fit.
         names: The arguments that the tool has.
     """
-    found = [_argument(tool, wrong, names) for wrong in error.errors(include_url=False)]
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    # One that is missing is often there, under a name that the tool does not have.
+    wrong = sorted(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
+    found = [_argument(tool, one, names) for one in wrong]
+    told = " ".join(f"{one['argument']}: {one['detail']}" for one in found[:MAX_TOLD])
+    more = f" (and {len(found) - MAX_TOLD} more)" if len(found) > MAX_TOLD else ""
     return refusal(
         {
             "type": "urn:ke:problem:invalid-input",
             "title": "The arguments do not fit the tool",
             "status": HTTPStatus.UNPROCESSABLE_ENTITY.value,
-            "detail": f"{found[0]['argument']}: {found[0]['detail']}{more}",
+            "detail": f"{told}{more}",
             "errors": found,
         }
     )

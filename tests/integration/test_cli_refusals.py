@@ -204,7 +204,7 @@ def test_projects_are_listed(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -
     api.projects = ["docs", "lights"]
     assert run(["projects", "list"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["NAME", "JOBS"],
+        ["PROJECT", "JOBS"],
         ["docs", "1"],
         ["lights", "1"],
     ]

@@ -70,7 +70,7 @@ async def ask_raw(server, target):
 
 async def test_every_file_of_the_site_is_served_unchanged(client):
     """Each page and style sheet of the example arrives byte by byte, with the type its name promises."""
-    types = {".html": "text/html", ".css": "text/css"}
+    types = {".html": "text/html", ".css": "text/css", ".pdf": "application/pdf"}
     async with SiteServer(EXAMPLES / "site") as server:
         for file in (EXAMPLES / "site").rglob("*.*"):
             if file.suffix in types:
@@ -78,6 +78,22 @@ async def test_every_file_of_the_site_is_served_unchanged(client):
                 status, headers, body = await ask(client, f"{server.url}/{path}")
                 assert (status, body) == (200, file.read_bytes()), path
                 assert headers["Content-Type"].partition(";")[0] == types[file.suffix]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("notes.md", "text/markdown; charset=utf-8"),
+        ("notes.txt", "text/plain; charset=utf-8"),
+        ("notes.pdf", "application/pdf"),
+    ],
+)
+async def test_documents_are_served_with_the_type_by_which_they_are_read(client, folder, name, kind):
+    """Markdown too, which a crawl skips as `application/octet-stream`."""
+    (folder / name).write_text("# Notes")
+    async with SiteServer(folder) as server:
+        status, headers, _ = await ask(client, f"{server.url}/{name}")
+    assert (status, headers["Content-Type"]) == (200, kind)
 
 
 async def test_example_answers_as_its_manifest_says(client):

@@ -255,16 +255,23 @@ async def test_arguments_that_do_not_fit_are_errors_and_the_server_goes_on(api: 
         assert error["errors"] == [{"argument": "limit", "detail": "This must be at least 1."}]
         assert words(result) == "Refused (422, urn:ke:problem:invalid-input): limit: This must be at least 1."
         missing = await client.call_tool("get_job", {"wait_s": 99})
-        assert words(missing).endswith("job_id: This is required. (and 1 more)")
+        assert words(missing).endswith("job_id: This is required. wait_s: This must be at most 45.")
         assert not (await client.call_tool("list_jobs", {})).is_error
 
 
 async def test_arguments_that_a_tool_does_not_have_are_refused_by_name(api: ApiTwin) -> None:
-    """A limit in the wrong place starts no job without it; the error says which argument is meant."""
+    """A limit in the wrong place starts no job without it; the error says which is meant, and what is missing."""
     async with Client(create_server()) as client:
+        misnamed = error_of(await client.call_tool("read_source", {"url": "https://e.com/"}))["detail"]
+        many = {"url": "https://e.com/", "page": 1, "size": 2}
+        listed = error_of(await client.call_tool("read_source", many))
         result = await client.call_tool("crawl", {"urls": ["https://e.com/"], "limits": {"max_pages": 5}})
     detail = error_of(result)["detail"]
     assert detail.startswith("limits: `crawl` has no such argument; it has urls, max_pages, max_depth, ")
+    assert misnamed.startswith("url: `read_source` has no such argument; it has source_id, ")
+    assert misnamed.endswith(". source_id: This is required.")
+    assert listed["detail"].endswith(" (and 1 more)")
+    assert [one["argument"] for one in listed["errors"]] == [*many, "source_id"]
     assert "\n" not in words(result)
     assert not api.calls
 

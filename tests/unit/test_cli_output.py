@@ -16,6 +16,8 @@ from ke.cli import output
 from ke.cli.errors import ExitCode, code_for, code_for_status, detail_of
 from ke.cli.main import app
 from ke.cli.options import labels_of, parse_job_id, receipt_id
+from ke.cli.tables import PIPE_WIDTH
+from ke.cli.telling import going_on
 from ke.cli.text import age, clean, count, duration, local_time, moment, money, printable, shorten, size
 from ke.cli.watch import summary
 from ke.cli.wording import option_of
@@ -221,6 +223,19 @@ def test_a_job_that_was_cut_short_says_by_what_and_what_it_cost() -> None:
 
 
 @pytest.mark.parametrize(
+    ("counted", "told"),
+    [({"pages_fetched": 6}, "--max-pages"), ({"pages_fetched": 400, "pages_unchanged": 100}, "--max-pages 500")],
+)
+def test_a_limit_is_told_with_its_number_where_that_is_known_to_have_held(counted: dict[str, int], told: str) -> None:
+    """What `set_limits` changed is not in the parameters: pages tell it, bytes and seconds do not."""
+    params = {"limits": {"max_pages": 500, "max_bytes": 1000, "max_seconds": 9}}
+    result = {**counted, "limits_reached": ["max_pages", "max_bytes", "max_seconds"]}
+    job = {"id": "1", "kind": "crawl", "artifacts": "present", "params": params, "result": result}
+    assert output.limits_of(job) == f"{told}, --max-bytes, --max-seconds"
+    assert f" --max-pages {2 * sum(counted.values())} " in str(going_on(job))
+
+
+@pytest.mark.parametrize(
     ("micros", "text"), [(0, "0.00"), (1, "0.000001"), (2_500_000, "2.50"), (1_234_567_890, "1,234.56789"), (None, "-")]
 )
 def test_money_has_at_least_two_places(micros: int | None, text: str) -> None:
@@ -278,5 +293,5 @@ def test_numbers_of_a_job_that_was_cleaned_are_told_as_gone() -> None:
 
 def rendered(view: Any, document: dict[str, Any]) -> str:
     stream = io.StringIO()
-    view(Console(file=stream, width=output.PIPE_WIDTH, highlight=False), document)
+    view(Console(file=stream, width=PIPE_WIDTH, highlight=False), document)
     return stream.getvalue()

@@ -70,9 +70,21 @@ def test_extract_takes_a_job_or_sources_and_not_both(ke: RunKe, api: ApiTwin) ->
     assert ke("extract", job, "--source", source).returncode == 2
     assert not api.calls
     document(ke("extract", f"job-{job}", "--json"))
-    assert api.calls[-1].body["source_job_id"] == job
+    assert api.calls[0].body["source_job_id"] == job
     document(ke("extract", "--source", source, "--json"))
     assert api.calls[-1].body["source_ids"] == [source]
+
+
+def test_extract_of_a_job_that_goes_on_says_what_it_leaves_out(ke: RunKe, api: ApiTwin) -> None:
+    """In a line on stderr, the answer as ever; of a job that has ended there is nothing to say."""
+    going, ended = api.add_job("running"), api.add_job("completed")
+    said = (
+        f"Job {going} is running: what it has stored as this begins is extracted, and nothing that it stores later.\n"
+    )
+    done = ke("extract", going, "--json")
+    assert document(done)["kind"] == "extract"
+    assert said in done.stderr
+    assert ended not in ke("extract", ended).stderr
 
 
 def test_refused_input_is_exit_code_2_and_says_which_field(ke: RunKe) -> None:
