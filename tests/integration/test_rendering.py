@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -267,12 +267,19 @@ async def test_browser_that_died_is_started_anew(pages: Site, net: Fetcher) -> N
     assert [folder.exists() for folder in folders] == [False, False]
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder for temporary files in whose path a browser's socket has room."""
+    with tempfile.TemporaryDirectory(prefix="ke-") as folder:
+        yield Path(folder)
+
+
 @needs_chromium
-async def test_killed_worker_leaves_no_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_killed_worker_leaves_no_browser(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chromium ends with the process that started it, however that ended; the next worker removes its profile."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    program = tmp_path / "owner.py"
+    monkeypatch.setenv("TMPDIR", str(short_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path))
+    program = short_path / "owner.py"
     program.write_text(
         "import asyncio\n"
         "from ke.web.chromium import Chromium, find_chromium\n"
