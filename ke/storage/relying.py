@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.cleanup import ExtractingJob, Relying
 from ke.contracts.ids import page_id
-from ke.contracts.jobs import Artifacts
+from ke.contracts.jobs import Artifacts, JobKind
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.tables import extractions, jobs, pages, sources
 
@@ -99,8 +99,12 @@ async def _with_extractions(
 ) -> Relying:
     """Adds the extractions of these documents by jobs that do not own them, as far as these can be found by a search.
 
-    That of a job whose record alone is deleted counts. By index, it costs what the count of all the extractions does.
+    That of a job whose record alone is deleted counts. It costs what the count of all the extractions does, and nothing
+    where there is no extract job: only these read sources of others.
     """
+    is_reader = (jobs.c.kind == JobKind.EXTRACT.value) & (jobs.c.artifacts == Artifacts.PRESENT.value)
+    # Of no row of the statement: Postgres asks it once, and where there is none it does not begin with the extractions.
+    some = sa.select(sa.literal(1)).select_from(jobs).where(is_reader)
     statement = (
         sa.select(
             jobs.c.id,
@@ -110,7 +114,7 @@ async def _with_extractions(
         )
         .select_from(extractions.join(jobs, jobs.c.id == extractions.c.job_id))
         .where(documents, extractions.c.job_id != extractions.c.owner_job_id)
-        .where(jobs.c.artifacts == Artifacts.PRESENT.value)
+        .where(is_reader, some.correlate(None).exists())
         .group_by(jobs.c.id)
         .order_by(jobs.c.seq)
         .limit(MAX_NAMED)
