@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ke.contracts.cleanup import CleanupReceipt, CleanupScope, RelyingPages, StoreCounts
+from ke.contracts.cleanup import CleanupReceipt, CleanupScope, Relying, StoreCounts
 from ke.contracts.jobs import COUNTER_NAMES, Artifacts, Counters, JobKind, JobStatus, Lane
 from ke.contracts.retries import RetryStatus
 from ke.storage.cleanup_projects import ProjectCounts
@@ -201,12 +201,22 @@ class StoreCountsView(BaseModel):
     records: int = 0
 
 
-class RelyingView(BaseModel):
-    """Pages of other jobs, re-crawls that found them unchanged, whose document goes with a cleanup."""
+class ExtractingJobView(BaseModel):
+    """A job that has extracted another one's sources."""
 
-    pages: int = 0
+    job_id: UUID
+    project: str
+
+
+class RelyingView(BaseModel):
+    """What other jobs have of the documents that go with a cleanup."""
+
+    pages: int = Field(0, description="Pages of re-crawls that found them unchanged, whose document it is")
     jobs: int = Field(0, description="How many jobs these are of")
     job_ids: list[UUID] = Field(default_factory=list, description="The first ten of these")
+    extractions: int = Field(0, description="What other jobs have extracted from them, which goes too")
+    extract_jobs: int = Field(0, description="How many jobs have made these")
+    extracted_by: list[ExtractingJobView] = Field(default_factory=list, description="The first ten of these")
 
 
 class OtherPageView(BaseModel):
@@ -243,9 +253,10 @@ class ReceiptView(BaseModel):
     remaining: StoreCountsView = Field(description="Exact counts after the last batch")
     relying: RelyingView = Field(
         default_factory=RelyingView,
-        description="Pages of jobs that it leaves (of a project: those of others) and whose document it takes, as of "
-        "its beginning. They stay, without a document, and a re-crawl of such a job fetches them anew; of one source "
-        "they go with it, and are among `planned.pages`",
+        description="What jobs that it leaves (of a project: those of others) have of the documents that it takes, as "
+        "of its beginning. `pages` stay, without a document, and a re-crawl of such a job fetches them anew; of one "
+        "source they go with it, and are among `planned.pages`. `extractions` go with it, and are among "
+        "`planned.extractions`: no search finds them any more, though the job that made them says nothing of it",
     )
     other_pages: OtherPagesView | None = Field(
         None,
@@ -271,7 +282,7 @@ class ReceiptView(BaseModel):
         cls,
         target: CleanupTarget,
         found: StoreCounts,
-        relying: RelyingPages,
+        relying: Relying,
         *,
         delete_record: bool = False,
         running: bool = False,
@@ -287,7 +298,7 @@ class ReceiptView(BaseModel):
         receipt_id: str,
         project: str,
         found: ProjectCounts,
-        relying: RelyingPages,
+        relying: Relying,
         *,
         delete_record: bool,
         running: bool = False,
@@ -298,7 +309,7 @@ class ReceiptView(BaseModel):
 
     @classmethod
     def _plan(
-        cls, receipt_id: str, found: StoreCounts, relying: RelyingPages, *, delete_record: bool, running: bool
+        cls, receipt_id: str, found: StoreCounts, relying: Relying, *, delete_record: bool, running: bool
     ) -> Self:
         counts = StoreCountsView(**asdict(found))
         return cls(

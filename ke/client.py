@@ -364,7 +364,8 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
 
         Args:
             job_id: The job.
-            dry_run: Only count what would go; the receipt has the status `planned`.
+            dry_run: Only count what would go; the receipt has the status `planned`, and `relying` tells what other
+                jobs lose by it, and how many of their `extractions` go too.
             delete_record: Delete the job's record too.
             wait_s: Seconds to wait for the end, at most 60; the receipt's status says whether it came.
         """
@@ -385,7 +386,8 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
 
         Args:
             project: Its name.
-            dry_run: Only count what would go; the receipt has the status `planned`.
+            dry_run: Only count what would go; the receipt has the status `planned`, and `relying` tells what other
+                jobs lose by it, and how many of their `extractions` go too.
             delete_record: Delete the jobs' records too.
             wait_s: Seconds to wait for the end, at most 60; the receipt's status says whether it came.
         """
@@ -405,7 +407,7 @@ class KnowledgeExtractionClient(DeadLetterCalls, EntityCalls, SourceCalls):
         Args:
             source_id: The source.
             dry_run: Only count what would go; the receipt has the status `planned`, and names the `other_pages` that
-                have this document now.
+                have this document now; `relying` tells how many `extractions` of other jobs go too.
             wait_s: Seconds to wait for the end, at most 60; the receipt's status says whether it came.
         """
         receipt: Receipt = await self._call(

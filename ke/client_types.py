@@ -136,12 +136,25 @@ class StoreCountsView(TypedDict):
     records: int
 
 
+class ExtractingJob(TypedDict):
+    """A job that has extracted another one's sources."""
+
+    job_id: str
+    project: str
+
+
 class RelyingView(TypedDict):
-    """Pages of other jobs whose document goes with a cleanup."""
+    """What other jobs have of the documents that go with a cleanup."""
 
     pages: int
+    """Pages of re-crawls that found them unchanged, whose document it is; of `jobs`."""
     jobs: int
     job_ids: list[str]
+    """The first ten."""
+    extractions: int
+    """What `extract_jobs` have extracted from them, which goes too."""
+    extract_jobs: int
+    extracted_by: list[ExtractingJob]
     """The first ten."""
 
 

@@ -13,7 +13,7 @@ from ke.cli.endings import check_end, not_fetched, tell_of_letters
 from ke.cli.errors import CommandFailed, ExitCode
 from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, OfUrl, Timeout, Wait, parse_project, receipt_id
 from ke.cli.projects import check_project
-from ke.cli.receipts import clean_up, show
+from ke.cli.receipts import clean_up, show, show_kept
 from ke.cli.session import call
 from ke.cli.telling import tell_more
 from ke.cli.watch import follow, follow_cleanup, follow_retry, has_ended, view_for
@@ -239,4 +239,4 @@ def receipt(job: JobId, *, as_json: Json = False, api_url: ApiUrl = None) -> Non
 
 def show_cleanup(receipt: str, *, as_json: bool, api_url: str | None) -> None:
     """Print the receipt of that id."""
-    output.emit(call(api_url, lambda ke: ke.get_cleanup(receipt)), output.cleanup_receipt, as_json=as_json)
+    show_kept(call(api_url, lambda ke: ke.get_cleanup(receipt)), as_json=as_json)

@@ -68,14 +68,29 @@ STORES: Final = tuple(f.name for f in fields(StoreCounts))
 
 
 @dataclass(frozen=True, slots=True)
-class RelyingPages:
-    """Pages of other jobs, re-crawls that found them unchanged, whose document goes with a cleanup."""
+class ExtractingJob:
+    """A job that has extracted another one's sources."""
+
+    job_id: str
+    project: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relying:
+    """What other jobs have of the documents that go with a cleanup. Jobs are in the order of their submits."""
 
     pages: int = 0
+    """Pages of re-crawls that found them unchanged, whose document it is."""
     jobs: int = 0
     """How many jobs these are of."""
     job_ids: tuple[str, ...] = ()
-    """The first of these, in the order in which they were submitted."""
+    """The first of these."""
+    extractions: int = 0
+    """Extractions that were made of them, which go too."""
+    extract_jobs: int = 0
+    """How many jobs have made these."""
+    extracted_by: tuple[ExtractingJob, ...] = ()
+    """The first of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +136,8 @@ class CleanupReceipt:
     project: str | None = None
     jobs: int | None = None
     """Of a project: how many jobs it took up."""
-    relying: RelyingPages = RelyingPages()
-    """Pages of jobs that it leaves, as of its beginning."""
+    relying: Relying = Relying()
+    """What jobs that it leaves have of its documents, as of its beginning."""
 
 
 @dataclass(frozen=True, slots=True)

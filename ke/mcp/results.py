@@ -210,12 +210,22 @@ class Counts(_Answer):
     records: int = 0
 
 
-class Relying(_Answer):
-    """Pages of other jobs, re-crawls that found them unchanged, whose document goes with a cleanup."""
+class ExtractingJob(_Answer):
+    """A job that has extracted another one's sources."""
 
-    pages: int = 0
+    job_id: str
+    project: str
+
+
+class Relying(_Answer):
+    """What other jobs have of the documents that go with a cleanup."""
+
+    pages: int = Field(0, description="Pages of re-crawls that found them unchanged, whose document it is")
     jobs: int = Field(0, description="How many jobs these are of")
     job_ids: list[str] = Field(default_factory=list, description="The first ten of these")
+    extractions: int = Field(0, description="What other jobs have extracted from them, which goes too")
+    extract_jobs: int = Field(0, description="How many jobs have made these")
+    extracted_by: list[ExtractingJob] = Field(default_factory=list, description="The first ten of these")
 
 
 class OtherPage(_Answer):
@@ -248,7 +258,8 @@ class ReceiptAnswer(_Answer):
     remaining: Counts = Field(default_factory=Counts, description="What is there now; all zeros when cleaned")
     relying: Relying = Field(
         default_factory=Relying,
-        description="Pages of jobs that it leaves, whose document it takes; a re-crawl of such a job takes them anew",
+        description="What jobs that it leaves have of the documents that it takes: `pages`, which a re-crawl of such a "
+        "job takes anew, and `extractions`, which go with it",
     )
     other_pages: OtherPages | None = Field(
         None,

@@ -376,8 +376,9 @@ async def cleanup_job(
     """Delete everything that an ended job made: vectors, sources, extractions, entities, dead letters.
 
     Cannot be undone; `dry_run` shows first what would go, and in `relying` which pages of later re-crawls lose their
-    document by it. The receipt says what was really deleted and what remains; calling again gives the same receipt. A
-    job that goes on must be cancelled first: the error (409) says so.
+    document by it, and how many `extractions` of which other jobs go too. The receipt says what was really deleted and
+    what remains; calling again gives the same receipt. A job that goes on must be cancelled first: the error (409)
+    says so.
     """
     wait_s = CLEANUP_WAIT_S if wait and not dry_run else 0
     return await answer(
@@ -394,8 +395,9 @@ async def forget_source(
     """Delete one stored page with everything that was made of it, so that no search finds it any more.
 
     Cannot be undone; `dry_run` shows first what would go, and in `other_pages` which pages have the same document and
-    lose it too. The receipt says what was really deleted and what remains; calling again gives the same receipt.
-    Refused (409) while its job, or one that reads that job's pages, is active.
+    lose it too, and in `relying` how many `extractions` of which other jobs go too. The receipt says what was really
+    deleted and what remains; calling again gives the same receipt. Refused (409) while its job, or one that reads that
+    job's pages, is active.
     """
     wait_s = CLEANUP_WAIT_S if wait and not dry_run else 0
     return await answer(lambda ke: ke.forget_source(source_id_of(source_id), dry_run=dry_run, wait_s=wait_s))
@@ -410,7 +412,8 @@ async def cleanup_project(
 ) -> Annotated[CallToolResult, ReceiptAnswer]:
     """Delete everything that the ended jobs of a project made.
 
-    Cannot be undone; `dry_run` shows first what would go. The receipt sums what was really deleted; a job that could
+    Cannot be undone; `dry_run` shows first what would go, and in `relying` what jobs of other projects lose by it, and
+    how many of their `extractions` go too. The receipt sums what was really deleted; a job that could
     not be cleaned is named in `error` with the reason. Refused (409) while the project has active jobs.
     """
     wait_s = CLEANUP_WAIT_S if wait and not dry_run else 0

@@ -16,7 +16,7 @@ from ke.contracts.naming import cleanup_id
 from ke.storage.cleanup_targets import CleanupTarget
 from ke.storage.cleanups import active_dependents, deleted_counts, get_receipt, row_counts, tombstone
 from ke.storage.jobs import JobRow, find_job
-from ke.storage.relying import RELYING, relying_on
+from ke.storage.relying import RELYING, most_relying, relying_on
 from ke.storage.tables import cleanup_batches, cleanups, jobs
 
 _NOW: Final = sa.func.clock_timestamp()
@@ -208,11 +208,11 @@ async def record_plan(
 ) -> CleanupReceipt:
     """Writes what there is to delete, with what earlier runs have deleted, so that both totals span all runs.
 
-    And which pages of other jobs rely on it, as of the first run: later ones find fewer, or none.
+    And what other jobs have of it, as of the first run.
     """
     receipt = await get_receipt(connection, target.receipt_id)
     planned = await deleted_counts(connection, receipt.id) + found
-    relying = max(receipt.relying, await relying_on(connection, target), key=lambda each: each.pages)
+    relying = most_relying(receipt.relying, await relying_on(connection, target))
     plan = {**asdict(planned), RELYING: asdict(relying)}
     await connection.execute(sa.update(cleanups).where(cleanups.c.id == receipt.id).values(planned=plan, fenced=fenced))
     return await get_receipt(connection, receipt.id)

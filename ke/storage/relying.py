@@ -1,18 +1,19 @@
-"""Which other pages have documents that a cleanup deletes: duplicates, and what re-crawls found as it was."""
+"""What else relies on documents that a cleanup deletes: duplicates, pages of re-crawls, extractions of other jobs."""
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ke.contracts.cleanup import RelyingPages
+from ke.contracts.cleanup import ExtractingJob, Relying
 from ke.contracts.ids import page_id
-from ke.contracts.jobs import Artifacts
+from ke.contracts.jobs import Artifacts, JobKind
 from ke.storage.cleanup_targets import CleanupTarget
-from ke.storage.tables import jobs, pages, sources
+from ke.storage.tables import extractions, jobs, pages, sources
 
 MAX_NAMED: Final = 10
 """Jobs that a receipt names."""
@@ -38,15 +39,18 @@ class OtherPages:
     """At most `MAX_PAGES_NAMED`, those of the newest job first."""
 
 
-async def relying_on(connection: AsyncConnection, target: CleanupTarget) -> RelyingPages:
-    """The pages of other jobs whose document is one of a job, or this one source."""
-    return await _relying(connection, target.sources, pages.c.job_id != target.job_id)
+async def relying_on(connection: AsyncConnection, target: CleanupTarget) -> Relying:
+    """What other jobs have of a job's documents, or of this one source."""
+    relying = await _pages(connection, target.sources, pages.c.job_id != target.job_id)
+    return await _with_extractions(connection, relying, target.owned)
 
 
-async def relying_on_project(connection: AsyncConnection, project: str) -> RelyingPages:
-    """The pages of jobs of other projects whose document is one of this project."""
+async def relying_on_project(connection: AsyncConnection, project: str) -> Relying:
+    """What jobs of other projects have of this project's documents."""
     its = sa.select(jobs.c.id).where(jobs.c.project == project).correlate(None)
-    return await _relying(connection, sources.c.job_id.in_(its), jobs.c.project != project)
+    elsewhere = jobs.c.project != project
+    relying = await _pages(connection, sources.c.job_id.in_(its), elsewhere)
+    return await _with_extractions(connection, relying, extractions.c.owner_job_id.in_(its) & elsewhere)
 
 
 async def other_pages(connection: AsyncConnection, target: CleanupTarget) -> OtherPages:
@@ -73,9 +77,9 @@ async def other_pages(connection: AsyncConnection, target: CleanupTarget) -> Oth
     return OtherPages(rows[0].pages if rows else 0, first)
 
 
-async def _relying(
+async def _pages(
     connection: AsyncConnection, documents: sa.ColumnElement[bool], elsewhere: sa.ColumnElement[bool]
-) -> RelyingPages:
+) -> Relying:
     """Pages that are gone do not count: they have no use for the document that they had."""
     statement = (
         sa.select(jobs.c.id, sa.func.count().label("pages"))
@@ -87,14 +91,60 @@ async def _relying(
     )
     found = (await connection.execute(statement)).all()
     named = tuple(str(record.id) for record in found[:MAX_NAMED])
-    return RelyingPages(sum(record.pages for record in found), len(found), named)
+    return Relying(sum(record.pages for record in found), len(found), named)
 
 
-def relying_of(planned: Mapping[str, Any]) -> RelyingPages:
-    """What the plan of a cleanup has written down of them."""
+async def _with_extractions(
+    connection: AsyncConnection, relying: Relying, documents: sa.ColumnElement[bool]
+) -> Relying:
+    """Adds the extractions of these documents by jobs that do not own them, as far as these can be found by a search.
+
+    That of a job whose record alone is deleted counts. It costs what the count of all the extractions does, and nothing
+    where there is no extract job: only these read sources of others.
+    """
+    is_reader = (jobs.c.kind == JobKind.EXTRACT.value) & (jobs.c.artifacts == Artifacts.PRESENT.value)
+    # Of no row of the statement: Postgres asks it once, and where there is none it does not begin with the extractions.
+    some = sa.select(sa.literal(1)).select_from(jobs).where(is_reader)
+    statement = (
+        sa.select(
+            jobs.c.id,
+            jobs.c.project,
+            sa.func.sum(sa.func.count()).over().label("extractions"),
+            sa.func.count().over().label("extract_jobs"),
+        )
+        .select_from(extractions.join(jobs, jobs.c.id == extractions.c.job_id))
+        .where(documents, extractions.c.job_id != extractions.c.owner_job_id)
+        .where(is_reader, some.correlate(None).exists())
+        .group_by(jobs.c.id)
+        .order_by(jobs.c.seq)
+        .limit(MAX_NAMED)
+    )
+    found = (await connection.execute(statement)).all()
+    if not found:
+        return relying
+    named = tuple(ExtractingJob(str(record.id), record.project) for record in found)
+    return replace(
+        relying, extractions=int(found[0].extractions), extract_jobs=found[0].extract_jobs, extracted_by=named
+    )
+
+
+def most_relying(before: Relying, now: Relying) -> Relying:
+    """What there was at the beginning of a cleanup of several runs: the later ones find less, or nothing."""
+    pages_of, chunks_of = (max(before, now, key=attrgetter(name)) for name in ("pages", "extractions"))
+    return replace(
+        pages_of,
+        extractions=chunks_of.extractions,
+        extract_jobs=chunks_of.extract_jobs,
+        extracted_by=chunks_of.extracted_by,
+    )
+
+
+def relying_of(planned: Mapping[str, Any]) -> Relying:
+    """What the plan of a cleanup has written down of it; plans of older versions name no extractions."""
     stored = planned.get(RELYING, {})
-    return RelyingPages(**{**stored, "job_ids": tuple(stored.get("job_ids", ()))})
+    extracted_by = tuple(ExtractingJob(**each) for each in stored.get("extracted_by", ()))
+    return Relying(**{**stored, "job_ids": tuple(stored.get("job_ids", ())), "extracted_by": extracted_by})
 
 
 RELYING: Final = "relying"
-"""The member of a plan, beside the count of each store, that tells them."""
+"""The member of a plan, beside the count of each store, that tells it."""

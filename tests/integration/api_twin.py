@@ -74,7 +74,7 @@ class ApiTwin:
     script: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """For a job, the changes that its next reads see, one a read."""
     relying: dict[str, Any] = field(default_factory=dict)
-    """What receipts tell of pages of other jobs."""
+    """What receipts tell of pages and extractions of other jobs."""
     other_pages: dict[str, Any] | None = None
     is_uncounted: bool = False
     """Whether what would go cannot be counted, as when the vector store is down."""

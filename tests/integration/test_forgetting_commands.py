@@ -25,6 +25,29 @@ def _shown(output: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize("command", [["projects", "cleanup", "a"], ["jobs", "cleanup"], ["sources", "forget"]])
+@pytest.mark.parametrize(("jobs", "more"), [(1, ""), (12, " and 2 more")])
+def test_extractions_of_other_jobs_that_go_too_are_told(
+    api: ApiTwin, capsys: pytest.CaptureFixture[str], command: list[str], jobs: int, more: str
+) -> None:
+    """In a line with the jobs and their projects: before, when it has begun, and of a receipt that is read again."""
+    if command[0] == "jobs":
+        command = [*command, api.add_job("completed")]
+    elif command[0] == "sources":
+        command = [*command, str(uuid.uuid4())]
+    assert run([*command, "--dry-run"]) == 0
+    assert "other job" not in "".join(capsys.readouterr())
+    by = [{"job_id": str(uuid.uuid4()), "project": f"b{number}"} for number in range(min(jobs, 10))]
+    api.relying = {"extractions": 1200, "extract_jobs": jobs, "extracted_by": by}
+    named = ", ".join(f"{each['job_id']} (project {each['project']})" for each in by)
+    whose = "1,200 extractions of 1 other job" if jobs == 1 else "1,200 extractions of 12 other jobs"
+    for options, go in ((["--dry-run"], "would go"), ([], "will go"), (["--wait"], "went")):
+        assert run([*command, *options]) == 0
+        assert f"{whose} {go} too, out of every search: {named}{more}\n" in capsys.readouterr().err
+    assert run(["receipts", "get", next(iter(api.receipts))]) == 0
+    assert f"{whose} went too, out of every search: {named}{more}\n" in capsys.readouterr().err
+
+
 def test_sources_forget_waits_and_shows_the_receipt(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
     """With --wait it is the receipt of what was deleted; --dry-run counts only; the receipt can be had again."""
     source = str(uuid.uuid4())

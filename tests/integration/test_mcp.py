@@ -381,7 +381,8 @@ async def test_recrawl_and_scope_reach_the_gateway(api: ApiTwin) -> None:
 async def test_cleanup_tells_whose_pages_rely_on_what_goes(api: ApiTwin) -> None:
     """As the gateway does, in the dry run too."""
     job, later = api.add_job("completed"), api.add_job("completed")
-    api.relying = {"pages": 3, "jobs": 1, "job_ids": [later]}
+    extracted = {"extractions": 2, "extract_jobs": 1, "extracted_by": [{"job_id": later, "project": "b"}]}
+    api.relying = {"pages": 3, "jobs": 1, "job_ids": [later], **extracted}
     async with connected(api.url) as client:
         for dry_run in (True, False):
             told = await client.call_tool("cleanup_job", {"job_id": job, "dry_run": dry_run})

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ke.contracts.cleanup import CleanupInput, CleanupReceipt, RelyingPages
+from ke.contracts.cleanup import CleanupInput, CleanupReceipt, Relying
 from ke.contracts.jobs import CollectSpec
 from ke.runtime.pool import CpuPool
 from ke.storage.cleanup_targets import CleanupTarget
@@ -55,7 +55,7 @@ async def clean(stores: Stores, cleanup: CleanupInput) -> CleanupReceipt:
     return receipt
 
 
-async def relying(stores: Stores, job: str) -> RelyingPages:
+async def relying(stores: Stores, job: str) -> Relying:
     async with stores.database.transaction() as connection:
         return await relying_on(connection, CleanupTarget(uuid.UUID(job)))
 
@@ -70,25 +70,25 @@ async def are_stored(stores: Stores, lanes: Lanes, job: str) -> dict[str, bool |
 async def test_cleanup_tells_which_pages_rely_on_what_goes(stores: Stores, lanes: Lanes) -> None:
     """Those of later jobs that are unchanged, with their jobs; not those that changed or are gone, nor its own."""
     first, _ = await lanes.whole(lanes.crawl())
-    assert await relying(stores, first) == RelyingPages()
+    assert await relying(stores, first) == Relying()
     second, _ = await again(lanes, first)
     lanes.site.html("/plain", text="Another text.")
     del lanes.answers["/deep"]
     third, states = await again(lanes, second)
     assert states == {"/": "unchanged", "/tagged": "unchanged", "/plain": "fetched", "/deep": "gone"}
-    expected = RelyingPages(6, 2, (second, third))
+    expected = Relying(6, 2, (second, third))
     assert await relying(stores, first) == expected
     assert (await clean(stores, CleanupInput(first))).relying == expected, "the receipt keeps what there was"
-    assert await relying(stores, first) == RelyingPages()
+    assert await relying(stores, first) == Relying()
 
 
 async def test_only_the_first_jobs_are_named_and_no_deleted_ones(stores: Stores, lanes: Lanes) -> None:
     """All are counted."""
     first, _ = await lanes.whole(lanes.crawl())
     later = [(await again(lanes, first))[0] for _ in range(MAX_NAMED + 2)]
-    assert await relying(stores, first) == RelyingPages(48, 12, tuple(later[:MAX_NAMED]))
+    assert await relying(stores, first) == Relying(48, 12, tuple(later[:MAX_NAMED]))
     await clean(stores, CleanupInput(later[0], delete_record=True))
-    assert await relying(stores, first) == RelyingPages(44, 11, tuple(later[1:11]))
+    assert await relying(stores, first) == Relying(44, 11, tuple(later[1:11]))
 
 
 async def test_pages_of_other_projects_rely_on_a_project(stores: Stores, lanes: Lanes) -> None:
@@ -99,8 +99,8 @@ async def test_pages_of_other_projects_rely_on_a_project(stores: Stores, lanes: 
     async with stores.database.transaction() as connection:
         of = jobs.update()
         await connection.execute(of.where(jobs.c.id.in_([uuid.UUID(first), uuid.UUID(second)])).values(project="own"))
-        assert await relying_on_project(connection, "own") == RelyingPages(4, 1, (third,))
-        assert await relying_on_project(connection, "other") == RelyingPages()
+        assert await relying_on_project(connection, "own") == Relying(4, 1, (third,))
+        assert await relying_on_project(connection, "other") == Relying()
 
 
 async def test_cleaned_documents_are_fetched_anew_by_the_next_recrawl(stores: Stores, lanes: Lanes) -> None:
@@ -132,7 +132,7 @@ async def test_forgotten_page_comes_back_by_its_link(stores: Stores, lanes: Lane
             newest, _ = await again(lanes, earlier)
         cleanup = replace(cleanup, replaced_by=str((await lanes.rows(newest))["/deep"].id))
     receipt = await clean(stores, cleanup)
-    assert (receipt.relying, receipt.deleted.pages) == (RelyingPages(1, 1, (second,)), 2)
+    assert (receipt.relying, receipt.deleted.pages) == (Relying(1, 1, (second,)), 2)
     for earlier in (first, second):
         assert set(await lanes.pages(earlier)) == {"/", "/tagged", "/plain"}
         third, states = await again(lanes, earlier)

@@ -44,6 +44,33 @@ async def test_receipt_equals_what_was_there(api: ApiStack) -> None:
     assert (await api.http.post(f"/jobs/{job.id}/cleanup", headers=WAIT)).json() == receipt
 
 
+async def test_extractions_of_another_project_that_go_too_are_told(api: ApiStack) -> None:
+    """With the job and its project, in the dry runs of a source, a job and a project, in the answer and the receipt."""
+    project = f"p-{uuid.uuid4()}"
+    crawl = await _crawl(api, project=project)
+    reader = await seed_extract(api.stores.database, api.stores.vectors, crawl, project="b")
+    extracted_by = [{"job_id": str(reader.id), "project": "b"}]
+    of_one, of_all = (
+        {"pages": 0, "jobs": 0, "job_ids": [], "extractions": n, "extract_jobs": 1, "extracted_by": extracted_by}
+        for n in (2, 6)
+    )
+    dry = {"dry_run": True}
+    one = await api.http.delete(f"/sources/{crawl.sources[0]}", params={"dry_run": "true"})
+    assert (one.json()["relying"], one.json()["planned"]["extractions"]) == (of_one, 6)
+    job = await api.http.post(f"/jobs/{crawl.id}/cleanup", json=dry)
+    assert (job.json()["relying"], job.json()["planned"]["extractions"]) == (of_all, 18)
+    its_own = await api.http.post(f"/jobs/{reader.id}/cleanup", json=dry)
+    assert its_own.json()["relying"] == {**of_all, "extractions": 0, "extract_jobs": 0, "extracted_by": []}
+    whole = await api.http.post(f"/projects/{project}/cleanup", json=dry)
+    assert whole.json()["relying"] == of_all
+    accepted = await api.http.post(f"/projects/{project}/cleanup", headers=WAIT)
+    assert (accepted.json()["status"], accepted.json()["relying"]) == ("cleaned", of_all)
+    for receipt in (accepted.json()["id"], crawl.cleanup_id):
+        assert (await api.http.get(f"/cleanups/{receipt}")).json()["relying"] == of_all
+    left = await store_counts(api.stores.database, api.stores.vectors, reader.id)
+    assert (left.vectors, left.extractions) == (0, 0)
+
+
 async def test_dry_run_counts_and_deletes_nothing(api: ApiStack) -> None:
     """A dry run tells what would go, from every store."""
     job = await _crawl(api)

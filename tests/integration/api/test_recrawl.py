@@ -315,7 +315,8 @@ async def test_cleanup_names_the_jobs_whose_pages_rely_on_it(api: ApiStack) -> N
         for number, source in enumerate(first.sources):
             page = sa.update(pages).where(pages.c.job_id == second.id, pages.c.url == f"https://site.example/{number}")
             await connection.execute(page.values(state="unchanged", source_id=source))
-    of_one, of_all = ({"pages": number, "jobs": 1, "job_ids": [str(second.id)]} for number in (1, 3))
+    no_chunks = {"extractions": 0, "extract_jobs": 0, "extracted_by": []}
+    of_one, of_all = ({"pages": number, "jobs": 1, "job_ids": [str(second.id)], **no_chunks} for number in (1, 3))
     one = await api.http.delete(f"/sources/{first.sources[0]}", params={"dry_run": "true"})
     assert (one.json()["relying"], one.json()["planned"]["pages"]) == (of_one, 2)
     whole = await api.http.post(f"/projects/{project}/cleanup", json={"dry_run": True})
