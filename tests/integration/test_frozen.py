@@ -79,7 +79,7 @@ async def test_one_look_ends_nothing(database: Database) -> None:
     """It may meet a healthy process in the middle of an answer: only what was so in each look since its limit ends."""
     with frozen(database, [(WORKER, "reading")]) as processes:
         await stopped(processes)
-        await asyncio.sleep(1)
+        await eventually(lambda: waiting(database), lambda number: number == 1)
         for _ in range(3):
             assert await look(database, FrozenWatch({WORKER: 0.5})) == 0
         assert await locked(database, 1) == [True]
@@ -88,6 +88,13 @@ async def test_one_look_ends_nothing(database: Database) -> None:
         await asyncio.sleep(0.6)
         assert await look(database, watch) == 1
         await eventually(lambda: locked(database, 1), lambda held: held == [False])
+
+
+async def waiting(database: Database) -> int:
+    """How many backends wait for their client by now: one that writes an answer has to fill a socket first."""
+    watch = FrozenWatch({WORKER: 3600})
+    await look(database, watch)
+    return len(watch._seen)
 
 
 async def look(database: Database, watch: FrozenWatch) -> int:
