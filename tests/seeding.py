@@ -214,6 +214,23 @@ def a_point(key: uuid.UUID, job: uuid.UUID, owner: uuid.UUID, source: uuid.UUID)
     return Point(id=key, vector=vector, job_id=job, owner_job_id=owner, source_id=source)
 
 
+def sources_of(job: uuid.UUID, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of a job's sources that have these texts."""
+    return [
+        {
+            "id": source_id(job, f"https://site.example/{n}"),
+            "job_id": job,
+            "url": f"https://site.example/{n}",
+            "text": text,
+            "content_type": "text/html",
+            "content_hash": n.to_bytes(32, "big"),
+            "bytes": len(text),
+            "fetched_at": datetime.now(UTC),
+        }
+        for n, text in enumerate(texts)
+    ]
+
+
 def _source(job: uuid.UUID, key: uuid.UUID, number: int) -> dict[str, Any]:
     return {
         "id": key,

@@ -13,7 +13,6 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.records import StructuredActivities
 from ke.contracts.activities import CloseJob, StructuredSlice
-from ke.contracts.ids import source_id
 from ke.contracts.jobs import CollectSpec, Counters, ExtractSpec, JobInput, JobKind, Lane
 from ke.extraction.chat import ChatClient
 from ke.runtime.pool import CpuPool
@@ -23,6 +22,7 @@ from ke.storage.database import Database
 from ke.storage.jobs import add_progress, lane_progress, open_job
 from ke.storage.tables import extraction_tasks, records, sources
 from tests.llm_server import LlmServer, Reply
+from tests.seeding import sources_of
 
 SCHEMA = {
     "type": "object",
@@ -82,19 +82,7 @@ async def a_job(database: Database, pool: CpuPool, texts: list[str], **options: 
     spec = CollectSpec(("https://site.example/",), follow=True)
     crawl = JobInput(str(uuid.uuid4()), JobKind.CRAWL, datetime.now(UTC).isoformat(), collect=spec)
     owner = uuid.UUID(crawl.job_id)
-    values = [
-        {
-            "id": source_id(owner, f"https://site.example/{n}"),
-            "job_id": owner,
-            "url": f"https://site.example/{n}",
-            "text": text,
-            "content_type": "text/html",
-            "content_hash": n.to_bytes(32, "big"),
-            "bytes": len(text),
-            "fetched_at": datetime.now(UTC),
-        }
-        for n, text in enumerate(texts)
-    ]
+    values = sources_of(owner, texts)
     extract = ExtractSpec(source_job_id=crawl.job_id, **{"schema": SCHEMA, **options})
     job = JobInput(str(uuid.uuid4()), JobKind.EXTRACT, datetime.now(UTC).isoformat(), extract=extract)
     async with database.transaction() as connection:

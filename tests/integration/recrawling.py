@@ -33,3 +33,16 @@ async def previous(lanes: Lanes, job: str, state: str) -> dict[str, uuid.UUID | 
         rows = await list_pages(connection, uuid.UUID(job), limit=100, state=state)
     assert all(row.previous_is_stored is (None if row.previous_source_id is None else True) for row in rows)
     return {row.url.removeprefix(lanes.url): row.previous_source_id for row in rows}
+
+
+async def shared(lanes: Lanes) -> tuple[str, uuid.UUID]:
+    """A crawl of two addresses with one document, of which the first says something else from now on."""
+    lanes.html("/", "/a", "/b")
+    lanes.site.html("/a", text="The same on both.")
+    lanes.answers["/b"] = lanes.answers["/a"]
+    first, outcome = await lanes.whole(lanes.crawl())
+    assert outcome.counters.pages_duplicate == 1
+    lanes.site.html("/a", text="Not the same any more.")
+    stored = await lanes.stored(first)
+    # Whichever of the two came first has it.
+    return first, (stored.get("/a") or stored["/b"]).id

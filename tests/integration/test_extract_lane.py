@@ -19,7 +19,6 @@ from activities.entities import EntityActivities
 from activities.extract import COMMIT_CHUNKS, GROUP_SOURCES, GROUPS, ExtractActivities
 from ke.contracts.activities import CloseJob, ExtractSlice
 from ke.contracts.errors import Fenced, VectorStoreUnavailable, WorkLost
-from ke.contracts.ids import source_id
 from ke.contracts.jobs import CollectSpec, ExtractSpec, JobInput, JobKind
 from ke.runtime.pool import CpuPool
 from ke.storage.closing import end_job
@@ -27,6 +26,7 @@ from ke.storage.jobs import open_job
 from ke.storage.listing import ExtractionRow, list_extractions
 from ke.storage.tables import extraction_tasks, sources
 from ke.storage.vectors.base import Point
+from tests.seeding import sources_of
 from tests.stores import Stores, open_stores
 
 SENTENCE = "Robert Stevenson built the lighthouse on the Bell Rock off Arbroath in 1810. "
@@ -52,19 +52,7 @@ async def a_crawl(stores: Stores, texts: list[str]) -> str:
     spec = CollectSpec(("https://site.example/",), follow=True)
     job = JobInput(str(uuid.uuid4()), JobKind.CRAWL, datetime.now(UTC).isoformat(), collect=spec)
     key = uuid.UUID(job.job_id)
-    values = [
-        {
-            "id": source_id(key, f"https://site.example/{n}"),
-            "job_id": key,
-            "url": f"https://site.example/{n}",
-            "text": text,
-            "content_type": "text/html",
-            "content_hash": n.to_bytes(32, "big"),
-            "bytes": len(text),
-            "fetched_at": datetime.now(UTC),
-        }
-        for n, text in enumerate(texts)
-    ]
+    values = sources_of(key, texts)
     async with stores.database.transaction() as connection:
         await open_job(connection, job, "run")
         await connection.execute(insert(sources), values)

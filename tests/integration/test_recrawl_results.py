@@ -17,7 +17,7 @@ from ke.storage.jobs import get_job, lane_progress
 from ke.storage.replaced import count_outdated, outdated, replaced_sources
 from ke.storage.tables import jobs
 from tests.integration.lanes import Lanes, running_site
-from tests.integration.recrawling import a_site, again, previous
+from tests.integration.recrawling import a_site, again, previous, shared
 
 
 @pytest.fixture
@@ -74,12 +74,7 @@ async def test_documents_of_changed_and_gone_pages_are_replaced(lanes: Lanes) ->
 
 async def test_document_that_another_page_still_has_is_not_replaced(lanes: Lanes) -> None:
     """Two addresses had it, and one of them has it still."""
-    lanes.html("/", "/a", "/b")
-    lanes.site.html("/a", text="The same on both.")
-    lanes.answers["/b"] = lanes.answers["/a"]
-    first, outcome = await lanes.whole(lanes.crawl())
-    assert outcome.counters.pages_duplicate == 1
-    lanes.site.html("/a", text="Not the same any more.")
+    first, _ = await shared(lanes)
     second, numbers = await again(lanes, first)
     assert numbers == {"fetched": 1, "unchanged": 2}
     assert set(await previous(lanes, second, "changed")) == {"/a"}

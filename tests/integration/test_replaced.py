@@ -17,6 +17,7 @@ from ke.storage.database import Database
 from ke.storage.replaced import is_replaced, replaced_sources
 from ke.storage.tables import extraction_tasks, extractions, jobs, pages, records, sources
 from tests.integration.lanes import Lanes, running_site
+from tests.integration.recrawling import shared
 from tests.seeding import COLLECTION, _extraction, _record
 
 
@@ -205,19 +206,6 @@ async def test_no_re_crawl_goes_back_without_end(lanes: Lanes, monkeypatch: pyte
     third = await again(lanes, second)
     assert await replaced(lanes, third) == [source]
     assert await replaced(lanes, await again(lanes, third)) == []
-
-
-async def shared(lanes: Lanes) -> tuple[str, uuid.UUID]:
-    """A crawl of two addresses with one document, of which the first says something else from now on."""
-    lanes.html("/", "/a", "/b")
-    lanes.site.html("/a", text="The same on both.")
-    lanes.answers["/b"] = lanes.answers["/a"]
-    first, outcome = await lanes.whole(lanes.crawl())
-    assert outcome.counters.pages_duplicate == 1
-    lanes.site.html("/a", text="Not the same any more.")
-    stored = await lanes.stored(first)
-    # Whichever of the two came first has it.
-    return first, (stored.get("/a") or stored["/b"]).id
 
 
 def not_asked_for(lanes: Lanes) -> CollectSpec:
