@@ -1,12 +1,10 @@
 """What the gateway takes: each body with its ranges. Out of range is refused, never clamped."""
 
-import re
 from dataclasses import replace
-from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from ke.contracts.errors import InvalidInput
@@ -25,8 +23,6 @@ from ke.contracts.jobs import (
 from ke.contracts.retries import LetterFilter, Subject
 from ke.extraction.embed import DEFAULT_EMBEDDER, find_embedder
 from ke.extraction.entities import check_entities
-from ke.extraction.rerank import check_reranker
-from ke.storage.search import ChunkFilter
 from ke.web.errors import BadPattern
 from ke.web.query import MAX_DROPPED, MAX_NAME_CHARS
 from ke.web.urls import MAX_PATTERN_CHARS, MAX_PATTERNS, MAX_URL_CHARS, Scope
@@ -56,21 +52,11 @@ def _parameter(name: str) -> str:
     return name
 
 
-LANGUAGE = re.compile(r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$")
-_ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-
-
 def _project(text: str) -> str:
     if not PROJECT_NAME.fullmatch(text):
         raise PydanticCustomError(
             "project_name", "A project's name begins with a letter or digit and has letters, digits, . _ - only"
         )
-    return text
-
-
-def _language(text: str) -> str:
-    if not LANGUAGE.fullmatch(text):
-        raise PydanticCustomError("language", "A language is written like en or en-gb")
     return text
 
 
@@ -82,26 +68,12 @@ def _embedder(name: str) -> str:
     return name
 
 
-def _reranker(name: str) -> str:
-    try:
-        check_reranker(name)
-    except InvalidInput as error:
-        raise PydanticCustomError("unknown_reranker", "{why}", {"why": error.message}) from None
-    return name
-
-
 def _entities(name: str) -> str:
     try:
         check_entities(name)
     except InvalidInput as error:
         raise PydanticCustomError("unknown_entities", "{why}", {"why": error.message}) from None
     return name
-
-
-def _day(value: object) -> object:
-    if not isinstance(value, str) or not _ISO_DAY.fullmatch(value):
-        raise PydanticCustomError("day", "A day is written like 2026-03-31")
-    return value
 
 
 NoNul = AfterValidator(_without_nul)
@@ -119,19 +91,11 @@ LabelValue = Annotated[str, StringConstraints(max_length=256), NoNul]
 Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=32)]
 Reason = Annotated[str, StringConstraints(max_length=500), NoNul]
 EmbedderName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_embedder)]
-RerankerName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_reranker)]
 FinderName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_entities)]
 EntityLabel = Annotated[str, StringConstraints(min_length=1, max_length=64), NoNul]
 EntityName = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), NoNul]
 ErrorType = Annotated[str, StringConstraints(min_length=1, max_length=100), NoNul]
 UrlPrefix = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARS), NoNul]
-Language = Annotated[
-    str,
-    StringConstraints(max_length=35),
-    AfterValidator(_language),
-    Field(json_schema_extra={"pattern": LANGUAGE.pattern}),
-]
-Day = Annotated[date, BeforeValidator(_day)]
 Flag = Annotated[bool, Field(strict=True)]
 MAX_BIGINT = 2**63 - 1
 Instructions = Annotated[str, StringConstraints(max_length=8000), NoNul]
@@ -456,61 +420,3 @@ class RetryBody(Body):
         """The same as the retry's input has it."""
         ids = tuple(dict.fromkeys(map(str, self.ids))) if self.ids else None
         return LetterFilter(ids, self.subject, self.error_type, self.url_prefix)
-
-
-class SearchBody(Body):
-    """What to search for, and where."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        json_schema_extra={"examples": [{"query": "how do I cancel a running job", "limit": 5}]}
-    )
-
-    query: Annotated[str, StringConstraints(min_length=1, max_length=4096, strip_whitespace=True), NoNul]
-    mode: Literal["dense", "text", "hybrid"] = Field(
-        "hybrid", description="`dense`: by meaning; `text`: by words (BM25); `hybrid`: by both, weighted"
-    )
-    limit: Annotated[int, Field(strict=True, ge=1, le=100, description="Hits, at most")] = 10
-    distinct_sources: Flag = Field(
-        default=True,
-        description="One hit for each source, its best chunk, copies that several jobs of one project stored of a page "
-        "counting as one; false: as many chunks as fit",
-    )
-    job_ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=100)] | None = Field(
-        None, description="Only chunks that these jobs made"
-    )
-    project: ProjectName | None = Field(
-        None, description="Only chunks that jobs of this project made; null: of all projects, which hits name"
-    )
-    url_prefix: UrlPrefix | None = Field(None, description="What the source's URL begins with")
-    language: Language | None = Field(
-        None, description="Of the source: `en` takes `en-gb` too; a source whose language is not known is left out"
-    )
-    date_from: Day | None = Field(
-        None, description="The first day of publication; a source whose day is not known is left out"
-    )
-    date_to: Day | None = Field(None, description="The last day of publication; likewise")
-    entity: EntityName | None = Field(None, description="A named entity that the chunk mentions, in whatever case")
-    entity_label: EntityLabel | None = Field(None, description="What kind of entity that is, such as PERSON or ORG")
-    embedder: EmbedderName = Field(DEFAULT_EMBEDDER, description="Whose vectors are asked; of no use to `text`")
-    rerank: RerankerName | None = Field(None, description="What takes a second look at the 20 best chunks: `minilm`")
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.entity_label is not None and self.entity is None:
-            raise PydanticCustomError("label_alone", "entity_label says what kind of entity: give entity too")
-        if self.date_from is not None and self.date_to is not None and self.date_from > self.date_to:
-            raise PydanticCustomError("no_days", "date_from is after date_to")
-        return self
-
-    def to_filter(self) -> ChunkFilter:
-        """The same as the stores have it."""
-        return ChunkFilter(
-            job_ids=self.job_ids,
-            project=self.project,
-            url_prefix=self.url_prefix,
-            language=self.language,
-            date_from=self.date_from,
-            date_to=self.date_to,
-            entity=self.entity,
-            entity_label=self.entity_label,
-        )

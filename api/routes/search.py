@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from api.resources import GatewayDep
-from api.schemas import SearchBody
+from api.search_body import SearchBody
 from api.service import searching
 from api.views import SearchResult
 

@@ -9,7 +9,7 @@ from typing import Final
 from api.errors import ValidationFailed
 from api.problems import pointer_of
 from api.resources import Gateway
-from api.schemas import SearchBody
+from api.search_body import SearchBody
 from api.service.candidates import Half, Origin, Scope, add_cosines, by_meaning, by_words, find_scope, read_words
 from api.service.reranking import RERANKED, rerank
 from api.service.snippets import cut_snippet, find_marks, new_marks

@@ -11,7 +11,8 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
-from api.schemas import CrawlBody, ExtractBody, ExtractOptions, ScrapeBody, SearchBody
+from api.schemas import CrawlBody, ExtractBody, ExtractOptions, ScrapeBody
+from api.search_body import SearchBody
 from ke.cli import output
 from ke.cli.errors import ExitCode, code_for, code_for_status, detail_of
 from ke.cli.main import app

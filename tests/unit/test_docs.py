@@ -11,7 +11,8 @@ import typer
 from pydantic import BaseModel
 
 from api.app import assemble
-from api.schemas import CrawlBody, ExtractBody, ExtractOptions, ScrapeBody, SearchBody
+from api.schemas import CrawlBody, ExtractBody, ExtractOptions, ScrapeBody
+from api.search_body import SearchBody
 from ke.cli.errors import ExitCode
 from ke.cli.main import app
 from ke.contracts.cleanup import STORES

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from api.schemas import ExtractBody, SearchBody
+from api.schemas import ExtractBody
+from api.search_body import SearchBody
 from ke.contracts.errors import InvalidInput
 from ke.contracts.jobs import ExtractSpec
 from ke.extraction import embed as embedders

@@ -20,9 +20,9 @@ from api.schemas import (
     RetryBody,
     ScopeBody,
     ScrapeBody,
-    SearchBody,
     SubmitBody,
 )
+from api.search_body import SearchBody
 
 RUBBISH = (
     *(None, True, 1, -1, 1.5, 2**70, float("nan"), float("inf"), "", "x", "a\x00b", "\x1b[31m", "\ud800", "x" * 5000),
