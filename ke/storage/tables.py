@@ -196,10 +196,13 @@ sources = sa.Table(
     sa.Column("metadata", JSONB, nullable=False, server_default=EMPTY),
     sa.Column("content_type", sa.Text, nullable=False),
     sa.Column("content_hash", sa.LargeBinary, nullable=False),
+    # Of another address that the page names as its canonical one, with title and text: what its variants have too.
+    sa.Column("canonical_hash", sa.LargeBinary),
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.Column("fetched_at", TIME, nullable=False),
     sa.Index(None, "job_id", "seq"),
     sa.Index(None, "job_id", "content_hash"),
+    sa.Index("ix_sources_variants", "job_id", "canonical_hash", postgresql_where=sa.text("canonical_hash IS NOT NULL")),
     # What a search filters by; `text_pattern_ops` is for prefixes, and compares bytes.
     sa.Index("ix_sources_url", "url", postgresql_ops={"url": "text_pattern_ops"}),
     sa.Index(

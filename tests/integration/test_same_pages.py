@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import pairwise, permutations
 
 import pytest
 from aiohttp import web
@@ -46,21 +47,54 @@ async def test_home_page_is_no_canonical_of_empty_pages(lanes: Lanes) -> None:
     assert (outcome.counters.sources, outcome.counters.pages_duplicate) == (3, 0)
 
 
-async def test_page_that_reads_as_its_canonical_one_is_a_duplicate(lanes: Lanes) -> None:
-    """Other bytes, as of a counter in the page, but the same title and text: stored once, counted as duplicate."""
-    lanes.html("/", "/article", "/article?from=home", "/print")
-    text = "<title>Article</title>{head}<p>The whole article, in a few words.</p><!-- {number} -->"
-    for number, path in enumerate(("/article", "/article?from=home")):
-        page = text.format(head=names(lanes, "/article"), number=number)
+VARIANTS = ("/article", "/article?from=home", "/article?from=feed")
+
+
+@pytest.mark.parametrize("order", [*permutations(VARIANTS)])
+async def test_variants_of_a_page_are_stored_once_whichever_comes_first(lanes: Lanes, order: tuple[str, ...]) -> None:
+    """Other bytes, as of a counter in the page, but the same title and text: stored once, counted as duplicates."""
+    steps = (*order, "/print")
+    head = names(lanes, "/article")
+    text = "<title>Article</title>{head}<p>The whole article, in a few words.</p><!-- {number} -->{link}"
+    lanes.html("/", steps[0])
+    for number, (path, after) in enumerate(pairwise((*steps, "/"))):
+        page = text.format(head=head, number=number, link=f"<a href='{after}'></a>")
+        if path == "/print":
+            page = page.replace("few", "hundred")
         lanes.answers[path] = lambda _, page=page: web.Response(text=page, content_type="text/html")
-    other = text.format(head=names(lanes, "/article"), number=2).replace("few", "hundred")
-    lanes.answers["/print"] = lambda _: web.Response(text=other, content_type="text/html")
     job, outcome = await lanes.whole(lanes.crawl())
-    assert set(await lanes.stored(job)) == {"/", "/article", "/print"}
-    assert outcome.counters.pages_duplicate == 1
-    row = (await lanes.rows(job))["/article?from=home"]
-    assert (row.state, row.reason) == ("duplicate", f"same as {lanes.url}/article")
-    assert row.source_id == (await lanes.stored(job))["/article"].id
+    stored = await lanes.stored(job)
+    assert set(stored) == {"/", order[0], "/print"}
+    assert (outcome.counters.sources, outcome.counters.pages_duplicate) == (3, 2)
+    rows = await lanes.rows(job)
+    for path in order[1:]:
+        assert (rows[path].state, rows[path].reason) == ("duplicate", f"same as {lanes.url}{order[0]}")
+        assert rows[path].source_id == stored[order[0]].id
+
+
+async def test_variants_in_one_batch_are_stored_once(lanes: Lanes) -> None:
+    """All are fetched at the same time, so any of them may be the first; one is stored, and the others are counted."""
+    lanes.html("/", *VARIANTS)
+    head = names(lanes, "/article")
+    for number, path in enumerate(VARIANTS):
+        page = f"<title>Article</title>{head}<p>The whole article.</p><!-- {number} -->"
+        lanes.answers[path] = lambda _, page=page: web.Response(text=page, content_type="text/html")
+    job, outcome = await lanes.whole(lanes.crawl())
+    assert (outcome.counters.sources, outcome.counters.pages_duplicate) == (2, 2)
+    assert len({(await lanes.rows(job))[path].source_id for path in VARIANTS}) == 1
+
+
+async def test_pages_that_name_one_address_and_differ_are_kept(lanes: Lanes) -> None:
+    """Same title or same text is not enough, and neither is the same canonical address."""
+    head = names(lanes, "/home")
+    read = {"/a": ("One", "Same words."), "/b": ("Two", "Same words."), "/c": ("One", "Other words.")}
+    lanes.html("/", *read)
+    for path, (title, words) in read.items():
+        page = f"<title>{title}</title>{head}<p>{words}</p>"
+        lanes.answers[path] = lambda _, page=page: web.Response(text=page, content_type="text/html")
+    job, outcome = await lanes.whole(lanes.crawl())
+    assert set(await lanes.stored(job)) == {"/", *read}
+    assert outcome.counters.pages_duplicate == 0
 
 
 async def test_same_text_without_a_canonical_url_is_kept(lanes: Lanes) -> None:
