@@ -379,6 +379,9 @@ class SearchHit(BaseModel):
     text_score: float | None = Field(description="BM25, where it was looked at and the chunk has some of the words")
     url: str
     title: str | None
+    date: str | None = Field(description="The day on which it was published, by its own word, as YYYY-MM-DD")
+    language: str | None = Field(description="Of the document, by its own word, as `en` or `en-GB`")
+    fetched_at: datetime = Field(description="When the document was fetched")
     source_id: UUID
     job_id: UUID = Field(description="The job that made the chunk")
     project: str = Field(description="That job's")

@@ -367,6 +367,10 @@ class SearchHit(TypedDict):
     text_score: float | None
     url: str
     title: str | None
+    date: str | None
+    """The day on which it was published, by its own word, as YYYY-MM-DD."""
+    language: str | None
+    fetched_at: str
     source_id: str
     job_id: str
     """The job that made the chunk."""

@@ -303,7 +303,7 @@ def _relying(receipt: Document) -> str | None:
 
 
 def search_hits(out: Console, answer: Document, *, with_project: bool) -> None:
-    """Hits, best first: the score, where it is from, and the passage; with the project where all were searched."""
+    """Hits, best first: the score, where it is from, its day, the passage; with the project where all were searched."""
     hits = answer.get("data") or []
     if not hits:
         out.print("Nothing found.")
@@ -319,6 +319,7 @@ def search_hits(out: Console, answer: Document, *, with_project: bool) -> None:
         out.print(Padding(_snippet(hit), (0, 0, 0, 4), expand=False))
         place = Text(f"    source {clean(hit.get('source_id'))}", style="dim")
         place.append(f"  project {clean(hit.get('project'))}" if with_project else "")
+        place.append(f"  {clean(hit['date'])}" if hit.get("date") else "")
         place.append(f"  {clean(hit['heading'])}" if hit.get("heading") else "")
         out.print(place, no_wrap=True, overflow="ignore", crop=False)
         out.print()

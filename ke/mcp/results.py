@@ -283,6 +283,8 @@ class Hit(_Answer):
     text: str
     score: float
     url: str
+    date: str | None = Field(None, description="The day on which it was published, by its own word")
+    fetched_at: str = Field("", description="When the document was fetched")
     source_id: str
     job_id: str
     project: str = Field("", description="Of the job that extracted it")

@@ -4,7 +4,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
@@ -19,6 +19,8 @@ MAX_PROJECT_JOBS: Final = 100
 _LANGUAGE_CHARS: Final = 35
 _NAME_CHARS: Final = 64
 _DAY: Final = r"^\d{4}-\d\d-\d\d"
+_language: Final = sa.literal_column(f"\"left\"(sources.metadata ->> 'language', {_LANGUAGE_CHARS})", sa.Text)
+_date: Final = sa.literal_column("\"left\"(sources.metadata ->> 'date', 10)", sa.Text)
 _maker, _owner = jobs.alias("maker"), jobs.alias("owner")
 
 Chunks: TypeAlias = "sa.Select[Any]"
@@ -77,6 +79,10 @@ class FoundChunk:
     heading: str
     url: str
     title: str | None
+    date: str | None
+    """The day on which the source was published, as it says itself: YYYY-MM-DD; None: it does not say one."""
+    language: str | None
+    fetched_at: datetime
 
 
 def showable(columns: Sequence[sa.ColumnElement[Any]], matching: ChunkFilter) -> Chunks:
@@ -117,18 +123,16 @@ def _conditions(matching: ChunkFilter) -> list[sa.ColumnElement[bool]]:
 
 
 def _is_language(language: str) -> sa.ColumnElement[bool]:
-    value = sa.literal_column(f"\"left\"(sources.metadata ->> 'language', {_LANGUAGE_CHARS})", sa.Text)
-    return sa.or_(value == language, begins(value, f"{language}-"), begins(value, f"{language}_"))
+    return sa.or_(_language == language, begins(_language, f"{language}-"), begins(_language, f"{language}_"))
 
 
 def _is_between(first: date | None, last: date | None) -> list[sa.ColumnElement[bool]]:
     """Days as ISO 8601 has them order like texts; `~>=~` and `~<~` compare bytes, as the index does."""
-    value = sa.literal_column("\"left\"(sources.metadata ->> 'date', 10)", sa.Text)
-    found: list[sa.ColumnElement[bool]] = [value.regexp_match(_DAY)]
+    found: list[sa.ColumnElement[bool]] = [_date.regexp_match(_DAY)]
     if first is not None:
-        found.append(value.op("~>=~", is_comparison=True)(first.isoformat()))
+        found.append(_date.op("~>=~", is_comparison=True)(first.isoformat()))
     if last is not None and last < date.max:
-        found.append(value.op("~<~", is_comparison=True)((last + timedelta(days=1)).isoformat()))
+        found.append(_date.op("~<~", is_comparison=True)((last + timedelta(days=1)).isoformat()))
     return found
 
 
@@ -181,12 +185,12 @@ async def visible_chunks(
         extractions.c.heading,
         sources.c.url,
         sources.c.title,
+        sa.case((_date.regexp_match(_DAY), _date)).label("date"),
+        _language.label("language"),
+        sources.c.fetched_at,
     )
     statement = showable(columns, matching).where(extractions.c.id == sa.any_(_uuids(ids)))
-    found = (
-        FoundChunk(r.id, r.job_id, r.project, r.source_id, r.text, r.heading, r.url, r.title)
-        for r in await connection.execute(statement)
-    )
+    found = (FoundChunk(**record) for record in (await connection.execute(statement)).mappings())
     return {chunk.id: chunk for chunk in found}
 
 

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -157,6 +158,13 @@ async def test_filters_hold_in_every_mode(api: ApiStack, mode: str) -> None:
     ):
         found = await _urls(api, "tower lamp", mode=mode, project=project, **members)
         assert {int(url[-1]) for url in found} == expected, members
+    told = (await _search(api, "tower lamp", mode=mode, project=project))["data"]
+    assert {(int(hit["url"][-1]), hit["date"], hit["language"]) for hit in told} == {
+        (1, "2024-05-01", "en-gb"),
+        (2, "2024-06-30", "de"),
+        (3, None, None),
+    }
+    assert all(datetime.fromisoformat(hit["fetched_at"]).tzinfo for hit in told)
 
 
 @each_mode

@@ -78,6 +78,17 @@ def test_search_over_all_projects_names_that_of_each_hit(ke: RunKe, api: ApiTwin
     assert "project docs" not in ke("search", "lamps", "--project", "docs").stdout
 
 
+def test_search_shows_of_which_day_a_document_is(ke: RunKe, api: ApiTwin) -> None:
+    """Where it says so itself; nothing stands in the place of a day that is not known."""
+    hit = {"text": "a lamp", "url": "https://e.com/", "source_id": "s1", "heading": "Lamps"}
+    api.hits = [hit | {"date": "2024-05-01"}, hit | {"date": None}]
+    shown = ke("search", "lamps", "--project", "docs").stdout
+    assert [line.strip() for line in shown.splitlines() if "source s1" in line] == [
+        "source s1  2024-05-01  Lamps",
+        "source s1  Lamps",
+    ]
+
+
 def test_entities_are_listed_and_followed(ke: RunKe, api: ApiTwin) -> None:
     """Filters reach the gateway; a table shows spellings without what would steer a terminal, and where to go on."""
     listed = ke("entities", "list", "--project", "docs", "--label", "GPE", "--name", "bell", "--limit", "5")
