@@ -16,7 +16,7 @@ from ke.contracts.jobs import Counters, Lane
 from ke.storage.arrays import among_given
 from ke.storage.collect_shards import WHOLE, Shard, hold_shard, queue_up
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
-from ke.storage.duplicates import Twins, stored_canonical_hash
+from ke.storage.duplicates import Twins, canonical_hash
 from ke.storage.frontier import FrontierEntry, add_links
 from ke.storage.jobs import add_progress, hold_fence
 from ke.storage.record_queue import first_record_state
@@ -192,7 +192,7 @@ async def _store_sources(
             "metadata": dict(o.document.metadata),
             "content_type": o.document.content_type,
             "content_hash": o.document.content_hash,
-            "canonical_hash": stored_canonical_hash(o),
+            "canonical_hash": canonical_hash(o.document, o.canonical) if o.canonical else None,
             "bytes": o.bytes,
             "fetched_at": o.fetched_at,
         }

@@ -4,7 +4,7 @@ import hashlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -47,6 +47,25 @@ class Twin:
     """SHA-256 of its title and text."""
 
 
+class _Said(NamedTuple):
+    """How a page reads, and where it is said to be: by SHA-256 each, of an address together with the reading."""
+
+    reading: bytes
+    at_own: bytes | None
+    """None: there is no text, which is the same as any other."""
+    at_canonical: bytes | None
+    """None: it names no other address, or there is no text."""
+
+    @classmethod
+    def of(cls, document: "Document", canonical: str | None) -> Self:
+        reading = hashlib.sha256(f"{document.title or ''}{_SEPARATOR}{document.text}".encode()).digest()
+
+        def at(url: str | None) -> bytes | None:
+            return hashlib.sha256(url.encode() + reading).digest() if url and document.text else None
+
+        return cls(reading, at(document.url), at(canonical))
+
+
 class Twins:
     """What the job has stored of what a batch says, the batch itself included as far as it was gone through.
 
@@ -60,21 +79,24 @@ class Twins:
         self._job_id = job_id
         self._by_hash: dict[bytes, Twin] = {}
         self._by_url: dict[str, Twin] = {}
-        self._by_canonical: dict[bytes, Twin] = {}
+        self._by_canonical: dict[bytes | None, Twin] = {}
+        self._said: dict[uuid.UUID, _Said] = {}
+        """Of the pages of the batch that have a document."""
 
     @classmethod
     async def of(cls, connection: AsyncConnection, job_id: uuid.UUID, outcomes: "Sequence[PageOutcome]") -> "Twins":
         """The sources that this batch may be the same as."""
         twins = cls(job_id)
-        read = [(o.document, o.canonical) for o in outcomes if o.document]
-        if not read:
+        twins._said = {o.entry.id: _Said.of(o.document, o.canonical) for o in outcomes if o.document}
+        if not twins._said:
             return twins
-        addresses = [(document, url) for document, canonical in read for url in (document.url, canonical) if url]
+        read = [(o.document, o.canonical) for o in outcomes if o.document]
+        urls = {url for document, canonical in read for url in (document.url, canonical) if url}
         values = {
             "job": job_id,
             "hashes": [document.content_hash for document, _ in read],
-            "ids": [source_id(job_id, url) for url in {url for _, url in addresses}],
-            "canonicals": [canonical_hash(document, url) for document, url in addresses if document.text],
+            "ids": [source_id(job_id, url) for url in urls],
+            "canonicals": [one for said in twins._said.values() for one in (said.at_own, said.at_canonical) if one],
         }
         for record in await connection.execute(_TWINS, values):
             twin = Twin(record.id, record.url, record.reading)
@@ -86,21 +108,22 @@ class Twins:
         document = outcome.document
         if document is None:
             return None
+        said = self._said[outcome.entry.id]
         twin = self._by_hash.get(document.content_hash) or self._by_url.get(document.url)
         if twin is None and document.text:
-            twin = self._by_its_word(document, outcome.canonical)
+            twin = self._by_its_word(said, outcome.canonical)
         if twin is None:
-            mine = Twin(source_id(self._job_id, document.url), document.url, _reading(document))
-            self._add(mine, document.content_hash, stored_canonical_hash(outcome))
+            mine = Twin(source_id(self._job_id, document.url), document.url, said.reading)
+            self._add(mine, document.content_hash, said.at_canonical)
         return twin
 
-    def _by_its_word(self, document: "Document", canonical: str | None) -> Twin | None:
+    def _by_its_word(self, said: _Said, canonical: str | None) -> Twin | None:
         """The source that reads the same, and names this page's address, or is named by it, or names what it names."""
-        there = self._by_canonical.get(canonical_hash(document, document.url))
+        there = self._by_canonical.get(said.at_own)
         if there is None and canonical:
             named = self._by_url.get(canonical)
-            same = named is not None and named.reading == _reading(document)
-            there = named if same else self._by_canonical.get(canonical_hash(document, canonical))
+            same = named is not None and named.reading == said.reading
+            there = named if same else self._by_canonical.get(said.at_canonical)
         return there
 
     def _add(self, twin: Twin, content_hash: bytes, named: bytes | None) -> None:
@@ -110,16 +133,6 @@ class Twins:
             self._by_canonical[named] = twin
 
 
-def stored_canonical_hash(outcome: "PageOutcome") -> bytes | None:
-    """The `canonical_hash` of the source that this page makes; None where it names no other address, or has no text."""
-    document, canonical = outcome.document, outcome.canonical
-    return canonical_hash(document, canonical) if document and document.text and canonical else None
-
-
-def canonical_hash(document: "Document", canonical: str) -> bytes:
-    """SHA-256 of an address that this document is said to be at, and of how it reads."""
-    return hashlib.sha256(canonical.encode() + _SEPARATOR.encode() + _reading(document)).digest()
-
-
-def _reading(document: "Document") -> bytes:
-    return hashlib.sha256(f"{document.title or ''}{_SEPARATOR}{document.text}".encode()).digest()
+def canonical_hash(document: "Document", canonical: str | None) -> bytes | None:
+    """SHA-256 of the canonical URL that a document names, and of how it reads; None without either of them."""
+    return _Said.of(document, canonical).at_canonical
