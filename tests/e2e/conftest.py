@@ -12,6 +12,7 @@ from tests.e2e.stack import Stack
 from tests.llm_server import KEY, MODEL, LlmServer, open_llm
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "site"
+YEAR_S = 365 * 86_400
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +71,9 @@ def stack(
         "KE_LLM_PRICE_IN": "2",
         "KE_LLM_PRICE_OUT": "10",
     }
-    running = Stack(tmp_path_factory.mktemp("stack") / "data", fetch_allow=allow, settings=model)
+    # By default each quarter of an hour, by the clock: it would mend what a test has broken before that is looked for.
+    settings = {**model, "KE_RECONCILE_EVERY_S": str(YEAR_S)}
+    running = Stack(tmp_path_factory.mktemp("stack") / "data", fetch_allow=allow, settings=settings)
     try:
         running.start()
         yield running

@@ -1,12 +1,20 @@
-"""Sites that tests make themselves, and an independent walk over the files of any site."""
+"""Sites that tests make themselves, what they are asked for, and an independent walk over the files of any site."""
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urldefrag, urljoin, urlsplit
 
+from examples.serve import SiteServer
+
 PAGES = 400
 """Pages of the big site."""
 BRANCHES = 8
+SLOW_S = 1.0
+ARRIVES_S = 0.5
+"""Within this a request that was sent is written down."""
 
 
 def write_tree(folder: Path, *, pages: int) -> None:
@@ -21,6 +29,27 @@ def write_tree(folder: Path, *, pages: int) -> None:
             f"and it says a few words so that there is something to extract from it.</p>"
             f"<ul>{links}</ul><p><a href='index.html'>Up to the root</a></p></main></body></html>"
         )
+
+
+@contextmanager
+def slowly(*sites: SiteServer) -> Iterator[None]:
+    """Lets each page of these sites take so long that no crawl of hundreds ends while the block runs."""
+    before = [site.delay_s for site in sites]
+    for site in sites:
+        site.delay_s = SLOW_S
+    try:
+        yield
+    finally:
+        for site, delay_s in zip(sites, before, strict=True):
+            site.delay_s = delay_s
+
+
+async def requests_within(seconds: float, *sites: SiteServer) -> int:
+    """How many requests these sites see from now on, but for those that were on their way."""
+    await asyncio.sleep(ARRIVES_S)
+    before = sum(len(site.requests) for site in sites)
+    await asyncio.sleep(seconds)
+    return sum(len(site.requests) for site in sites) - before
 
 
 class _Links(HTMLParser):

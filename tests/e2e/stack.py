@@ -20,6 +20,8 @@ from ke.client import KnowledgeExtractionClient
 
 START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 90.0
+ENDED_TIMEOUT_S = 20.0
+"""For a process that was killed, or whose parent has ended."""
 T = TypeVar("T")
 KE = (str(Path(sys.executable).with_name("ke")),)
 
@@ -99,8 +101,8 @@ class Stack:
         try:
             self._process.wait(STOP_TIMEOUT_S)
         finally:
-            _, left = psutil.wait_procs(family, timeout=1)
-            alive = [process for process in left if _runs(process)]
+            _, left = psutil.wait_procs(family, timeout=ENDED_TIMEOUT_S)
+            alive = [process for process in left if runs(process)]
             for process in alive:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
@@ -114,7 +116,7 @@ class Stack:
         for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.process.wait(10)
+        self.process.wait(ENDED_TIMEOUT_S)
         if self.process.stdout is not None:
             self.process.stdout.close()
         self._process = None
@@ -132,7 +134,7 @@ class Stack:
         os.kill(pid, signal.SIGKILL)
         return pid
 
-    async def ke(self, *args: str, timeout_s: float = 60.0) -> Finished:
+    async def ke(self, *args: str, timeout_s: float = 180.0) -> Finished:
         """Runs the CLI against this stack."""
         process = await asyncio.create_subprocess_exec(
             *KE, *args, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -154,7 +156,7 @@ class Stack:
             await connection.close()
 
 
-def _runs(process: psutil.Process) -> bool:
+def runs(process: psutil.Process) -> bool:
     """Whether it runs; one that has ended and was not waited for does not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
@@ -163,7 +165,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 async def eventually(
-    look: Callable[[], Awaitable[T]], until: Callable[[T], bool], *, timeout_s: float = 90.0, every_s: float = 0.2
+    look: Callable[[], Awaitable[T]], until: Callable[[T], bool], *, timeout_s: float = 180.0, every_s: float = 0.2
 ) -> T:
     """Looks again and again until what is seen is as wanted; fails with what was seen last."""
     deadline = time.monotonic() + timeout_s

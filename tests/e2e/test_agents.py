@@ -8,6 +8,7 @@ from mcp import Client, StdioServerParameters
 from mcp_types import CallToolResult
 
 from examples.serve import SiteServer
+from tests.e2e.sites import slowly
 from tests.e2e.stack import Stack
 
 TIME_LIMIT_S = 120.0
@@ -37,12 +38,13 @@ async def ended(client: Client, job_id: str) -> dict[str, Any]:
 async def test_an_agent_cancels_cleans_up_and_deletes(stack: Stack, big_site: SiteServer) -> None:
     """A whole life of a job through the tools; each refusal on the way says why in the gateway's own words."""
     async with agent(stack) as client:
-        started = await client.call_tool("crawl", {"urls": [f"{big_site.url}/"], "extract": False})
-        job_id = started.structured_content["id"]
-        early = error_of(await client.call_tool("cleanup_job", {"job_id": job_id}))
-        assert (early["type"], early["status"]) == ("urn:ke:problem:job-active", 409)
-        cancelled = await client.call_tool("cancel_job", {"job_id": job_id, "reason": "an agent's whim"})
-        assert not cancelled.is_error
+        with slowly(big_site):
+            started = await client.call_tool("crawl", {"urls": [f"{big_site.url}/"], "extract": False})
+            job_id = started.structured_content["id"]
+            early = error_of(await client.call_tool("cleanup_job", {"job_id": job_id}))
+            assert (early["type"], early["status"]) == ("urn:ke:problem:job-active", 409)
+            cancelled = await client.call_tool("cancel_job", {"job_id": job_id, "reason": "an agent's whim"})
+            assert not cancelled.is_error
         job = await ended(client, job_id)
         assert job["status"] == "cancelled"
         assert job["result"]["cancellation"]["reason"] == "an agent's whim"

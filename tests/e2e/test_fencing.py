@@ -17,7 +17,7 @@ from examples.serve import SiteServer
 from ke.client import ApiError, KnowledgeExtractionClient
 from ke.client_types import Job
 from ke.storage.vectors.edge import EdgeVectors
-from tests.e2e.sites import PAGES
+from tests.e2e.sites import PAGES, slowly
 from tests.e2e.stack import Stack, eventually
 from tests.faults.proxy import VectorsProxy
 
@@ -32,7 +32,7 @@ TABLES = (
     "entities",
     "dead_letters",
 )
-WAIT_S = 90.0
+WAIT_S = 180.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ async def workers(tmp_path: Path, big_site: SiteServer) -> AsyncIterator[TwoWork
     finally:
         if second is not None:
             second.kill()
-            second.wait(10)
+            second.wait(60)
         await proxy.stop()
         await asyncio.to_thread(stack.stop)
 
@@ -145,7 +145,8 @@ async def test_frozen_worker_changes_nothing_once_its_jobs_are_cleaned(
         crawl = await client.submit_crawl([f"{big_site.url}/index.html"], limits={"max_pages": PAGES}, extract={})
         await between_rows_and_points(stack, crawl)
         extract = await client.submit_extract(source_job_id=owner["id"], entities=None)
-        await between_rows_and_points(stack, extract)
+        with slowly(big_site):
+            await between_rows_and_points(stack, extract)
         with workers.frozen():
             with pytest.raises(ApiError) as refused:
                 await client.cleanup_job(owner["id"])

@@ -1,5 +1,6 @@
 """What a re-crawl has replaced is found no more, on a whole stack."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -49,10 +50,10 @@ async def test_replaced_documents_are_forgotten_also_when_workers_are_killed(
     """Each has a receipt; what is unchanged stays, and so does what the pages say now."""
     stack = Stack(tmp_path / "data", fetch_allow=site.host_port)
     try:
-        stack.start()
+        await asyncio.to_thread(stack.start)
         await _forget_and_kill(stack, folder, site)
     finally:
-        stack.stop()
+        await asyncio.to_thread(stack.stop)
 
 
 async def _forget_and_kill(stack: Stack, folder: Path, site: SiteServer) -> None:
@@ -63,8 +64,9 @@ async def _forget_and_kill(stack: Stack, folder: Path, site: SiteServer) -> None
         write_page(folder, name, "lantern")
     for name in NAMES[CHANGED : CHANGED + GONE]:
         (folder / f"{name}.html").unlink()
-    again = ("crawl", seed, "--no-entities", "--recrawl-of", first["id"], "--forget-replaced", "--wait", "--json")
+    again = ("crawl", seed, "--no-entities", "--recrawl-of", first["id"], "--forget-replaced", "--json")
     second = (await stack.ke(*again)).document
+    await eventually(lambda: stack.sql("SELECT id FROM cleanups"), lambda begun: len(begun) > 0, every_s=0.02)
     stack.kill_worker()
     async with stack.client() as client:
         changed = await earlier(client, second["id"], "changed")
@@ -75,14 +77,13 @@ async def _forget_and_kill(stack: Stack, folder: Path, site: SiteServer) -> None
             pages = await earlier(client, second["id"], "changed") + await earlier(client, second["id"], "gone")
             return sum(page["previous_is_stored"] is True for page in pages)
 
-        await eventually(left, lambda number: number == 0, timeout_s=120)
+        await eventually(left, lambda number: number == 0)
         gone = await earlier(client, second["id"], "gone")
         assert len(gone) == GONE
         for page in changed + gone:
             receipt = await eventually(
                 lambda page=page: client.get_cleanup(f"cleanup-source-{page['previous_source_id']}"),
                 lambda receipt: receipt["status"] != "running",
-                timeout_s=60,
             )
             assert (receipt["status"], receipt["job_id"]) == ("cleaned", first["id"])
             assert receipt["deleted"]["sources"] == 1

@@ -22,6 +22,8 @@ SCHEMA = {
 }
 GOOD = Reply('{"title": "A page"}')
 OPTIONS = {"entities": None, "schema": SCHEMA}
+CALL_S = 50.0
+"""Of a call that a cancel does not wait for."""
 
 
 async def submitted(stack: Stack, site: SiteServer, pages: int, **options: Any) -> Job:
@@ -116,21 +118,26 @@ async def test_example_of_the_document_is_true(stack: Stack, example_site: SiteS
 async def test_cancel_in_the_middle_of_a_call_then_clean(stack: Stack, big_site: SiteServer, llm: LlmServer) -> None:
     """The job is cancelled within seconds, the endpoint sees the hang-up, and a cleanup leaves no record."""
     llm.calls.clear()
-    llm.script = lambda _: GOOD if len(llm.calls) <= 2 else replace(GOOD, wait_s=50)
+    llm.script = lambda _: GOOD if len(llm.calls) <= 2 else replace(GOOD, wait_s=CALL_S)
     job = await submitted(stack, big_site, 8)
     await until_asked(llm, 5)
-    asked_at = time.monotonic()
     async with stack.client() as client:
+        await eventually(lambda: client.get_job(job["id"]), lambda j: j["progress"]["sources"] == 8)
+        asked_at = time.monotonic()
         await client.cancel_job(job["id"], cleanup=True)
         job = await ended(stack, job)
         took_s = time.monotonic() - asked_at
         assert job["status"] == "cancelled"
-        assert took_s < 10
+        assert took_s < CALL_S / 2
         result = job["result"]
         assert result is not None
         assert (result["records"], result["records_skipped"]) == (2, 6)
         assert result["tokens_in"] > 200
-        assert [call.hung_up for call in llm.calls] == [False, False, True, True, True]
+
+        async def hung_up() -> list[bool]:
+            return [call.hung_up for call in llm.calls]
+
+        await eventually(hung_up, lambda seen: seen == [False, False, True, True, True], timeout_s=CALL_S / 2)
         await eventually(lambda: client.get_job(job["id"]), lambda j: j["artifacts"] == "cleaned")
         receipt = await client.get_cleanup(f"cleanup-{job['id']}")
     assert (receipt["deleted"]["records"], receipt["remaining"]["records"]) == (2, 0)

@@ -143,4 +143,4 @@ async def test_cleanup_deletes_all_with_an_exact_receipt(stack: Stack, crawl: di
         assert (await client.get_cleanup(receipt["id"])) == receipt
     describe = ("temporal", "workflow", "describe", "--workflow-id", f"job-{job_id}")
     # Temporal deletes the history, which has the URLs, in the background.
-    await eventually(lambda: stack.ke(*describe), lambda described: described.code != 0, timeout_s=150)
+    await eventually(lambda: stack.ke(*describe), lambda described: described.code != 0, timeout_s=240)

@@ -1,5 +1,6 @@
 """Jobs outlive what they run on."""
 
+import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 from activities.collect_slice import BATCH_PAGES
 from examples.serve import SiteServer
 from tests.e2e.sites import PAGES, walk
-from tests.e2e.stack import Stack, eventually
+from tests.e2e.stack import Stack, eventually, runs
 from tests.e2e.test_stopping import ended, midway
 
 
@@ -51,7 +52,7 @@ async def test_killed_worker_costs_a_batch_and_loses_nothing(
 
 def _none_alive(processes: list[psutil.Process]):
     async def look() -> bool:
-        return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+        return not any(p.is_running() and runs(p) for p in processes)
 
     return look
 
@@ -62,7 +63,7 @@ async def test_everything_killed_the_crawl_still_ends(
     """After kill -9 of all processes at once the next `ke up` goes on with the job, to the same set."""
     job = await midway(own_stack, big_site)
     own_stack.kill_everything()
-    own_stack.start()
+    await asyncio.to_thread(own_stack.start)
     job = await ended(own_stack, job["id"])
     assert job["status"] == "completed"
     assert job["result"]["pages_fetched"] == PAGES

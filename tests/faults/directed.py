@@ -70,9 +70,9 @@ async def _some_wait_for_their_turn(scene: Scene) -> None:
     """Waits for a moment in which slow fetches have just begun and more pages are claimed that were not asked for.
 
     Raises:
-        NotReached: There was no such moment in half a minute.
+        NotReached: There was no such moment in a minute.
     """
-    site, ends = scene.stack.site, time.monotonic() + 30
+    site, ends = scene.stack.site, time.monotonic() + 60
     while time.monotonic() < ends:
         await asyncio.sleep(0.1)
         asked = {fetch.path for fetch in site.log}

@@ -27,7 +27,7 @@ CANCEL_LIMIT_S: Final = 2.0
 """No live worker starts a fetch later than this after a cancel was accepted."""
 CLOCK_S: Final = 0.5
 """By how much the site may be late in writing a request down."""
-LOOKS: Final = 6
+LOOKS: Final = 15
 """A broken invariant must be so in each of these looks: what is under way is not what stays."""
 LOOK_EVERY_S: Final = 0.6
 TASK_ATTEMPTS: Final = 5

@@ -88,7 +88,7 @@ class Scene:
                 await self._until("SELECT 1 FROM jobs WHERE id = $1 AND status <> 'running'")
             elif self.phase == "cancelling":
                 self.tasks.append(asyncio.create_task(self.cancel()))
-                await self._until("SELECT 1 FROM jobs WHERE id = $1 AND status NOT IN ('running')", timeout_s=5)
+                await self._until("SELECT 1 FROM jobs WHERE id = $1 AND status NOT IN ('running')", timeout_s=30)
         return await self.state()
 
     async def submit(self, pages: Pages | None = None) -> Watched:
@@ -150,7 +150,7 @@ class Scene:
         await self.clean()
         cleaned = "SELECT 1 FROM cleanups WHERE job_id = $1 AND status = 'cleaned'"
         # Or it was over before it was seen: the state in the report says so.
-        await self._until(f"{_CLEANUP_LOOKS[self.phase]} UNION {cleaned}", timeout_s=20)
+        await self._until(f"{_CLEANUP_LOOKS[self.phase]} UNION {cleaned}")
 
     async def _until_moved(self, lane: str) -> None:
         column = "pages_fetched" if lane == "collect" else "sources_extracted"

@@ -14,6 +14,11 @@ BROKEN_ON: Final = 1
 SLOW_EVERY: Final = 9
 """Every so many pages one takes `SLOW_TIMES` as long as the others."""
 SLOW_TIMES: Final = 4
+TICK_S: Final = 0.05
+STILL_S: Final = 0.2
+"""From this on a process that did not run stood still: what came meanwhile waited for it."""
+AWAKE_S: Final = 0.1
+"""Within this, then, it has taken up what had waited."""
 _NAMES: Final = ("Ada Lovelace", "Charles Babbage", "Grace Hopper", "Alan Turing", "Mary Somerville")
 _PLACES: Final = ("London", "Paris", "Vienna", "Edinburgh", "Turin", "Boston")
 
@@ -26,7 +31,7 @@ class Fetch:
     """Whose pages: the first part of the path."""
     path: str
     at: float
-    """Seconds since 1970, on arrival."""
+    """Seconds since 1970, on arrival; the earliest that it can have been, where this process stood still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,9 @@ class FaultSite:
         self._runner: web.AppRunner | None = None
         self._port = 0
         self._stopping = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+        self._ticked_at = 0.0
+        self._stood_still = 0.0, 0.0
 
     @property
     def host_port(self) -> str:
@@ -68,10 +76,14 @@ class FaultSite:
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self._port = int(self._runner.addresses[0][1])
+        self._ticked_at = time.time()
+        self._watch = asyncio.create_task(self._tick())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._stopping.set()
+        if self._watch is not None:
+            self._watch.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -100,13 +112,29 @@ class FaultSite:
         pages = self._marks.get(mark)
         if pages is None:
             raise web.HTTPNotFound
-        self.log.append(Fetch(mark, request.path, time.time()))
+        self.log.append(Fetch(mark, request.path, self._arrived_at()))
         number = int(name[1:]) if name[:1] == "p" and name[1:].isdigit() else pages.number
         slow = SLOW_TIMES if number % SLOW_EVERY == SLOW_EVERY - 1 else 1
         await self._pause(pages.delay_s * slow)
         if number >= pages.number and mark not in self._mended:
             raise web.HTTPNotFound
         return web.Response(text=_page(mark, number, pages), content_type="text/html")
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.time()
+            if now - self._ticked_at > STILL_S:
+                self._stood_still = self._ticked_at, now
+            self._ticked_at = now
+
+    def _arrived_at(self) -> float:
+        """The earliest moment at which a request that is seen now can have come."""
+        now = time.time()
+        if now - self._ticked_at > STILL_S:
+            return self._ticked_at
+        since, until = self._stood_still
+        return since if now - until < AWAKE_S else now
 
     async def _pause(self, seconds: float) -> None:
         try:

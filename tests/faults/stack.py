@@ -30,6 +30,7 @@ from tests.faults.site import FaultSite
 REPOSITORY: Final = Path(__file__).parents[2]
 START_TIMEOUT_S: Final = 240.0
 STOP_TIMEOUT_S: Final = 90.0
+KILLED_TIMEOUT_S: Final = 60.0
 FIRST_PAUSE_S: Final = 0.3
 LONGEST_PAUSE_S: Final = 5.0
 SIDES: Final = ("gateway", "worker", "slices")
@@ -198,7 +199,7 @@ class FaultStack:
         finally:
             for member in family:
                 _signal(member, signal.SIGKILL)
-            process.wait(10)
+            process.wait(KILLED_TIMEOUT_S)
             if process.stdout is not None:
                 process.stdout.close()
 
@@ -208,7 +209,7 @@ class FaultStack:
         assert process is not None
         for member in self._family(process.pid):
             _signal(member, signal.SIGKILL)
-        await asyncio.to_thread(process.wait, 10)
+        await asyncio.to_thread(process.wait, KILLED_TIMEOUT_S)
         if process.stdout is not None:
             process.stdout.close()
         await self._forget()

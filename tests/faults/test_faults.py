@@ -12,6 +12,7 @@ from tests.faults.proxy import TcpProxy
 from tests.faults.report import Report
 from tests.faults.stack import FaultStack
 
+pytestmark = pytest.mark.timeout(1200)
 SHORT = (
     Step(1, Kill("worker"), "crawl", "extracting", "nothing", 3, "keep"),
     Step(2, Network("postgres", "worker", "drop replies of", 2.0, 0.5), "scrape", "collecting", "cancel", 3, "clean"),

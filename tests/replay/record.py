@@ -345,7 +345,8 @@ async def record_reconciliations() -> None:
         _write("reconcile_stopped", await stopped.fetch_history())
         twin.hanging = "compare_points"
         cancelled = await client.start_workflow(RECONCILE_WORKFLOW, ReconcileInput(), id=RECONCILE_ID, task_queue=queue)
-        await asyncio.sleep(1)
+        while twin.calls[-1] != twin.hanging:  # noqa: ASYNC110  (the worker's list: it can only be looked at)
+            await asyncio.sleep(0.02)
         await cancelled.cancel(reason="not now")
         with contextlib.suppress(WorkflowFailureError):
             await cancelled.result()

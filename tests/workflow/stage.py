@@ -58,7 +58,7 @@ from workflows.project_cleanup import ProjectCleanupWorkflow
 from workflows.retry import RetryWorkflow
 
 _WAITING = PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
-PATIENCE_S = 40.0
+PATIENCE_S = 120.0
 """Seconds a test waits for anything; far more than it ever takes."""
 
 

@@ -55,11 +55,14 @@ async def test_recrawl_that_ended_well_begins_it(stage: Stage) -> None:
     """Only where it was asked for, and only when the job's row is closed: before that the re-crawl is in the way."""
     stage.has_replaced(2)
     stage.twin.lanes[Lane.COLLECT].slices = 1
+    stage.twin.holding["close_job"] = gate = stage.gate()
     asked = await stage.start(forget_replaced=True)
+    await stage.until(lambda: stage.twin.attempts["close_job"])
+    assert await stage.histories(stage.forgetting_of(asked).id) == []
+    gate.set()
     await stage.outcome(asked)
     assert await stage.forgetting_of(asked).result() == 2
     assert stage.twin.cleaned
-    assert stage.twin.attempts["close_job"] == 1
     other = await stage.start()
     await stage.outcome(other)
     assert await stage.histories(stage.forgetting_of(other).id) == []

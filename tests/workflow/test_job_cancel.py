@@ -110,9 +110,12 @@ async def test_bare_signal_cancels_and_cleans(stage: Stage) -> None:
 async def test_cleanup_survives_the_cancel_of_its_job(stage: Stage) -> None:
     """The gateway's way, a signal and then a cancel: Temporal shows the job cancelled and the cleanup goes on."""
     stage.twin.holding["delete_sources"] = gate = stage.gate()
+    # Else the job may have ended by the signal alone.
+    stage.twin.holding["set_job_status"] = cancelled = stage.gate()
     handle = await stage.running()
     await handle.signal("cancel_and_clean", CancelRequest("both"))
     await handle.cancel(reason="both")
+    cancelled.set()
     assert await stage.ended(handle) is WorkflowExecutionStatus.CANCELED
     assert stage.twin.row.seen == CANCELLED
     cleanup = stage.cleanup_of(handle)

@@ -3,7 +3,7 @@
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.exceptions import ApplicationError
 
-from ke.contracts.jobs import JobStatus, Lane
+from ke.contracts.jobs import PAUSED_NOTE, JobStatus, Lane
 from tests.workflow.stage import Stage, late_worker
 from workflows.job import JobWorkflow
 
@@ -17,8 +17,9 @@ async def test_pause_hands_slices_back_and_resume_starts_new_ones(stage: Stage) 
     await stage.until_row(JobStatus.PAUSED)
     scripts = [stage.twin.lanes[lane] for lane in BOTH]
     assert [(script.running, script.handed_back, len(script.started)) for script in scripts] == [(0, 1, 1)] * 2
-    progress = await handle.query(JobWorkflow.progress)
-    assert (progress.status, progress.waiting_for) == (JobStatus.PAUSED, "resume")
+    # The workflow hears of it a moment after the row was written.
+    progress = await stage.until_progress(handle, lambda progress: progress.status is JobStatus.PAUSED)
+    assert progress.waiting_for == PAUSED_NOTE
     await handle.signal("resume")
     await stage.until(lambda: all(script.running for script in scripts))
     assert [len(script.started) for script in scripts] == [2, 2]
@@ -126,11 +127,19 @@ async def test_final_error_while_pausing_fails_the_job(stage: Stage) -> None:
 
 async def test_resume_before_the_slices_answered_the_pause(stage: Stage) -> None:
     """A job paused and resumed in one breath goes on with new slices, and hears the next pause and cancel."""
+    gate = stage.gate()
+    scripts = [stage.twin.lanes[lane] for lane in BOTH]
+    for script in scripts:
+        script.answer = gate
     handle = await stage.running(*BOTH)
-    for _ in range(3):
+    await handle.signal("pause")
+    # Else the workflow may take up both signals at once, and is never paused.
+    await stage.until_progress(handle, lambda progress: progress.waiting_for == PAUSED_NOTE)
+    await handle.signal("resume")
+    for _ in range(2):
         await handle.signal("pause")
         await handle.signal("resume")
-    scripts = [stage.twin.lanes[lane] for lane in BOTH]
+    gate.set()
     await stage.until(lambda: all(script.running and len(script.started) > 1 for script in scripts))
     await handle.signal("pause")
     await stage.until_row(JobStatus.PAUSED)

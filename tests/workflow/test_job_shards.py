@@ -1,10 +1,11 @@
 """A collect lane that is split: a loop of slices for each shard, and one job."""
 
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.exceptions import ApplicationError
 
 from ke.contracts.jobs import CarriedState, JobStatus, Lane, LimitsChange
-from tests.workflow.stage import Stage
+from tests.workflow.stage import Stage, count_events
 from workflows.job import JobWorkflow
 
 BOTH = (Lane.COLLECT, Lane.EXTRACT)
@@ -96,12 +97,15 @@ async def test_shard_without_pages_rests_until_another_one_reports(stage: Stage)
     script.shards, script.idle = SHARDS, {1, 2, 3}
     handle = await stage.start()
     await stage.until(lambda: script.running == 1 and len(script.started) == 1 + SHARDS)
+    # The whole lane's and three idle reports: a shard rests when its own has been read.
+    await stage.until_progress(handle, lambda progress: progress.slices == SHARDS)
     before = {piece.shard for piece in script.started[1:]}
     script.more.set()
     await stage.until(lambda: len(script.started) >= 1 + 2 * SHARDS)
     after = [piece.shard for piece in script.started[1 + SHARDS :]]
     script.finish.set()
     assert (await stage.outcome(handle)).status is JobStatus.COMPLETED
+    assert count_events(await handle.fetch_history(), EventType.EVENT_TYPE_TIMER_FIRED) == 0
     assert before == {0, 1, 2, 3}
     assert sorted(after) == [0, 1, 2, 3]
 

@@ -85,6 +85,8 @@ class Script:
     """Raised when a slice is told to finish."""
     on_stop: ApplicationError | None = None
     """Raised instead of handing back when a slice is cancelled."""
+    answer: asyncio.Event | None = None
+    """What a cancelled slice waits for before it answers."""
     done_on_stop: bool = False
     """Whether a cancelled slice happens to have just finished its lane."""
     deaf: bool = False
@@ -261,6 +263,8 @@ class Twin(
             details = activity.cancellation_details()
             if details is None or not details.cancel_requested:
                 raise
+            if script.answer is not None:
+                await script.answer.wait()
             if script.on_stop is not None:
                 raise script.on_stop from None
             script.handed_back += 1
