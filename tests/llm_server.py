@@ -25,6 +25,8 @@ class Reply:
     body: bytes | None = None
     """In place of an answer of the protocol."""
     wait_s: float = 0.0
+    until: asyncio.Event | None = None
+    """Set when it may answer."""
     usage: tuple[int, int] | None = (100, 10)
     finish: str = "stop"
     refusal: str | None = None
@@ -79,6 +81,8 @@ class LlmServer:
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             await asyncio.sleep(reply.wait_s)
+            if reply.until is not None:
+                await reply.until.wait()
         except asyncio.CancelledError:
             call.hung_up = True
             raise

@@ -23,3 +23,13 @@ async def pool() -> AsyncIterator[CpuPool]:
     pool = CpuPool(1)
     yield pool
     await pool.close()
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives Temporal and a worker time where the gateway answers without them: a busy machine changes no outcome."""
+    for module in ("ke.runtime.settling", "ke.runtime.engine", "api.service.lists", "api.service.reading"):
+        monkeypatch.setattr(f"{module}.GLANCE_S", 20.0)
+    monkeypatch.setattr("api.service.control.SEEN_WITHIN_S", 20.0)
+    for module in ("projects", "reconciling"):
+        monkeypatch.setattr(f"api.service.{module}.CLOSING_S", 20.0)

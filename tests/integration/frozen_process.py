@@ -43,8 +43,16 @@ async def main(url: str, name: str, stage: str, key: str) -> None:
             await connection.execute("CREATE TEMPORARY TABLE kept (n int) ON COMMIT DROP")
             await connection.copy_to_table("kept", source=_rows())
         else:
-            answer = asyncio.create_task(connection.fetch("SELECT pg_sleep(0.5), repeat('x', 50_000_000)"))
-            await asyncio.sleep(0.1)
+            # The answer begins when the statement gets a lock that another connection has until then.
+            backend = connection.get_server_pid()
+            holder = await asyncpg.connect(url)
+            await holder.execute(f"SELECT pg_advisory_lock(0, {backend})")
+            long = f"SELECT pg_advisory_xact_lock(0, {backend}), repeat('x', 50_000_000)"
+            answer = asyncio.create_task(connection.fetch(long))
+            event = "SELECT wait_event FROM pg_stat_activity WHERE pid = $1"
+            while await holder.fetchval(event, backend) != "advisory":  # noqa: ASYNC110  Postgres can only be asked
+                await asyncio.sleep(0.01)
+            await holder.close()
             freeze()
             await answer
 

@@ -24,6 +24,9 @@ from ke.web.egress import EgressPolicy
 from ke.web.fetch import Fetcher
 from ke.web.rendering import Browser
 
+FETCH_S = 30.0
+"""Seconds for a fetch: on a machine that stands still for some none is given up, and asked for again."""
+
 Answer = Callable[[web.BaseRequest], web.StreamResponse | Awaitable[web.StreamResponse]]
 
 
@@ -127,7 +130,7 @@ class Lanes:
         """One slice to its end, on a worker of its own; `shards`: its setting."""
         hosts = frozenset(site.url.removeprefix("http://") for site in (self.site, *self.others))
         async with Fetcher(
-            user_agent="ke-test/1", timeout_s=5, max_bytes=100_000, policy=EgressPolicy(hosts)
+            user_agent="ke-test/1", timeout_s=FETCH_S, max_bytes=100_000, policy=EgressPolicy(hosts)
         ) as fetcher:
             lane = CollectActivities(self.database, fetcher, self.pool, self.browser, shards)
             body = lane.collect_pages if piece.shards == 1 else lane.collect_shard
@@ -141,7 +144,7 @@ class Lanes:
 
     async def until(self, seen: Callable[[list[str]], bool]) -> None:
         """Waits until the site was asked for what the test wants."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not seen(self.asked):  # noqa: ASYNC110  the site appends to a list
                 await asyncio.sleep(0.01)
 

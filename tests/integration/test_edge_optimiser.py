@@ -108,12 +108,19 @@ class Place:
         self.process = VectorsProcess(folder / "data", folder / "s")
         self.store = EdgeVectors(self.process.socket, timeout_s=60)
         self.collection = self.process.folder / "collections" / COLLECTION
+        self.hold = folder / "hold"
+        """As long as it exists, the builds of a process that was started with `start_held` stand still."""
 
     async def start(self, options: tuple[str, ...], *module: str) -> None:
         await self.process.stop()
         self.process.options = options
         self.process.module = module or ("ke.storage.vectors.edge_server",)
         await self.process.start()
+
+    async def start_held(self, options: tuple[str, ...]) -> None:
+        """Starts a process whose first build is still under way, whatever the machine does, when a test looks."""
+        self.hold.touch()
+        await self.start(options, "tests.integration.vectors_held", "build", str(self.hold))
 
     def shard(self) -> str:
         return str(orjson.loads((self.collection / "collection.json").read_bytes())["shard"])
@@ -174,12 +181,14 @@ def fill(engine: EdgeEngine, count: int) -> list[uuid.UUID]:
 
 async def test_writes_meanwhile_are_in_the_optimised_shard(place: Place, ledger: Ledger) -> None:
     """New, changed, deleted and deleted-and-new points from the time of the build are in its result, as answered."""
-    await place.start(AT_ONCE)
+    await place.start_held(AT_ONCE)
     for _ in range(2):
+        place.hold.touch()
         old = place.shard()
         await ledger.upsert(some_points(1000))  # enough for another build, however little was written meanwhile
         await place.until(place.builder)
         churning = asyncio.create_task(ledger.churn())
+        place.hold.unlink()
         await place.until(lambda old=old: place.shard() != old)
         churning.cancel()
         await asyncio.gather(churning, return_exceptions=True)
@@ -190,12 +199,13 @@ async def test_writes_meanwhile_are_in_the_optimised_shard(place: Place, ledger:
 
 async def test_calls_are_answered_while_a_build_runs(place: Place, ledger: Ledger) -> None:
     """With the builder stopped in the middle every kind of call is answered, and the build ends when it goes on."""
-    await place.start(AT_ONCE)
+    await place.start_held(AT_ONCE)
     old = place.shard()
     await place.until(place.builder)
     builder = place.builder()
     assert builder is not None
     builder.suspend()
+    place.hold.unlink()
     fresh = some_points(1000)
     await ledger.upsert(fresh)
     await ledger.delete([point.id for point in fresh[:500]])
@@ -246,12 +256,13 @@ async def test_kill_9_at_any_time_loses_nothing(place: Place, ledger: Ledger) ->
 
 async def test_a_dead_builder_harms_nothing(place: Place, ledger: Ledger) -> None:
     """A builder that is killed leaves the collection as it is, and no folder."""
-    await place.start(AT_ONCE)
+    await place.start_held(AT_ONCE)
     old = place.shard()
     await place.until(lambda: len(place.content()) > 3)
     builder = place.builder()
     assert builder is not None
     builder.kill()
+    place.hold.unlink()
     await place.until(lambda: len(place.content()) == 3)
     assert place.shard() == old
     await ledger.check()
@@ -259,7 +270,7 @@ async def test_a_dead_builder_harms_nothing(place: Place, ledger: Ledger) -> Non
 
 async def test_sigterm_ends_a_build(place: Place, ledger: Ledger) -> None:
     """A process that is asked to end in the middle of a build ends with 0, its builder with it."""
-    await place.start(AT_ONCE)
+    await place.start_held(AT_ONCE)
     await place.until(lambda: len(place.content()) > 3)
     builder = place.builder()
     assert builder is not None
@@ -326,8 +337,8 @@ async def test_an_emptied_collection_is_empty(place: Place, ledger: Ledger) -> N
     ids = sorted(ledger.there)
     for first in range(0, len(ids), 1000):
         await ledger.delete(ids[first : first + 1000])
-    await place.start(AT_ONCE)
     old = place.shard()
+    await place.start(AT_ONCE)
     await place.optimised(old)
     assert await place.store.scroll_all(COLLECTION, limit=10) == []
     await ledger.upsert(some_points(100))

@@ -98,7 +98,7 @@ async def test_backends_of_a_killed_postmaster_do_not_block_the_next(tmp_path):
         # A loop that never looks up: it does not notice that its postmaster has died.
         loop = "DO $$ BEGIN LOOP PERFORM 1; END LOOP; END $$"
         busy = asyncio.create_task(connection.execute(loop, timeout=120))
-        await asyncio.sleep(0.2)
+        await until_active(url, connection.get_server_pid())
         assert server.child is not None
         os.kill(server.child.pid, signal.SIGKILL)
         await server.child.exited()
@@ -127,6 +127,16 @@ async def test_start_that_fails_says_why(tmp_path):
             await server.start()
     finally:
         shutil.rmtree(accounts.cluster_folder(tmp_path, accounts.server_account()), ignore_errors=True)
+
+
+async def until_active(url: str, backend: int) -> None:
+    """Waits until this backend is at work on a statement."""
+    other = await asyncpg.connect(url)
+    async with asyncio.timeout(60):
+        state = "SELECT state FROM pg_stat_activity WHERE pid = $1"
+        while await other.fetchval(state, backend) != "active":  # noqa: ASYNC110  Postgres can only be asked
+            await asyncio.sleep(0.02)
+    await other.close()
 
 
 def cluster_data(data_dir: Path) -> Path:

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -16,6 +18,7 @@ from temporalio.testing import ActivityEnvironment
 from activities import entities as lane_module
 from activities.entities import EntityActivities
 from activities.extract import ExtractActivities
+from activities.heartbeat import STOP_S
 from activities.retry import RetryActivities
 from ke.contracts.activities import CloseJob, EntitySlice, ExtractSlice, SliceReport
 from ke.contracts.cleanup import StoreCounts
@@ -242,7 +245,7 @@ async def test_cancel_keeps_what_is_found_and_counts_the_rest_as_skipped(stores:
     finding = asyncio.create_task(find(stores, pool, entities_of(piece), environment))
     await until(lambda: count(stores, entities, piece.job_id))
     environment.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(STOP_S):
         report = await finding
     assert (report.done, report.interrupted) == (False, True)
     assert (await states(stores, piece.job_id)).get("claimed", 0) == 0
@@ -260,7 +263,17 @@ async def test_long_source_goes_on_where_the_slice_before_ended(
     """One source of many chunks takes several slices, each of which begins after the chunks that are stored."""
     monkeypatch.setattr(lane_module, "LOAD_CHUNKS", 8)
     piece = await extracted(stores, pool, [SENTENCE * 400])
-    reports = [await find(stores, pool, entities_of(piece, max_seconds=0.4))]
+    write, gone_by = lane_module.entity_lane.write_found, 0.0
+
+    async def write_once(*args: Any) -> Counters:
+        nonlocal gone_by
+        gone_by = 3600.0  # so that the slice's time is up once it has stored something
+        return await write(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lane_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + gone_by))
+        patched.setattr(lane_module.entity_lane, "write_found", write_once)
+        reports = [await find(stores, pool, entities_of(piece))]
     async with stores.database.transaction() as connection:
         reached = (await connection.execute(sa.select(sa.func.max(entity_tasks.c.next_chunk)))).scalar_one()
     assert (reports[0].done, reached > 0, reports[0].counters.entities > 0) == (False, True, True)
@@ -271,12 +284,24 @@ async def test_long_source_goes_on_where_the_slice_before_ended(
     assert reports[-1].counters == at_once.counters
 
 
-async def test_late_worker_cannot_write_beside_its_successor(stores: Stores, pool: CpuPool) -> None:
+async def test_late_worker_cannot_write_beside_its_successor(
+    stores: Stores, pool: CpuPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of two slices of one lane the first is refused, and the second finds everything, counted once."""
     piece = await extracted(stores, pool, [SENTENCE * 100] * 10)
-    late = asyncio.create_task(find(stores, pool, entities_of(piece)))
-    await asyncio.sleep(0.3)
+    commit, is_late, go_on = lane_module._Slice._commit, asyncio.Event(), asyncio.Event()
+
+    async def held(one: lane_module._Slice) -> None:
+        is_late.set()
+        await go_on.wait()
+        await commit(one)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lane_module._Slice, "_commit", held)
+        late = asyncio.create_task(find(stores, pool, entities_of(piece)))
+        await asyncio.wait_for(is_late.wait(), 60)
     report = await find(stores, pool, entities_of(piece))
+    go_on.set()
     with pytest.raises((WorkLost, Fenced)):
         await late
     assert (report.done, report.counters.entity_sources) == (True, 10)

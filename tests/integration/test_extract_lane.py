@@ -237,13 +237,25 @@ async def test_sources_that_fail_together_are_extracted_alone(
     assert (report.counters.sources_extracted, report.counters.dead_letters) == (20, 0)
 
 
-async def test_late_worker_cannot_end_its_successors_lane(stores: Stores, pool: CpuPool) -> None:
+async def test_late_worker_cannot_end_its_successors_lane(
+    stores: Stores, pool: CpuPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of two slices of one lane the first is refused, and the second extracts everything."""
     piece = await an_extract(stores, await a_crawl(stores, [SENTENCE * 100] * 20))
     lane = ExtractActivities(stores.database, stores.vectors, pool, EntityActivities(stores.database, pool))
-    late = asyncio.create_task(ActivityEnvironment().run(lane.extract_sources, piece))
-    await asyncio.sleep(0.5)
+    upsert, is_late, go_on = stores.vectors.upsert, asyncio.Event(), asyncio.Event()
+
+    async def held(*args: Any, **options: Any) -> None:
+        is_late.set()
+        await go_on.wait()
+        await upsert(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stores.vectors, "upsert", held)
+        late = asyncio.create_task(ActivityEnvironment().run(lane.extract_sources, piece))
+        await asyncio.wait_for(is_late.wait(), 60)
     report = await ActivityEnvironment().run(lane.extract_sources, piece)
+    go_on.set()
     with pytest.raises((WorkLost, Fenced)):
         await late
     assert report.done

@@ -1,5 +1,6 @@
 """Where a link was found: the first page that has it, on a real Postgres and a real site."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -40,6 +41,18 @@ async def test_link_names_the_first_page_that_has_it(lanes: Lanes) -> None:
     lanes.html("/", "/first", "/second")
     lanes.html("/first", "/broken", "/second")
     lanes.html("/second", "/broken", "/also-broken")
+    second, found = lanes.answers["/second"], asyncio.Event()
+
+    def broken(_: web.BaseRequest) -> web.Response:
+        found.set()
+        return web.Response(status=404)
+
+    async def later(request: web.BaseRequest) -> web.StreamResponse:
+        # Both are asked for at once: which is read first would be chance.
+        await found.wait()
+        return second(request)  # type: ignore[return-value]
+
+    lanes.answers.update({"/broken": broken, "/second": later})
     job, _ = await lanes.whole(lanes.crawl())
     assert await origins(lanes, job) == {
         "/": None,

@@ -60,7 +60,9 @@ async def test_transaction_of_a_process_that_froze_within_a_statement_is_ended(
             async with database.transaction() as busy:
                 await busy.execute(sa.text(f"SET LOCAL application_name = '{WORKER}'"))
                 await busy.execute(sa.select(sa.func.pg_sleep(WORKER_IDLE_TIMEOUT_S + 2)))
-            assert await locked(database, len(cases)) == [False, False, False, True, True]
+            await eventually(
+                lambda: locked(database, len(cases)), lambda held: held == [False, False, False, True, True]
+            )
         finally:
             watch.cancel()
         processes[0].send_signal(signal.SIGCONT)

@@ -20,7 +20,7 @@ from ke.extraction.embed import embed, find_embedder
 from ke.extraction.pipeline import SourceText, extract_short, extract_source
 from ke.runtime.pool import CpuPool
 
-END_S = 20.0
+END_S = 60.0
 
 
 @pytest.fixture
@@ -66,6 +66,11 @@ async def pool_pids(pool: CpuPool) -> set[int]:
 def slow_pid(seconds: float) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+
+def wait_for_file(path: str) -> None:
+    while not Path(path).exists():
+        time.sleep(0.01)
 
 
 def kill_self() -> None:
@@ -125,7 +130,7 @@ async def test_processes_are_nicer_than_those_of_other_sessions(pool: CpuPool) -
 async def test_killed_process_loses_its_calls_only(pool: CpuPool) -> None:
     """`kill -9` of a pool process: the calls under way are lost, each with a retryable error; the next ones work."""
     pids = await pool_pids(pool)
-    calls = [asyncio.create_task(pool.run(slow_pid, 5.0)) for _ in range(6)]
+    calls = [asyncio.create_task(pool.run(slow_pid, 60.0)) for _ in range(6)]
     await asyncio.sleep(0.3)
     os.kill(min(pids), signal.SIGKILL)
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -144,14 +149,16 @@ async def test_pool_survives_many_deaths(pool: CpuPool) -> None:
         assert await pool.run(divmod, 4, 2) == (2, 0)
 
 
-async def test_cancelled_callers_leave_the_pool_whole(pool: CpuPool) -> None:
+async def test_cancelled_callers_leave_the_pool_whole(pool: CpuPool, tmp_path: Path) -> None:
     """Callers that go away, waiting or running, take nothing with them."""
     pids = await pool_pids(pool)
-    calls = [asyncio.create_task(pool.run(slow_pid, 0.3)) for _ in range(10)]
+    go_on = tmp_path / "go on"
+    calls = [asyncio.create_task(pool.run(wait_for_file, str(go_on))) for _ in range(10)]
     await asyncio.sleep(0.1)
     for call in calls:
         call.cancel()
     assert all(isinstance(r, asyncio.CancelledError) for r in await asyncio.gather(*calls, return_exceptions=True))
+    go_on.touch()
     assert await pool.run(slow_pid, 0.0) in pids
 
 

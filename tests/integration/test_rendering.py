@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -224,12 +223,13 @@ async def test_script_that_never_ends_costs_its_page_only(
     pages: Site, net: Fetcher, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is given up after its time, and the next page is shown."""
-    monkeypatch.setattr(rendering, "RENDER_TIMEOUT_S", 2.0)
-    monkeypatch.setattr(rendering, "SNAPSHOT_TIMEOUT_S", 1.0)
     html(pages, "<script>while (true) {}</script>")
     html(pages, "<p>Fine.</p>", "/fine")
-    with pytest.raises(BrowserFailed):
-        await shown(pages, net, browser)
+    with monkeypatch.context() as hurried:
+        hurried.setattr(rendering, "RENDER_TIMEOUT_S", 2.0)
+        hurried.setattr(rendering, "SNAPSHOT_TIMEOUT_S", 1.0)
+        with pytest.raises(BrowserFailed):
+            await shown(pages, net, browser)
     assert "Fine." in await shown(pages, net, browser, "/fine")
 
 
@@ -238,12 +238,11 @@ async def test_page_that_is_never_quiet_is_taken_as_it_is(
     pages: Site, net: Fetcher, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When its time is up, what it shows by then counts."""
-    monkeypatch.setattr(rendering, "RENDER_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(rendering, "RENDER_TIMEOUT_S", 5.0)
     pages.serve("/data", "{}", Content_Type="application/json")
     html(pages, "<p>Busy.</p><script>setInterval(() => fetch('/data'), 100)</script>")
-    began = time.monotonic()
-    assert "Busy." in await shown(pages, net, browser)
-    assert time.monotonic() - began < 20
+    async with asyncio.timeout(60):
+        assert "Busy." in await shown(pages, net, browser)
 
 
 @needs_chromium

@@ -21,7 +21,7 @@ from tests.seeding import seed_job
 
 TASKS = 12
 CLAIM = uuid.UUID(int=7)
-WAIT_S = 10.0
+WAIT_S = 60.0
 Step = Callable[[AsyncConnection, uuid.UUID, list[uuid.UUID]], Awaitable[object]]
 
 

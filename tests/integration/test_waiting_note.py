@@ -70,7 +70,7 @@ async def test_note_tells_the_pause_that_a_host_asked_for_and_goes_with_it(lanes
 
     def once_busy(_: web.Request) -> web.Response:
         if next(busy, False):
-            return web.Response(status=429, headers={"Retry-After": "4"})
+            return web.Response(status=429, headers={"Retry-After": "8"})
         return web.Response(text="<p>Now</p>", content_type="text/html")
 
     lanes.answers["/busy"] = once_busy

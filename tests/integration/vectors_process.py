@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ke.storage.vectors.edge import EdgeVectors
 
-START_S = 30.0
+START_S = 120.0
 
 
 @dataclass

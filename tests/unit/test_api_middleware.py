@@ -12,7 +12,13 @@ from api.app import assemble
 
 
 @pytest.fixture
-def app() -> FastAPI:
+def entered() -> asyncio.Event:
+    """Set when `/forever` is being answered."""
+    return asyncio.Event()
+
+
+@pytest.fixture
+def app(entered: asyncio.Event) -> FastAPI:
     app = assemble()
 
     @app.get("/crash")
@@ -21,6 +27,7 @@ def app() -> FastAPI:
 
     @app.get("/forever")
     async def forever() -> None:
+        entered.set()
         await asyncio.sleep(60)
 
     return app
@@ -42,11 +49,11 @@ async def test_crash_is_a_problem_without_its_inside(app: FastAPI) -> None:
     assert entries[1]["status"] == 500
 
 
-async def test_request_that_the_server_cancels_is_a_503(app: FastAPI) -> None:
+async def test_request_that_the_server_cancels_is_a_503(app: FastAPI, entered: asyncio.Event) -> None:
     """A gateway that stops while it answers says so, and when to ask again."""
     async with _client(app) as http:
         asking = asyncio.create_task(http.get("/forever"))
-        await asyncio.sleep(0.1)
+        await asyncio.wait_for(entered.wait(), 30)
         asking.cancel()
         answer = await asking
     assert (answer.status_code, answer.json()["type"]) == (503, "urn:ke:problem:shutting-down")

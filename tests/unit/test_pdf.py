@@ -176,18 +176,18 @@ def test_bounds_are_put_back():
 
 
 @pytest.mark.parametrize(
-    ("work", "ends"),
+    ("work", "most_s", "ends"),
     [
-        ("time.sleep(60)", 1),
-        ("bytearray(3 << 30)", 7),
-        ("pass", 0),
+        ("time.sleep(60)", 0.5, 1),
+        ("bytearray(3 << 30)", 30, 7),
+        ("pass", 30, 0),
     ],
     ids=["time", "memory", "neither"],
 )
-def test_bounds_hold(work, ends):
+def test_bounds_hold(work, most_s, ends):
     """A page that takes too long ends its process; one that wants too much memory does not get it."""
     program = (
-        "import sys, time\nfrom ke.web import pdf\npdf.MAX_PAGE_S = 0.5\n"
+        f"import sys, time\nfrom ke.web import pdf\npdf.MAX_PAGE_S = {most_s}\n"
         f"try:\n    with pdf._bounded():\n        {work}\nexcept MemoryError:\n    sys.exit(7)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False, capture_output=True)

@@ -1,6 +1,7 @@
 import asyncio
 import itertools
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,9 +9,33 @@ from ke.web import politeness
 from ke.web.politeness import HostGate
 
 
-async def hold(gate, host, log, entered=None, release=None, **delay):
+class Clock:
+    """The gate's clock, which goes by with its waits alone: a machine that stands still makes none longer."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    async def sleep(self, seconds):
+        until = self.now + seconds
+        await asyncio.sleep(0)
+        self.now = max(self.now, until)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(politeness, "time", made)
+    waits = SimpleNamespace(sleep=made.sleep, Semaphore=asyncio.Semaphore, Lock=asyncio.Lock)
+    monkeypatch.setattr(politeness, "asyncio", waits)
+    return made
+
+
+async def hold(gate, host, log, entered=None, release=None, clock=time, **delay):
     async with gate.slot(host, **delay):
-        log.append(time.monotonic())
+        log.append(clock.monotonic())
         if entered is not None:
             entered.release()
         if release is not None:
@@ -32,24 +57,25 @@ async def test_only_so_many_requests_to_one_host_run_at_once():
     assert len(log) == 3
 
 
-async def test_starts_are_apart_by_the_longer_delay():
+async def test_starts_are_apart_by_the_longer_delay(clock):
     """The job's delay and robots.txt's Crawl-delay: whichever is longer."""
     for gate, crawl_delay_s in ((HostGate(8, 0.1), None), (HostGate(8, 0.01), 0.1)):
         log = []
-        await asyncio.gather(*(hold(gate, "a:80", log, crawl_delay_s=crawl_delay_s) for _ in range(3)))
-        assert all(later - earlier >= 0.099 for earlier, later in itertools.pairwise(log))
+        await asyncio.gather(*(hold(gate, "a:80", log, clock=clock, crawl_delay_s=crawl_delay_s) for _ in range(3)))
+        assert [later - earlier for earlier, later in itertools.pairwise(log)] == pytest.approx([0.1, 0.1])
 
 
-async def test_backoff_holds_those_who_already_wait():
+async def test_backoff_holds_those_who_already_wait(clock):
     """A pause that a server asks for counts for requests that are queued, too."""
     gate, log = HostGate(8, 0.05), []
-    await hold(gate, "a:80", log)
-    waiting = asyncio.create_task(hold(gate, "a:80", log))
+    await hold(gate, "a:80", log, clock=clock)
+    waiting = asyncio.create_task(hold(gate, "a:80", log, clock=clock))
     await asyncio.sleep(0)
+    assert not waiting.done()
     gate.backoff("a:80", 0.3)
-    asked = time.monotonic()
+    asked = clock.now
     await asyncio.wait_for(waiting, 30)
-    assert log[-1] - asked >= 0.29
+    assert log[-1] - asked == pytest.approx(0.3)
 
 
 async def test_a_cancelled_waiter_gives_its_place_back():

@@ -165,10 +165,10 @@ def test_check_that_waits_for_the_machine_is_not_broken_off(monkeypatch: pytest.
     check = schemas._check
 
     def kept_waiting(*arguments: Any) -> schemas.Checked:
-        time.sleep(0.3)
+        time.sleep(1.0)
         return check(*arguments)
 
-    monkeypatch.setattr(schemas, "CHECK_S", 0.1)
+    monkeypatch.setattr(schemas, "CHECK_S", 0.5)
     monkeypatch.setattr(schemas, "_check", kept_waiting)
     assert check_answer({"type": "object"}, '{"a": 1}').records == ({"a": 1},)
 

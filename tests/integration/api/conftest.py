@@ -72,8 +72,6 @@ async def idle_api(
         yield stack
 
 
-@pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gives Temporal time where the gateway would answer without it: a busy machine must not change an outcome."""
-    for module in ("ke.runtime.settling", "ke.runtime.engine", "api.service.lists"):
-        monkeypatch.setattr(f"{module}.GLANCE_S", 20.0)
+@pytest.fixture(autouse=True)
+def patient(patience: None) -> None:
+    """For every test here."""

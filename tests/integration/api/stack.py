@@ -95,7 +95,7 @@ class ApiStack:
 
     async def until(self, job_id: str, *states: str) -> dict[str, Any]:
         """The job as soon as it is in one of these states."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while True:
                 job = (await self.http.get(f"/jobs/{job_id}")).json()
                 if job["status"] in states:

@@ -56,8 +56,9 @@ async def test_gateway_stays_up_alone(alone: httpx.AsyncClient) -> None:
 
 async def test_all_is_ready_when_all_is_up(api: ApiStack) -> None:
     """With everything there the gateway is ready."""
-    ready = await api.http.get("/readyz")
-    assert (ready.status_code, set(ready.json()["checks"].values())) == (200, {True})
+    # It gives each of them a second, which may pass while the machine stands still.
+    seen = [await api.http.get("/readyz") for _ in range(10)]
+    assert (200, {True}) in [(ready.status_code, set(ready.json()["checks"].values())) for ready in seen]
 
 
 async def test_without_temporal_nothing_is_accepted_and_reading_works(api: ApiStack) -> None:

@@ -28,8 +28,6 @@ from tests.integration.api.stack import QUICK, SLOW, ApiStack, open_gateway
 from tests.seeding import seed_crawl, seed_job
 from tests.temporal_tools import terminate
 
-pytestmark = pytest.mark.usefixtures("patience")
-
 WAIT = {"Prefer": "wait=30"}
 
 
@@ -256,6 +254,7 @@ async def test_resume_takes_a_pause_back_that_was_not_carried_out(
 ) -> None:
     """A job whose workflow has not heard of its pause takes a resume too, and hears the two in their order."""
     monkeypatch.setattr("ke.runtime.engine.GLANCE_S", 1.0)  # nobody answers the query
+    monkeypatch.setattr("api.service.control.SEEN_WITHIN_S", 0.1)  # nor carries anything out
     job = await idle_api.submit(SLOW)
     async with idle_api.stores.database.transaction() as connection:
         await move_job(connection, uuid.UUID(job["id"]), JobStatus.RUNNING)

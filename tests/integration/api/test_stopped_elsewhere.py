@@ -21,8 +21,6 @@ from ke.storage.jobs import insert_job
 from tests.integration.api.stack import QUICK, SLOW, ApiStack
 from tests.temporal_tools import cancel, reset, terminate
 
-pytestmark = pytest.mark.usefixtures("patience")
-
 TO = pytest.mark.parametrize("to", ["FirstWorkflowTask", "LastWorkflowTask"])
 
 

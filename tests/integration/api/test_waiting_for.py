@@ -35,8 +35,6 @@ from tests.stores import Stores
 from tests.temporal_tools import temporal, terminate
 from workflows.job import JobWorkflow
 
-pytestmark = pytest.mark.usefixtures("patience")
-
 
 @pytest.fixture(scope="module")
 async def watched(

@@ -16,6 +16,11 @@ async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stor
         yield found
 
 
+@pytest.fixture(autouse=True)
+def patient(patience: None) -> None:
+    """For every test here."""
+
+
 @pytest.fixture(scope="package")
 async def client(stores: Stores) -> AsyncIterator[Client]:
     async with open_temporal() as connected, reconcile_worker(stores, connected):
