@@ -72,7 +72,9 @@ class PagesUnderWay:
 
     async def wait(self, timeout_s: float) -> list[PageOutcome]:
         """Waits until some have come; returns what became of these, which `came` has too."""
-        done, _ = await asyncio.wait(self._tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finished, _ = await asyncio.wait(self._tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        # In the order in which they were claimed: of two that came together the same one is the first each time.
+        done = [task for task in self._tasks if task in finished]
         outcomes = [task.result() for task in done]
         for task in done:
             del self._tasks[task]
