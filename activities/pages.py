@@ -211,6 +211,7 @@ class PageReader:
             final_url=url,
             content_type=document.content_type,
             canonical=canonical if canonical != url else None,
+            read_before=self._recrawl.document(entry),
             links=await self._links(entry, page),
         )
 

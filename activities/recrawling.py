@@ -1,5 +1,6 @@
 """Crawling again what an earlier job has crawled: what is asked for, and what the answers mean."""
 
+import uuid
 from dataclasses import dataclass
 
 from ke.contracts.jobs import CollectSpec
@@ -54,12 +55,14 @@ class Recrawl:
             return None
         return before if self.knows_links(entry) else None
 
+    def document(self, entry: FrontierEntry) -> uuid.UUID | None:
+        """The document that a page had, which is still stored, read as this job reads pages."""
+        return entry.earlier.source_id if self.same_text and entry.earlier is not None else None
+
     def is_same(self, entry: FrontierEntry, content_hash: bytes) -> bool:
-        """Whether a page has the content that it had, which is still stored, as this job would read it."""
+        """Whether a page has the content that it had, of which the document is still stored."""
         before = entry.earlier
-        if not self.same_text or before is None or before.source_id is None:
-            return False
-        return before.content_hash == content_hash
+        return before is not None and self.document(entry) is not None and before.content_hash == content_hash
 
 
 def is_gone(entry: FrontierEntry, response: Response) -> bool:

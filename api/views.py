@@ -380,7 +380,7 @@ class SearchHit(BaseModel):
     url: str
     title: str | None
     date: str | None = Field(description="The day on which it was published, by its own word, as YYYY-MM-DD")
-    language: str | None = Field(description="Of the document, by its own word, as `en` or `en-GB`")
+    language: str | None = Field(description="Of the document, by its own word, as `en` or `en-gb`")
     fetched_at: datetime = Field(description="When the document was fetched")
     source_id: UUID
     job_id: UUID = Field(description="The job that made the chunk")

@@ -284,6 +284,7 @@ class Hit(_Answer):
     score: float
     url: str
     date: str | None = Field(None, description="The day on which it was published, by its own word")
+    language: str | None = Field(None, description="By its own word, as `en` or `en-gb`")
     fetched_at: str = Field("", description="When the document was fetched")
     source_id: str
     job_id: str

@@ -16,11 +16,11 @@ from ke.contracts.jobs import Counters, Lane
 from ke.storage.arrays import among_given
 from ke.storage.collect_shards import WHOLE, Shard, hold_shard, queue_up
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
-from ke.storage.duplicates import Twins, canonical_hash
+from ke.storage.duplicates import Twins, reading_of
 from ke.storage.frontier import FrontierEntry, add_links
 from ke.storage.jobs import add_progress, hold_fence
 from ke.storage.record_queue import first_record_state
-from ke.storage.recrawls import present_sources
+from ke.storage.recrawls import present_sources, sources_as_read
 from ke.storage.tables import extraction_tasks, pages, sources
 
 
@@ -84,6 +84,8 @@ class PageOutcome:
     """What the page names as its own URL, where that is another one."""
     source_id: uuid.UUID | None = None
     """The document that has its content, where that is not the page's own."""
+    read_before: uuid.UUID | None = None
+    """The document that it had in the job that is crawled again: still its own, where the page reads the same."""
     links: Sequence[str] = field(default_factory=tuple)
     """Canonical links to follow, one level deeper."""
 
@@ -121,8 +123,10 @@ async def write_pages(
     await hold_shard(connection, job_id, shard, claim)
     mine = await _still_mine(connection, claim, batch)
     outcomes = await _still_unchanged(connection, [o for o in batch if o.entry.id in mine])
-    outcomes = await _without_duplicates(connection, job_id, outcomes)
-    await _store_sources(connection, job_id, outcomes, extract=extract)
+    outcomes = await _reading_as_before(connection, outcomes)
+    twins = await Twins.of(connection, job_id, outcomes)
+    outcomes = _without_duplicates(twins, outcomes)
+    await _store_sources(connection, job_id, outcomes, twins, extract=extract)
     links = ((url, o.entry.depth + 1, o.entry.id) for o in outcomes for url in o.links)
     await add_links(connection, job_id, links)
     await _store_pages(connection, job_id, outcomes)
@@ -164,11 +168,31 @@ async def _still_unchanged(connection: AsyncConnection, outcomes: Sequence[PageO
     ]
 
 
-async def _without_duplicates(
-    connection: AsyncConnection, job_id: uuid.UUID, outcomes: Sequence[PageOutcome]
-) -> list[PageOutcome]:
+async def _reading_as_before(connection: AsyncConnection, outcomes: Sequence[PageOutcome]) -> list[PageOutcome]:
+    """Finds those unchanged whose bodies are others, as of a counter in the page, but which read as they did."""
+    named = [o.read_before for o in outcomes if o.read_before and o.document and o.document.text]
+    before = await sources_as_read(connection, named) if named else {}
+
+    def told(outcome: PageOutcome) -> PageOutcome:
+        document, source = outcome.document, outcome.read_before
+        if source is None or document is None or not document.text:
+            return outcome
+        if before.get(source) != (reading_of(document), document.metadata):
+            return outcome
+        return replace(
+            outcome,
+            state=PageState.UNCHANGED,
+            document=None,
+            content_hash=document.content_hash,
+            final_url=document.url,
+            source_id=source,
+        )
+
+    return [told(outcome) for outcome in outcomes]
+
+
+def _without_duplicates(twins: Twins, outcomes: Sequence[PageOutcome]) -> list[PageOutcome]:
     """Turns what the job has stored already into duplicates."""
-    twins = await Twins.of(connection, job_id, outcomes)
 
     def told(outcome: PageOutcome) -> PageOutcome:
         twin = twins.of_page(outcome)
@@ -180,7 +204,7 @@ async def _without_duplicates(
 
 
 async def _store_sources(
-    connection: AsyncConnection, job_id: uuid.UUID, outcomes: Sequence[PageOutcome], *, extract: bool
+    connection: AsyncConnection, job_id: uuid.UUID, outcomes: Sequence[PageOutcome], twins: Twins, *, extract: bool
 ) -> None:
     values = [
         {
@@ -192,7 +216,7 @@ async def _store_sources(
             "metadata": dict(o.document.metadata),
             "content_type": o.document.content_type,
             "content_hash": o.document.content_hash,
-            "canonical_hash": canonical_hash(o.document, o.canonical) if o.canonical else None,
+            "canonical_hash": twins.canonical_hash(o),
             "bytes": o.bytes,
             "fetched_at": o.fetched_at,
         }

@@ -19,22 +19,27 @@ if TYPE_CHECKING:
 
 _SEPARATOR: Final = "\x1f"
 
-_TWINS: Final = sa.select(
-    sources.c.id,
-    sources.c.url,
-    sa.func.sha256(
-        sa.func.convert_to(sa.func.coalesce(sources.c.title, "") + _SEPARATOR + sources.c.text, "UTF8")
-    ).label("reading"),
-    sources.c.content_hash,
-    sources.c.canonical_hash,
-).where(
-    sources.c.job_id == sa.bindparam("job"),
-    sa.or_(
-        among_given(sources.c.content_hash, "hashes"),
-        among_given(sources.c.id, "ids"),
-        among_given(sources.c.canonical_hash, "canonicals"),
-    ),
+READING: Final = sa.func.sha256(
+    sa.func.convert_to(sa.func.coalesce(sources.c.title, "") + _SEPARATOR + sources.c.text, "UTF8")
 )
+"""How a source reads: SHA-256 of its title and text, the same as `reading_of` a document."""
+
+
+def reading_of(document: "Document") -> bytes:
+    """SHA-256 of a document's title and text."""
+    return hashlib.sha256(f"{document.title or ''}{_SEPARATOR}{document.text}".encode()).digest()
+
+
+def _twins() -> sa.Executable:
+    # Told apart from a plain value, of which a new job has no statistics: the planner would read all its sources.
+    this_job = sa.select(sa.bindparam("job", type_=sources.c.job_id.type)).scalar_subquery()
+    given = {"content_hash": "hashes", "id": "ids", "canonical_hash": "canonicals"}
+    same = sa.or_(*(among_given(sources.c[name], values) for name, values in given.items()))
+    columns = (sources.c[name] for name in ("id", "url", "content_hash", "canonical_hash"))
+    return sa.select(*columns, READING.label("reading")).where(sources.c.job_id == this_job, same)
+
+
+_TWINS: Final = _twins()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class _Said(NamedTuple):
 
     @classmethod
     def of(cls, document: "Document", canonical: str | None) -> Self:
-        reading = hashlib.sha256(f"{document.title or ''}{_SEPARATOR}{document.text}".encode()).digest()
+        reading = reading_of(document)
 
         def at(url: str | None) -> bytes | None:
             return hashlib.sha256(url.encode() + reading).digest() if url and document.text else None
@@ -71,8 +76,8 @@ class Twins:
 
     A page is the same as a source when their bodies are, byte for byte, or when it was led to the source's address by
     a redirect. What it names as its canonical address is no proof: sites are known that name their home page on every
-    page. It counts only between two that have the same title and the same text, and there is some: where one names
-    the other's address, or both name the same. So it does not matter which of them comes first.
+    page. It counts only between two of which one names the other's address, whichever of them comes first, and that
+    have the same title and the same text, and there is some.
     """
 
     def __init__(self, job_id: uuid.UUID) -> None:
@@ -96,7 +101,7 @@ class Twins:
             "job": job_id,
             "hashes": [document.content_hash for document, _ in read],
             "ids": [source_id(job_id, url) for url in urls],
-            "canonicals": [one for said in twins._said.values() for one in (said.at_own, said.at_canonical) if one],
+            "canonicals": [said.at_own for said in twins._said.values() if said.at_own],
         }
         for record in await connection.execute(_TWINS, values):
             twin = Twin(record.id, record.url, record.reading)
@@ -118,21 +123,18 @@ class Twins:
         return twin
 
     def _by_its_word(self, said: _Said, canonical: str | None) -> Twin | None:
-        """The source that reads the same, and names this page's address, or is named by it, or names what it names."""
-        there = self._by_canonical.get(said.at_own)
-        if there is None and canonical:
-            named = self._by_url.get(canonical)
-            same = named is not None and named.reading == said.reading
-            there = named if same else self._by_canonical.get(said.at_canonical)
-        return there
+        """The source that reads the same, and names this page's address, or is named by it."""
+        named = self._by_url.get(canonical) if canonical else None
+        if named is not None and named.reading == said.reading:
+            return named
+        return self._by_canonical.get(said.at_own)
+
+    def canonical_hash(self, outcome: "PageOutcome") -> bytes | None:
+        """SHA-256 of the canonical URL that a page of the batch names, and of how it reads; None without either."""
+        return self._said[outcome.entry.id].at_canonical if outcome.document else None
 
     def _add(self, twin: Twin, content_hash: bytes, named: bytes | None) -> None:
         self._by_hash[content_hash] = twin
         self._by_url[twin.url] = twin
         if named is not None:
             self._by_canonical[named] = twin
-
-
-def canonical_hash(document: "Document", canonical: str | None) -> bytes | None:
-    """SHA-256 of the canonical URL that a document names, and of how it reads; None without either of them."""
-    return _Said.of(document, canonical).at_canonical

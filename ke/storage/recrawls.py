@@ -1,9 +1,9 @@
 """What an earlier job knows of the pages that a job crawls again."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,7 +14,8 @@ from ke.contracts.jobs import ENDED_WELL, Artifacts, CollectSpec
 from ke.contracts.naming import source_cleanup_id
 from ke.contracts.params import specs_of
 from ke.storage.arrays import among
-from ke.storage.frontier import HAD_CONTENT, NO_MORE, EarlierPage, FrontierEntry, Link, page_urls
+from ke.storage.duplicates import READING
+from ke.storage.frontier import HAD_CONTENT, NO_MORE, EarlierPage, FrontierEntry, Link
 from ke.storage.jobs import find_job
 from ke.storage.tables import cleanups, jobs, pages, sources
 
@@ -173,6 +174,18 @@ async def present_sources(connection: AsyncConnection, source_ids: Sequence[uuid
     return frozenset((await connection.execute(statement)).scalars())
 
 
+async def sources_as_read(
+    connection: AsyncConnection, source_ids: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, tuple[bytes, Mapping[str, Any]]]:
+    """Of those of the sources that are there: how each reads (`READING`), and what it says of itself."""
+    statement = (
+        sa.select(sources.c.id, READING.label("reading"), sources.c.metadata)
+        .join(jobs, _present)
+        .where(among(sources.c.id, source_ids))
+    )
+    return {record.id: (record.reading, record.metadata) for record in await connection.execute(statement)}
+
+
 async def known_pages(connection: AsyncConnection, job_id: uuid.UUID, urls: Sequence[str]) -> frozenset[str]:
     """Those of the URLs that an earlier job has seen, and that were not gone by then."""
     ids = [page_id(job_id, url) for url in urls]
@@ -229,21 +242,29 @@ async def still_linked(connection: AsyncConnection, job_id: uuid.UUID, links: Se
     """Those of an earlier job's links to which a page of this job may still lead that was not read for its links.
 
     That is where the page on which it was found is as it was, or could not be had, or is not known. A page that has
-    changed has told its links, and one that is gone has none. What was gone is looked at again in any case, as long as
-    its document is stored.
+    changed has told its links, also where it still reads the same, and one that is gone has none. What was gone is
+    looked at again in any case, as long as its document is stored.
     """
-    origin_ids = {link.found_on for link in links if link.found_on is not None}
-    here = {origin: page_id(job_id, url) for origin, url in (await page_urls(connection, origin_ids)).items()}
-    states = sa.select(pages.c.id, pages.c.state).where(among(pages.c.id, here.values()))
-    state_of = {record.id: record.state for record in await connection.execute(states)}
+    origins = await _seen(connection, {link.found_on for link in links if link.found_on is not None})
+    here = {origin: page_id(job_id, page.url) for origin, page in origins.items()}
+    now = await _seen(connection, here.values())
     left: list[Link] = []
     for link in links:
-        mine = here.get(link.found_on) if link.found_on is not None else None
-        state = state_of.get(mine) if mine is not None else None
-        if link.is_gone or state not in _TOLD_LINKS:
+        origin = origins.get(link.found_on) if link.found_on is not None else None
+        mine = here[origin.id] if origin is not None else None
+        page = now.get(mine) if mine is not None else None
+        if link.is_gone or origin is None or page is None or not _has_told_links(page, origin):
             left.append((link.url, link.depth, mine))
     return left
 
 
-_TOLD_LINKS: Final = _TELLING - {"unchanged"}
-"""States of a page whose links are in the frontier, as far as it has any."""
+async def _seen(connection: AsyncConnection, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, sa.Row[Any]]:
+    statement = sa.select(*(pages.c[name] for name in ("id", "url", "state", "content_hash")))
+    return {page.id: page for page in await connection.execute(statement.where(among(pages.c.id, ids)))}
+
+
+def _has_told_links(page: sa.Row[Any], before: sa.Row[Any]) -> bool:
+    """Whether the links of a page are in the frontier, as far as it has any."""
+    if page.state == "unchanged":
+        return bool(page.content_hash != before.content_hash)
+    return page.state in _TELLING

@@ -1,0 +1,140 @@
+"""Pages whose bytes are others at each request, as of a counter, crawled again: what counts is how they read."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from itertools import count
+
+import pytest
+import sqlalchemy as sa
+from aiohttp import web
+
+from ke.contracts.jobs import Reading
+from ke.runtime.pool import CpuPool
+from ke.storage.database import Database
+from ke.storage.tables import sources
+from tests.integration.lanes import Lanes, running_site
+from tests.integration.recrawling import again, previous
+
+TEXT = "The lamp of the tower is lit at dusk."
+
+
+@pytest.fixture
+async def lanes(database: Database, pool: CpuPool) -> AsyncIterator[Lanes]:
+    async with running_site() as site:
+        yield Lanes(database, pool, site)
+
+
+def counting(lanes: Lanes, path: str, *, head: str = "<title>Lamp</title>", text: str = TEXT, nav: str = "") -> None:
+    """A page with a number in it that grows with each request, and with links outside of its text."""
+    numbers = count()
+
+    def answer(_: web.BaseRequest) -> web.Response:
+        body = f"<nav>{nav}</nav><main><p>{text}</p></main><script>let n = {next(numbers)}</script>"
+        return web.Response(text=f"<html><head>{head}</head><body>{body}</body></html>", content_type="text/html")
+
+    lanes.answers[path] = answer
+
+
+async def test_page_that_reads_the_same_is_unchanged(lanes: Lanes) -> None:
+    """Nothing of it is stored or extracted again, and the next re-crawl of this one points to the same document."""
+    lanes.html("/", "/lamp")
+    counting(lanes, "/lamp")
+    first, _ = await lanes.whole(lanes.crawl())
+    source = (await lanes.stored(first))["/lamp"]
+    earlier = first
+    for _ in range(2):
+        earlier, numbers = await again(lanes, earlier)
+        assert numbers == {"unchanged": 2}
+        assert await lanes.stored(earlier) == {}
+        row = (await lanes.rows(earlier))["/lamp"]
+        assert (row.source_id, row.previous_source_id, row.http_status) == (source.id, None, 200)
+        assert row.content_type == source.content_type
+        assert row.content_hash not in {None, source.content_hash}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text": f"{TEXT} Not any more."},
+        {"head": "<title>Another lamp</title>"},
+        {"head": '<title>Lamp</title><meta name="date" content="2024-05-01">'},
+        {"head": '<title>Lamp</title><meta name="author" content="Ada Lovelace">'},
+    ],
+)
+async def test_page_that_reads_otherwise_has_changed(lanes: Lanes, change: dict[str, str]) -> None:
+    """Its title, its text, or what it says of itself."""
+    lanes.html("/", "/lamp")
+    counting(lanes, "/lamp")
+    first, _ = await lanes.whole(lanes.crawl())
+    counting(lanes, "/lamp", **change)
+    second, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 1, "unchanged": 1}
+    assert await previous(lanes, second, "changed") == {"/lamp": (await lanes.stored(first))["/lamp"].id}
+
+
+async def test_page_without_text_has_changed(lanes: Lanes) -> None:
+    """Nothing to read is the same as nothing to read, so only its bytes tell."""
+    lanes.html("/", "/empty")
+    counting(lanes, "/empty", head="", text="")
+    first, _ = await lanes.whole(lanes.crawl())
+    _, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 1, "unchanged": 1}
+
+
+async def test_page_that_is_read_in_another_way_is_stored_anew(lanes: Lanes) -> None:
+    """Also where that comes to the same: it was asked for."""
+    lanes.html("/", "/lamp")
+    counting(lanes, "/lamp")
+    first, _ = await lanes.whole(lanes.crawl())
+    _, numbers = await again(lanes, first, replace(lanes.crawl(), reading=Reading.FAST))
+    assert numbers == {"fetched": 2}
+
+
+async def test_links_of_a_page_that_reads_the_same_are_followed(lanes: Lanes) -> None:
+    """New ones are found, and one that was mended is asked for no more; one that is left is."""
+    lanes.html("/", "/lamp", "/other")
+    counting(lanes, "/lamp", nav="<a href='/wrong'>new</a>")
+    counting(lanes, "/other", head="<title>Other</title>", nav="<a href='/wrong-too'>new</a>")
+    first, outcome = await lanes.whole(lanes.crawl())
+    assert outcome.counters.pages_failed == 2
+    counting(lanes, "/lamp", nav="<a href='/right'>new</a>")
+    lanes.html("/right")
+    second, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 3, "fetched": 1, "failed": 1}
+    assert set(await lanes.rows(second)) == {"/", "/lamp", "/other", "/right", "/wrong-too"}
+
+
+async def test_document_that_was_forgotten_is_stored_anew(lanes: Lanes) -> None:
+    """There is nothing to compare with, and nothing that the page could point to."""
+    lanes.html("/", "/lamp")
+    counting(lanes, "/lamp")
+    first, _ = await lanes.whole(lanes.crawl())
+    source = (await lanes.stored(first))["/lamp"].id
+    async with lanes.database.transaction() as connection:
+        await connection.execute(sa.delete(sources).where(sources.c.id == source))
+    second, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 1, "unchanged": 1}
+    assert set(await lanes.stored(second)) == {"/lamp"}
+
+
+@pytest.mark.parametrize("gone", ["/lamp", "/lamp?from=feed"])
+async def test_variant_that_was_gone_and_is_back_is_unchanged(lanes: Lanes, gone: str) -> None:
+    """It has another one's document, whose bytes are not its own."""
+    head = f'<title>Lamp</title><link rel="canonical" href="{lanes.url}/lamp">'
+    lanes.html("/", "/lamp", "/lamp?from=feed")
+    for path in ("/lamp", "/lamp?from=feed"):
+        counting(lanes, path, head=head)
+    first, outcome = await lanes.whole(lanes.crawl())
+    assert outcome.counters.pages_duplicate == 1
+    there = lanes.answers.pop(gone)
+    lanes.answers.setdefault("/lamp", lambda _: web.Response(status=404))
+    if gone != "/lamp":
+        lanes.answers[gone] = lambda _: web.Response(status=404)
+    second, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 2, "gone": 1}
+    lanes.answers[gone] = there
+    third, numbers = await again(lanes, second)
+    assert numbers == {"unchanged": 3}
+    assert {row.source_id for path, row in (await lanes.rows(third)).items() if path != "/"} == {
+        row.id for path, row in (await lanes.stored(first)).items() if path != "/"
+    }
