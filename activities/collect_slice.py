@@ -410,6 +410,7 @@ class CollectRun:
             self._hold.claim,
             batch,
             extract=self._piece.extract,
+            is_recrawl=self._spec.recrawl_of is not None,
             progress=self._beat.progress,
             shard=self._hold.shard,
             held=self._held(),

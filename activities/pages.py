@@ -172,7 +172,8 @@ class PageReader:
         if isinstance(verdict, Fail):
             return self._refused(entry, response, verdict.reason)
         content_hash = hashlib.sha256(response.body).digest()
-        if entry.earlier is None or not self._recrawl.is_same(entry, content_hash):
+        url = self._reach.spell(response.final_url)
+        if entry.earlier is None or not self._recrawl.is_same(entry, url, content_hash):
             return await self._outcome(entry, response, await self._parse(response), content_hash)
         same = self._unchanged(entry, response, entry.earlier)
         if self._recrawl.knows_links(entry):
@@ -211,7 +212,7 @@ class PageReader:
             final_url=url,
             content_type=document.content_type,
             canonical=canonical if canonical != url else None,
-            read_before=self._recrawl.document(entry),
+            read_before=self._recrawl.document(entry, url),
             links=await self._links(entry, page),
         )
 

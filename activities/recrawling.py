@@ -55,14 +55,18 @@ class Recrawl:
             return None
         return before if self.knows_links(entry) else None
 
-    def document(self, entry: FrontierEntry) -> uuid.UUID | None:
-        """The document that a page had, which is still stored, read as this job reads pages."""
-        return entry.earlier.source_id if self.same_text and entry.earlier is not None else None
-
-    def is_same(self, entry: FrontierEntry, content_hash: bytes) -> bool:
-        """Whether a page has the content that it had, of which the document is still stored."""
+    def document(self, entry: FrontierEntry, url: str) -> uuid.UUID | None:
+        """The document that a page had at this address, which is still stored, read as this job reads pages."""
         before = entry.earlier
-        return before is not None and self.document(entry) is not None and before.content_hash == content_hash
+        if not self.same_text or before is None or before.url != url:
+            return None
+        # Of one that was gone the hash is not known where its document was read in another way.
+        return None if before.state == "gone" and before.content_hash is None else before.source_id
+
+    def is_same(self, entry: FrontierEntry, url: str, content_hash: bytes) -> bool:
+        """Whether a page is at the address, and has the content, that it had, of which the document is still stored."""
+        before = entry.earlier
+        return before is not None and self.document(entry, url) is not None and before.content_hash == content_hash
 
 
 def is_gone(entry: FrontierEntry, response: Response) -> bool:

@@ -22,7 +22,7 @@ class SourceItem(BaseModel):
     url: str
     title: str | None
     content_type: str
-    content_hash: str = Field(description="SHA-256 of its text, in hex")
+    content_hash: str = Field(description="SHA-256 of its body, in hex")
     bytes: int
     fetched_at: datetime
     extraction_state: str | None = Field(

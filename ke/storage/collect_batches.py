@@ -33,6 +33,7 @@ async def write_batch(
     batch: Sequence[PageOutcome],
     *,
     extract: bool,
+    is_recrawl: bool = False,
     progress: Callable[[], None] = lambda: None,
     shard: Shard = WHOLE,
     held: Held = _NOTHING,
@@ -48,6 +49,7 @@ async def write_batch(
         claim: Under which the pages were claimed.
         batch: What became of them.
         extract: Whether new sources go to the extract lane.
+        is_recrawl: Whether pages may have documents of an earlier job.
         progress: Called after each transaction but the last.
         shard: The shard of the slice.
         held: What the shard has under way after this batch.
@@ -67,7 +69,9 @@ async def write_batch(
             await write_links(connection, job_id, epoch, claim, early[first : first + PIECE], shard=shard)
         progress()
     async with database.transaction() as connection:
-        totals = await write_pages(connection, job_id, epoch, claim, rest, extract=extract, shard=shard)
+        totals = await write_pages(
+            connection, job_id, epoch, claim, rest, extract=extract, is_recrawl=is_recrawl, shard=shard
+        )
         if not shard.is_whole:
             await hold_pages(connection, job_id, shard, held)
         note = end(totals)

@@ -16,11 +16,11 @@ from ke.contracts.jobs import Counters, Lane
 from ke.storage.arrays import among_given
 from ke.storage.collect_shards import WHOLE, Shard, hold_shard, queue_up
 from ke.storage.dead_letters import DeadLetter, settle_letters, write_dead_letters
-from ke.storage.duplicates import Twins, reading_of
+from ke.storage.documents import StoredReading, present_sources, reading_of, stored_readings
+from ke.storage.duplicates import Twins
 from ke.storage.frontier import FrontierEntry, add_links
 from ke.storage.jobs import add_progress, hold_fence
 from ke.storage.record_queue import first_record_state
-from ke.storage.recrawls import present_sources, sources_as_read
 from ke.storage.tables import extraction_tasks, pages, sources
 
 
@@ -98,6 +98,7 @@ async def write_pages(
     batch: Sequence[PageOutcome],
     *,
     extract: bool,
+    is_recrawl: bool = False,
     shard: Shard = WHOLE,
 ) -> Counters:
     """Writes a batch; what someone else has taken over since is left out, so a page is stored once.
@@ -109,6 +110,7 @@ async def write_pages(
         claim: Under which the pages were claimed.
         batch: What became of them.
         extract: Whether new sources go to the extract lane.
+        is_recrawl: Whether pages may have documents of an earlier job.
         shard: The shard of the slice.
 
     Returns:
@@ -124,7 +126,7 @@ async def write_pages(
     mine = await _still_mine(connection, claim, batch)
     outcomes = await _still_unchanged(connection, [o for o in batch if o.entry.id in mine])
     outcomes = await _reading_as_before(connection, outcomes)
-    twins = await Twins.of(connection, job_id, outcomes)
+    twins = await Twins.of(connection, job_id, outcomes, is_recrawl=is_recrawl)
     outcomes = _without_duplicates(twins, outcomes)
     await _store_sources(connection, job_id, outcomes, twins, extract=extract)
     links = ((url, o.entry.depth + 1, o.entry.id) for o in outcomes for url in o.links)
@@ -171,13 +173,12 @@ async def _still_unchanged(connection: AsyncConnection, outcomes: Sequence[PageO
 async def _reading_as_before(connection: AsyncConnection, outcomes: Sequence[PageOutcome]) -> list[PageOutcome]:
     """Finds those unchanged whose bodies are others, as of a counter in the page, but which read as they did."""
     named = [o.read_before for o in outcomes if o.read_before and o.document and o.document.text]
-    before = await sources_as_read(connection, named) if named else {}
+    stored = await stored_readings(connection, named) if named else {}
 
     def told(outcome: PageOutcome) -> PageOutcome:
         document, source = outcome.document, outcome.read_before
-        if source is None or document is None or not document.text:
-            return outcome
-        if before.get(source) != (reading_of(document), document.metadata):
+        before = stored.get(source) if source is not None else None
+        if before is None or document is None or not _reads_as(document, before):
             return outcome
         return replace(
             outcome,
@@ -191,13 +192,27 @@ async def _reading_as_before(connection: AsyncConnection, outcomes: Sequence[Pag
     return [told(outcome) for outcome in outcomes]
 
 
+def _reads_as(document: Document, before: StoredReading) -> bool:
+    """Whether a document has the text and title of a stored one and, where that is of the same address, its metadata.
+
+    What a duplicate has was read at another address, and stands for it by text and title alone. How a document was read
+    (`reader`) is no word of its own.
+    """
+    if not document.text or before.reading != reading_of(document.title, document.text):
+        return False
+    said, says = ({**metadata, "reader": None} for metadata in (before.metadata, document.metadata))
+    return said == says or before.url != document.url
+
+
 def _without_duplicates(twins: Twins, outcomes: Sequence[PageOutcome]) -> list[PageOutcome]:
-    """Turns what the job has stored already into duplicates."""
+    """Turns what the job has stored already into duplicates; what a page had, and has, leaves it unchanged."""
 
     def told(outcome: PageOutcome) -> PageOutcome:
         twin = twins.of_page(outcome)
         if twin is None:
             return outcome
+        if outcome.entry.earlier is not None and outcome.entry.earlier.source_id == twin.id:
+            return replace(outcome, state=PageState.UNCHANGED, source_id=twin.id)
         return replace(outcome, state=PageState.DUPLICATE, reason=f"same as {twin.url}", source_id=twin.id)
 
     return [told(outcome) for outcome in outcomes]

@@ -2,32 +2,21 @@
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ke.contracts.ids import source_id
-from ke.storage.arrays import among_given
-from ke.storage.tables import sources
+from ke.contracts.ids import page_id, source_id
+from ke.storage.arrays import among_found, among_given
+from ke.storage.documents import PRESENT, READING, reading_of
+from ke.storage.tables import jobs, pages, sources
 
 if TYPE_CHECKING:
     from ke.storage.collecting import Document, PageOutcome
-
-
-_SEPARATOR: Final = "\x1f"
-
-READING: Final = sa.func.sha256(
-    sa.func.convert_to(sa.func.coalesce(sources.c.title, "") + _SEPARATOR + sources.c.text, "UTF8")
-)
-"""How a source reads: SHA-256 of its title and text, the same as `reading_of` a document."""
-
-
-def reading_of(document: "Document") -> bytes:
-    """SHA-256 of a document's title and text."""
-    return hashlib.sha256(f"{document.title or ''}{_SEPARATOR}{document.text}".encode()).digest()
 
 
 def _twins() -> sa.Executable:
@@ -40,6 +29,42 @@ def _twins() -> sa.Executable:
 
 
 _TWINS: Final = _twins()
+
+
+def _unchanged() -> sa.Executable:
+    """Documents of an earlier job that pages of this one have, at addresses that are given."""
+    at = sa.func.coalesce(pages.c.final_url, pages.c.url).label("url")
+    return (
+        sa.select(sources.c.id, at, READING.label("reading"), sources.c.canonical_hash)
+        .select_from(pages.join(sources, sources.c.id == pages.c.source_id).join(jobs, PRESENT))
+        .where(among_given(pages.c.id, "pages"), pages.c.state == "unchanged")
+    )
+
+
+def _unchanged_variants() -> sa.Executable:
+    """Documents of an earlier job that this one has, and that name addresses that are given; or with ids that are."""
+    # One by one, by the index: the planner would sooner read all pages of the job.
+    this_job = sa.select(sa.bindparam("job", type_=pages.c.job_id.type)).scalar_subquery()
+    is_had = (
+        sa.select(sa.literal(1))
+        .where(pages.c.source_id == sources.c.id, pages.c.job_id == this_job, pages.c.state == "unchanged")
+        .limit(1)
+        .scalar_subquery()
+    )
+    # Looked up first: the planner would sooner go through all sources of each job.
+    named = sources.alias("named")
+    found = sa.select(named.c.id).where(
+        sa.or_(among_given(named.c.canonical_hash, "canonicals"), among_given(named.c.id, "ids"))
+    )
+    return (
+        sa.select(sources.c.id, sources.c.url, READING.label("reading"), sources.c.canonical_hash)
+        .join(jobs, PRESENT)
+        .where(among_found(sources.c.id, found), sa.or_(among_given(sources.c.id, "ids"), is_had.is_not(None)))
+    )
+
+
+_UNCHANGED: Final = _unchanged()
+_UNCHANGED_VARIANTS: Final = _unchanged_variants()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +88,7 @@ class _Said(NamedTuple):
 
     @classmethod
     def of(cls, document: "Document", canonical: str | None) -> Self:
-        reading = reading_of(document)
+        reading = reading_of(document.title, document.text)
 
         def at(url: str | None) -> bytes | None:
             return hashlib.sha256(url.encode() + reading).digest() if url and document.text else None
@@ -89,24 +114,52 @@ class Twins:
         """Of the pages of the batch that have a document."""
 
     @classmethod
-    async def of(cls, connection: AsyncConnection, job_id: uuid.UUID, outcomes: "Sequence[PageOutcome]") -> "Twins":
-        """The sources that this batch may be the same as."""
+    async def of(
+        cls, connection: AsyncConnection, job_id: uuid.UUID, outcomes: "Sequence[PageOutcome]", *, is_recrawl: bool
+    ) -> "Twins":
+        """The sources that this batch may be the same as; in a re-crawl also those that its unchanged pages have."""
         twins = cls(job_id)
         twins._said = {o.entry.id: _Said.of(o.document, o.canonical) for o in outcomes if o.document}
         if not twins._said:
             return twins
         read = [(o.document, o.canonical) for o in outcomes if o.document]
         urls = {url for document, canonical in read for url in (document.url, canonical) if url}
+        canonicals = [said.at_own for said in twins._said.values() if said.at_own]
         values = {
             "job": job_id,
             "hashes": [document.content_hash for document, _ in read],
             "ids": [source_id(job_id, url) for url in urls],
-            "canonicals": [said.at_own for said in twins._said.values() if said.at_own],
+            "canonicals": canonicals,
         }
+        if is_recrawl:
+            await twins._add_unchanged(connection, outcomes, urls, canonicals)
         for record in await connection.execute(_TWINS, values):
             twin = Twin(record.id, record.url, record.reading)
             twins._add(twin, record.content_hash, record.canonical_hash)
         return twins
+
+    async def _add_unchanged(
+        self,
+        connection: AsyncConnection,
+        outcomes: "Sequence[PageOutcome]",
+        urls: Iterable[str],
+        canonicals: Sequence[bytes],
+    ) -> None:
+        """What unchanged pages have, those of the batch included: the document of an earlier job, at their address."""
+        here: defaultdict[uuid.UUID, list[PageOutcome]] = defaultdict(list)
+        for outcome in outcomes:
+            if outcome.state == "unchanged" and outcome.source_id is not None:
+                here[outcome.source_id].append(outcome)
+        variants = {"job": self._job_id, "canonicals": canonicals, "ids": list(here)}
+        for record in await connection.execute(_UNCHANGED_VARIANTS, variants):
+            for page in here[record.id]:
+                twin = Twin(record.id, page.final_url or page.entry.url, record.reading)
+                self._add(twin, page.content_hash, record.canonical_hash)
+            if not here[record.id]:
+                self._add(Twin(record.id, record.url, record.reading), None, record.canonical_hash)
+        ids = [page_id(self._job_id, url) for url in urls]
+        for record in await connection.execute(_UNCHANGED, {"pages": ids}):
+            self._add(Twin(record.id, record.url, record.reading), None, record.canonical_hash)
 
     def of_page(self, outcome: "PageOutcome") -> Twin | None:
         """The source that this page is the same as; when there is none, the page is one from now on."""
@@ -133,8 +186,9 @@ class Twins:
         """SHA-256 of the canonical URL that a page of the batch names, and of how it reads; None without either."""
         return self._said[outcome.entry.id].at_canonical if outcome.document else None
 
-    def _add(self, twin: Twin, content_hash: bytes, named: bytes | None) -> None:
-        self._by_hash[content_hash] = twin
+    def _add(self, twin: Twin, content_hash: bytes | None, named: bytes | None) -> None:
+        if content_hash is not None:
+            self._by_hash[content_hash] = twin
         self._by_url[twin.url] = twin
         if named is not None:
             self._by_canonical[named] = twin

@@ -8,16 +8,14 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ke.contracts.cleanup import CleanupStatus
 from ke.contracts.ids import page_id
 from ke.contracts.jobs import ENDED_WELL, Artifacts, CollectSpec
-from ke.contracts.naming import source_cleanup_id
 from ke.contracts.params import specs_of
 from ke.storage.arrays import among
-from ke.storage.duplicates import READING
+from ke.storage.documents import PRESENT
 from ke.storage.frontier import HAD_CONTENT, NO_MORE, EarlierPage, FrontierEntry, Link
 from ke.storage.jobs import find_job
-from ke.storage.tables import cleanups, jobs, pages, sources
+from ke.storage.tables import jobs, pages, sources
 
 PIECE: Final = 2_000
 """Pages of an earlier frontier that one statement reads."""
@@ -137,7 +135,7 @@ async def _known(connection: AsyncConnection, ids: Mapping[uuid.UUID, uuid.UUID]
             sa.func.coalesce(pages.c.final_url, pages.c.url).label("url"),
             sources.c.id.label("source_id"),
         )
-        .select_from(pages.outerjoin(sources.join(jobs, _present), sources.c.id == _document))
+        .select_from(pages.outerjoin(sources.join(jobs, PRESENT), sources.c.id == _document))
         .where(among(pages.c.id, ids))
     )
     return {
@@ -146,14 +144,6 @@ async def _known(connection: AsyncConnection, ids: Mapping[uuid.UUID, uuid.UUID]
         )
         for record in await connection.execute(statement)
     }
-
-
-_receipt: Final = sa.literal(source_cleanup_id("")).op("||")(sa.cast(sources.c.id, sa.Text))
-_present: Final = sa.and_(
-    jobs.c.id == sources.c.job_id,
-    jobs.c.artifacts == Artifacts.PRESENT.value,
-    ~sa.exists().where(cleanups.c.id == _receipt, cleanups.c.status != CleanupStatus.CLEANED.value).correlate(sources),
-)
 
 
 _of_page: Final = jobs.alias("of_page")
@@ -166,24 +156,6 @@ _has_gone: Final = sa.and_(
 """Whether a page is gone whose document was read as its job read pages."""
 _document: Final = sa.case((pages.c.state == "gone", pages.c.previous_source_id), else_=pages.c.source_id)
 """The document of a page; of one that is gone, the one that it had."""
-
-
-async def present_sources(connection: AsyncConnection, source_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
-    """Those of the sources that are there, and of which no cleanup has begun."""
-    statement = sa.select(sources.c.id).join(jobs, _present).where(sources.c.id.in_(source_ids))
-    return frozenset((await connection.execute(statement)).scalars())
-
-
-async def sources_as_read(
-    connection: AsyncConnection, source_ids: Sequence[uuid.UUID]
-) -> dict[uuid.UUID, tuple[bytes, Mapping[str, Any]]]:
-    """Of those of the sources that are there: how each reads (`READING`), and what it says of itself."""
-    statement = (
-        sa.select(sources.c.id, READING.label("reading"), sources.c.metadata)
-        .join(jobs, _present)
-        .where(among(sources.c.id, source_ids))
-    )
-    return {record.id: (record.reading, record.metadata) for record in await connection.execute(statement)}
 
 
 async def known_pages(connection: AsyncConnection, job_id: uuid.UUID, urls: Sequence[str]) -> frozenset[str]:

@@ -202,7 +202,7 @@ sources = sa.Table(
     sa.Column("fetched_at", TIME, nullable=False),
     sa.Index(None, "job_id", "seq"),
     sa.Index(None, "job_id", "content_hash"),
-    sa.Index("ix_sources_variants", "job_id", "canonical_hash", postgresql_where=sa.text("canonical_hash IS NOT NULL")),
+    sa.Index("ix_sources_variants", "canonical_hash", "job_id", postgresql_where=sa.text("canonical_hash IS NOT NULL")),
     # What a search filters by; `text_pattern_ops` is for prefixes, and compares bytes.
     sa.Index("ix_sources_url", "url", postgresql_ops={"url": "text_pattern_ops"}),
     sa.Index(

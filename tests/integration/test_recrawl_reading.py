@@ -16,6 +16,8 @@ from tests.integration.lanes import Lanes, running_site
 from tests.integration.recrawling import again, previous
 
 TEXT = "The lamp of the tower is lit at dusk."
+NUMBERS = count()
+"""Of all requests, so that no two answers have the same bytes."""
 
 
 @pytest.fixture
@@ -26,10 +28,9 @@ async def lanes(database: Database, pool: CpuPool) -> AsyncIterator[Lanes]:
 
 def counting(lanes: Lanes, path: str, *, head: str = "<title>Lamp</title>", text: str = TEXT, nav: str = "") -> None:
     """A page with a number in it that grows with each request, and with links outside of its text."""
-    numbers = count()
 
     def answer(_: web.BaseRequest) -> web.Response:
-        body = f"<nav>{nav}</nav><main><p>{text}</p></main><script>let n = {next(numbers)}</script>"
+        body = f"<nav>{nav}</nav><main><p>{text}</p></main><script>let n = {next(NUMBERS)}</script>"
         return web.Response(text=f"<html><head>{head}</head><body>{body}</body></html>", content_type="text/html")
 
     lanes.answers[path] = answer
@@ -138,3 +139,104 @@ async def test_variant_that_was_gone_and_is_back_is_unchanged(lanes: Lanes, gone
     assert {row.source_id for path, row in (await lanes.rows(third)).items() if path != "/"} == {
         row.id for path, row in (await lanes.stored(first)).items() if path != "/"
     }
+
+
+def variant_head(lanes: Lanes, more: str = "") -> str:
+    """Of a page that says that it belongs to /lamp."""
+    return f'<title>Lamp</title><link rel="canonical" href="{lanes.url}/lamp">{more}'
+
+
+async def documents(lanes: Lanes, job: str, *paths: str) -> set:
+    """The documents that these pages have."""
+    rows = await lanes.rows(job)
+    return {rows[path].source_id for path in paths}
+
+
+async def test_new_variants_of_an_unchanged_page_are_its_duplicates(lanes: Lanes) -> None:
+    """Its document is an earlier job's, and stands for them as well, in this job and in the next."""
+    lanes.html("/", "/lamp")
+    counting(lanes, "/lamp")
+    first, _ = await lanes.whole(lanes.crawl())
+    variants = [f"/lamp?from={n}" for n in range(3)]
+    lanes.html("/", "/lamp", *variants, "/moved")
+    for path in variants:
+        counting(lanes, path, head=variant_head(lanes))
+    lanes.answers["/moved"] = lambda _: web.Response(status=302, headers={"Location": "/lamp"})
+    second, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 1, "unchanged": 1, "duplicate": 4}
+    kept = {(await lanes.stored(first))["/lamp"].id}
+    assert await documents(lanes, second, "/lamp", *variants, "/moved") == kept
+    assert (await lanes.rows(second))[variants[0]].reason == f"same as {lanes.url}/lamp"
+    third, numbers = await again(lanes, second)
+    assert numbers == {"unchanged": 6}
+    assert await documents(lanes, third, "/lamp", *variants, "/moved") == kept
+
+
+async def test_page_that_an_unchanged_variant_names_is_its_duplicate(lanes: Lanes) -> None:
+    """Also where it is met first in the re-crawl."""
+    lanes.html("/", "/lamp?from=feed")
+    counting(lanes, "/lamp?from=feed", head=variant_head(lanes))
+    lanes.answers["/lamp"] = lambda _: web.Response(status=404)
+    first, _ = await lanes.whole(lanes.crawl())
+    counting(lanes, "/lamp")
+    second, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 2, "duplicate": 1}
+    assert await documents(lanes, second, "/lamp", "/lamp?from=feed") == {
+        (await lanes.stored(first))["/lamp?from=feed"].id
+    }
+
+
+async def test_variant_is_unchanged_though_it_says_more_of_itself(lanes: Lanes) -> None:
+    """It has the document of another page, by text and title, and that one says what it says of itself."""
+    lanes.html("/", "/lamp", "/lamp?from=feed")
+    counting(lanes, "/lamp")
+    counting(lanes, "/lamp?from=feed", head=variant_head(lanes, '<meta name="author" content="Ada Lovelace">'))
+    first, outcome = await lanes.whole(lanes.crawl())
+    assert outcome.counters.pages_duplicate == 1
+    _, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 3}
+
+
+async def test_variant_that_changes_and_goes_back_has_its_document_again(lanes: Lanes) -> None:
+    """It names no document before: it has that one."""
+    lanes.html("/", "/lamp", "/lamp?from=feed")
+    counting(lanes, "/lamp")
+    counting(lanes, "/lamp?from=feed", head=variant_head(lanes))
+    first, _ = await lanes.whole(lanes.crawl())
+    counting(lanes, "/lamp?from=feed", head=variant_head(lanes), text="Something else.")
+    second, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 1, "unchanged": 2}
+    counting(lanes, "/lamp?from=feed", head=variant_head(lanes))
+    third, numbers = await again(lanes, second)
+    assert numbers == {"unchanged": 2, "duplicate": 1}
+    assert await documents(lanes, third, "/lamp", "/lamp?from=feed") == await documents(lanes, first, "/lamp")
+    lost = (await lanes.stored(second))["/lamp?from=feed"].id
+    assert await previous(lanes, third, "changed") == {"/lamp?from=feed": lost}
+
+
+async def test_page_that_has_moved_is_stored_at_its_new_address(lanes: Lanes) -> None:
+    """What was found at the old one is replaced, though it reads the same."""
+    lanes.html("/", "/old")
+    lanes.site.html("/old", text=TEXT)
+    first, _ = await lanes.whole(lanes.crawl())
+    lanes.answers["/new"] = lanes.answers["/old"]
+    lanes.answers["/old"] = lambda _: web.Response(status=301, headers={"Location": "/new"})
+    second, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 1, "unchanged": 1}
+    assert set(await lanes.stored(second)) == {"/new"}
+    assert await previous(lanes, second, "changed") == {"/old": (await lanes.stored(first))["/old"].id}
+
+
+async def test_page_that_is_back_is_not_compared_with_what_was_read_in_another_way(lanes: Lanes) -> None:
+    """Its document is of the thorough reading, and this job reads fast."""
+    lanes.html("/", "/lamp")
+    counting(lanes, "/lamp")
+    first, _ = await lanes.whole(lanes.crawl())
+    there = lanes.answers["/lamp"]
+    lanes.answers["/lamp"] = lambda _: web.Response(status=404)
+    fast = replace(lanes.crawl(), reading=Reading.FAST)
+    second, numbers = await again(lanes, first, fast)
+    assert numbers == {"fetched": 1, "gone": 1}
+    lanes.answers["/lamp"] = there
+    _, numbers = await again(lanes, second, fast)
+    assert numbers == {"fetched": 1, "unchanged": 1}

@@ -15,7 +15,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_sources_variants",
         "sources",
-        ["job_id", "canonical_hash"],
+        ["canonical_hash", "job_id"],
         postgresql_where=sa.text("canonical_hash IS NOT NULL"),
     )
 
