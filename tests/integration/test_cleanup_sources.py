@@ -19,8 +19,8 @@ from ke.contracts.jobs import JobKind, JobStatus
 from ke.storage import recrawls
 from ke.storage.cleanup_sources import open_source_cleanup
 from ke.storage.dead_letters import DeadLetter, write_dead_letters
+from ke.storage.documents import present_sources
 from ke.storage.extracting import claim_tasks
-from ke.storage.recrawls import present_sources
 from ke.storage.tables import cleanups, extraction_tasks, jobs, pages, sources
 from tests.cleaning import (
     SOURCE_STEPS,
