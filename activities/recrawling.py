@@ -58,10 +58,13 @@ class Recrawl:
     def document(self, entry: FrontierEntry, url: str) -> uuid.UUID | None:
         """The document that a page had at this address, which is still stored, read as this job reads pages."""
         before = entry.earlier
-        if not self.same_text or before is None or before.url != url:
+        if not self.same_text or before is None:
             return None
-        # Of one that was gone the hash is not known where its document was read in another way.
-        return None if before.state == "gone" and before.content_hash is None else before.source_id
+        if before.state == "gone":
+            # It may have been a redirect before. The hash is not known where its document was read in another way.
+            is_known = before.content_hash is not None and url in {before.url, before.source_url}
+            return before.source_id if is_known else None
+        return before.source_id if before.url == url else None
 
     def is_same(self, entry: FrontierEntry, url: str, content_hash: bytes) -> bool:
         """Whether a page is at the address, and has the content, that it had, of which the document is still stored."""

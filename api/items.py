@@ -80,7 +80,7 @@ class PageItem(_Item):
     depth: int = Field(description="Links between a seed (0) and this page")
     state: str
     reason: str | None = Field(description="Why it was skipped or failed, or what it is the same as")
-    attempts: int
+    attempts: int = Field(description="Those that failed")
     http_status: int | None
     final_url: str | None = Field(description="Where its redirects led")
     canonical_url: str | None = Field(description="What the page names as its own URL, where that is another one")

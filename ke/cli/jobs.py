@@ -15,7 +15,7 @@ from ke.cli.options import ApiUrl, Cursor, DryRun, JobId, Json, Limit, OfUrl, Ti
 from ke.cli.projects import check_project
 from ke.cli.receipts import clean_up, show, show_kept
 from ke.cli.session import call
-from ke.cli.telling import tell_more
+from ke.cli.telling import not_extracted, tell_more
 from ke.cli.watch import follow, follow_cleanup, follow_retry, has_ended, view_for
 from ke.contracts.jobs import Artifacts, JobKind, JobStatus
 
@@ -95,10 +95,10 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
         typer.Exit: Ctrl-C: the job goes on.
     """
 
-    async def work(ke: KnowledgeExtractionClient) -> tuple[Mapping[str, Any], str | None]:
+    async def work(ke: KnowledgeExtractionClient) -> tuple[Mapping[str, Any], list[str | None]]:
         with view_for(quiet=quiet) as view:
             job = await follow(ke, job_id, view, timeout_s=timeout_s)
-        return job, await not_fetched(ke, job)
+        return job, [await not_fetched(ke, job), await not_extracted(ke, job)]
 
     try:
         job, missed = call(api_url, work)
@@ -106,8 +106,9 @@ def watch_to_end(job_id: str, *, quiet: bool, timeout_s: float | None, as_json: 
         output.note(f"Stopped watching; the job goes on. To cancel it: ke jobs cancel {job_id}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     output.emit(job, output.job_detail, as_json=as_json)
-    if missed is not None:
-        output.note(missed)
+    for line in missed:
+        if line is not None:
+            output.note(line)
     tell_of_letters(job)
     tell_more(job)
     check_end(job)

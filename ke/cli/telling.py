@@ -48,6 +48,37 @@ async def not_awaited(ke: KnowledgeExtractionClient, job_id: str) -> str | None:
     )
 
 
+async def not_extracted(ke: KnowledgeExtractionClient, job: Mapping[str, Any]) -> str | None:
+    """What a re-crawl has left as it is of an earlier job that was ended before it had extracted all that it stored.
+
+    Args:
+        ke: An open client.
+        job: The ended re-crawl, or any other job.
+
+    Returns:
+        A line for people; None where there is nothing, nothing was to be extracted, or the gateway does not tell.
+    """
+    from ke.client import ClientError  # noqa: PLC0415  (an HTTP stack: not for `ke --help`)
+
+    params = job.get("params") or {}
+    if (
+        not params.get("recrawl_of")
+        or params.get("extract") is None
+        or not output.counters_of(job).get("pages_unchanged")
+    ):
+        return None
+    try:
+        earlier = await ke.get_job(params["recrawl_of"])
+    except ClientError:
+        return None
+    left = output.counters_of(earlier).get("sources_skipped") or 0
+    if not left or earlier.get("artifacts") != Artifacts.PRESENT:
+        return None
+    pages = f"{count(left)} {'document' if left == 1 else 'documents'}"
+    command = f"ke extract {earlier['id']}"
+    return f"Job {earlier['id']} left {pages} not extracted, and what is unchanged is not extracted here: {command}"
+
+
 def tell_more(job: Mapping[str, Any]) -> None:
     """Say what follows from an ended job, on stderr; nothing where nothing does."""
     for line in (_nothing_in_common(job), outdated(job), going_on(job)):

@@ -46,6 +46,8 @@ class EarlierPage:
     last_modified: str | None
     source_id: uuid.UUID | None
     """The document that has its content, as long as it is there."""
+    source_url: str | None = None
+    """Where that was found."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,7 @@ async def _known(connection: AsyncConnection, ids: Mapping[uuid.UUID, uuid.UUID]
             sa.case((_has_gone, sources.c.content_hash), else_=pages.c.content_hash).label("content_hash"),
             sa.func.coalesce(pages.c.final_url, pages.c.url).label("url"),
             sources.c.id.label("source_id"),
+            sources.c.url.label("source_url"),
         )
         .select_from(pages.outerjoin(sources.join(jobs, PRESENT), sources.c.id == _document))
         .where(among(pages.c.id, ids))

@@ -23,6 +23,8 @@ NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-
 START_TIMEOUT_S: Final = 30.0
 CALL_TIMEOUT_S: Final = 15.0
 END_TIMEOUT_S: Final = 3.0
+MAX_TMPDIR: Final = 50
+"""Characters of a folder in which Chromium can have its socket: a path of one has 103 at most, of which it takes 46."""
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 
 _FLAGS: Final = (
@@ -84,6 +86,12 @@ def find_chromium(named: str | None = None) -> str:
     )
 
 
+def _environment(profile: Profile) -> dict[str, str]:
+    """Of the browser: what it would leave beside its profile when it is killed, as its socket, is to go with that."""
+    has_room = len(str(profile.folder)) <= MAX_TMPDIR
+    return {**os.environ, "TMPDIR": str(profile.folder)} if has_room else dict(os.environ)
+
+
 class Chromium:
     """One browser process. Made by `start`, ended by `close`."""
 
@@ -120,6 +128,7 @@ class Chromium:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
+                env=_environment(profile),
             )
             browser = cls(process, profile)
         except OSError as error:

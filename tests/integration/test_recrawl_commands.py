@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ke.cli.main import run
-from tests.integration.api_twin import ApiTwin, serving
+from tests.integration.api_twin import COUNTERS, ApiTwin, serving
 
 
 @pytest.fixture
@@ -237,3 +237,18 @@ def test_source_is_shown_with_what_it_says_of_itself(api: ApiTwin, capsys: pytes
     words = shown.split()
     assert (words[words.index("author") + 1], words[words.index("date") + 1]) == ("Ada", "2026-03-31")
     assert ("language" in words, "reader" in words, "Of lamps." in shown) == (False, False, True)
+
+
+def test_what_the_job_before_has_not_extracted_is_named(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
+    """A re-crawl leaves what is unchanged as it is: the command that extracts it is said, where there is something."""
+    earlier = api.add_job("cancelled", result=COUNTERS | {"sources_skipped": 7})
+    params = {"recrawl_of": earlier, "extract": {}}
+    job = api.add_job("completed", params=params, result=COUNTERS | {"pages_unchanged": 8})
+    assert run(["jobs", "watch", job]) == 0
+    line = f"Job {earlier} left 7 documents not extracted, and what is unchanged is not extracted here"
+    assert f"{line}: ke extract {earlier}" in capsys.readouterr().err.replace("\n", " ")
+    whole = api.add_job("completed", result=dict(COUNTERS))
+    for others in ({"recrawl_of": whole}, {"extract": None}, {"recrawl_of": None}, {"recrawl_of": str(uuid.uuid4())}):
+        job = api.add_job("completed", params=params | others, result=COUNTERS | {"pages_unchanged": 8})
+        assert run(["jobs", "watch", job]) == 0
+        assert "not extracted" not in capsys.readouterr().err

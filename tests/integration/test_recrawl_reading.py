@@ -240,3 +240,19 @@ async def test_page_that_is_back_is_not_compared_with_what_was_read_in_another_w
     lanes.answers["/lamp"] = there
     _, numbers = await again(lanes, second, fast)
     assert numbers == {"fetched": 1, "unchanged": 1}
+
+
+async def test_redirect_that_was_gone_and_is_back_is_unchanged(lanes: Lanes) -> None:
+    """Its document is of where it led to, and leads to again."""
+    lanes.html("/", "/old")
+    counting(lanes, "/new")
+    lanes.answers["/old"] = lambda _: web.Response(status=301, headers={"Location": "/new"})
+    there = lanes.answers["/old"]
+    first, _ = await lanes.whole(lanes.crawl())
+    del lanes.answers["/old"]
+    second, numbers = await again(lanes, first)
+    assert numbers == {"unchanged": 1, "gone": 1}
+    lanes.answers["/old"] = there
+    third, numbers = await again(lanes, second)
+    assert numbers == {"unchanged": 2}
+    assert await documents(lanes, third, "/old") == await documents(lanes, first, "/old")

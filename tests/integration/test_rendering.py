@@ -266,6 +266,11 @@ async def test_browser_that_died_is_started_anew(pages: Site, net: Fetcher) -> N
     assert [folder.exists() for folder in folders] == [False, False]
 
 
+def sockets_in(folder: Path) -> list[Path]:
+    """Where a browser listens for others of its profile."""
+    return [*folder.glob("*Chrom*/SingletonSocket")]
+
+
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """A folder for temporary files in whose path a browser's socket has room."""
@@ -294,6 +299,7 @@ async def test_killed_worker_leaves_no_browser(short_path: Path, monkeypatch: py
     pid, folder = int(said), Path(where)
     remove_left_profiles()
     assert is_there(folder / "Default")
+    assert sockets_in(folder), "its socket is elsewhere, and stays"
     tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     assert len(tree) > 1
     owner.kill()
