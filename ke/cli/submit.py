@@ -45,7 +45,7 @@ from ke.cli.submit_options import (
     WaitQuietly,
     Watch,
 )
-from ke.cli.telling import not_awaited
+from ke.cli.telling import crawled_since, newest_jobs, not_awaited
 from ke.cli.wording import option_of
 from ke.client_types import NOT_GIVEN
 
@@ -138,7 +138,7 @@ def crawl(
             idempotency_key=key,
         )
 
-    _accept(submit, Aftermath(watch, wait, timeout, as_json, api_url))
+    _accept(submit, Aftermath(watch, wait, timeout, as_json, api_url), recrawl_of)
 
 
 def scrape(
@@ -186,7 +186,7 @@ def scrape(
             idempotency_key=key,
         )
 
-    _accept(submit, Aftermath(watch, wait, timeout, as_json, api_url))
+    _accept(submit, Aftermath(watch, wait, timeout, as_json, api_url), recrawl_of)
 
 
 def extract(
@@ -265,9 +265,21 @@ def _given(**members: Any) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None}
 
 
-def _accept(submit: Callable[[KnowledgeExtractionClient], Awaitable[Mapping[str, Any]]], aftermath: Aftermath) -> None:
+def _accept(
+    submit: Callable[[KnowledgeExtractionClient], Awaitable[Mapping[str, Any]]],
+    aftermath: Aftermath,
+    recrawl_of: str | None = None,
+) -> None:
     """Submit a job; print it, or follow it to its end."""
-    job = call(aftermath.api_url, submit)
+
+    async def work(ke: KnowledgeExtractionClient) -> Mapping[str, Any]:
+        known = await newest_jobs(ke) if recrawl_of is not None else []
+        accepted = await submit(ke)
+        if recrawl_of is not None and (line := crawled_since(known, recrawl_of, accepted["id"])):
+            output.note(line)
+        return accepted
+
+    job = call(aftermath.api_url, work)
     if aftermath.watch or aftermath.wait:
         if not aftermath.as_json:
             output.note(f"job {job['id']}")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ke.cli import output
 from ke.cli.text import count
 from ke.cli.wording import option_of
-from ke.contracts.jobs import TERMINAL, Artifacts, JobKind
+from ke.contracts.jobs import ENDED_WELL, TERMINAL, Artifacts, JobKind
 
 if TYPE_CHECKING:
     from ke.client import KnowledgeExtractionClient
 
 MAX_COUNTED: Final = 10_000
 """Pages that have changed or are gone at which the gateway looks."""
+JOBS_LOOKED_AT: Final = 100
+"""Jobs among which a later re-crawl of the same job is looked for."""
 MAX_PAGES: Final = 1_000_000
 """The greatest `max_pages` that there is."""
 _IS: Final = {"changed": "has changed", "gone": "is gone"}
@@ -46,6 +48,37 @@ async def not_awaited(ke: KnowledgeExtractionClient, job_id: str) -> str | None:
     return (
         f"Job {job_id} is {status}: what it has stored as this begins is extracted, and nothing that it stores later."
     )
+
+
+async def newest_jobs(ke: KnowledgeExtractionClient) -> Sequence[Mapping[str, Any]]:
+    """The newest jobs, the newest first; none where the gateway does not tell."""
+    from ke.client import ClientError  # noqa: PLC0415  (an HTTP stack: not for `ke --help`)
+
+    try:
+        return (await ke.list_jobs(limit=JOBS_LOOKED_AT))["data"]
+    except ClientError:
+        return []
+
+
+def crawled_since(known: Sequence[Mapping[str, Any]], earlier: str, accepted: str) -> str | None:
+    """That a job was crawled again before, from which a further re-crawl should go on: neither knows of the other.
+
+    Args:
+        known: Jobs, the newest first.
+        earlier: The job that is crawled again.
+        accepted: The job that does it, which may be among those that are known.
+
+    Returns:
+        A line for people; None where there is no such job.
+    """
+    newest = earlier
+    for job in reversed(known):
+        is_whole = job.get("status") in ENDED_WELL and job.get("artifacts") == Artifacts.PRESENT
+        if is_whole and job["id"] != accepted and (job.get("params") or {}).get("recrawl_of") == newest:
+            newest = job["id"]
+    if newest == earlier:
+        return None
+    return f"Job {newest} has crawled this again since, and this one does not know what it stored: go on from that one."
 
 
 async def not_extracted(ke: KnowledgeExtractionClient, job: Mapping[str, Any]) -> str | None:

@@ -196,7 +196,7 @@ class ApiTwin:
 
     async def _list(self, request: web.Request) -> web.Response:
         wanted = request.query.get("status")
-        jobs = [job for job in self.jobs.values() if wanted in {None, job["status"]}]
+        jobs = [job for job in reversed(self.jobs.values()) if wanted in {None, job["status"]}]
         return web.json_response({"data": jobs, "next_cursor": None})
 
     async def _get(self, request: web.Request) -> web.Response:

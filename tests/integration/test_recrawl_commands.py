@@ -252,3 +252,23 @@ def test_what_the_job_before_has_not_extracted_is_named(api: ApiTwin, capsys: py
         job = api.add_job("completed", params=params | others, result=COUNTERS | {"pages_unchanged": 8})
         assert run(["jobs", "watch", job]) == 0
         assert "not extracted" not in capsys.readouterr().err
+
+
+def test_recrawl_that_does_not_go_on_from_the_newest_is_told(api: ApiTwin, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which job to name; nothing where it is named, where it left nothing, or where it is this very job."""
+
+    def told(earlier: str, *options: str) -> str:
+        assert run(["crawl", "https://e.com/", "--recrawl-of", earlier, *options]) == 0
+        return capsys.readouterr().err
+
+    first = api.add_job("completed")
+    assert "crawled this again" not in told(first)
+    for job in api.jobs.values():
+        job["status"] = "completed"
+    second = list(api.jobs)[-1]
+    third = api.add_job("completed_with_errors", params={"recrawl_of": second})
+    api.add_job("cancelled", params={"recrawl_of": third})
+    api.add_job("completed", params={"recrawl_of": third}, artifacts="cleaned")
+    assert f"Job {third} has crawled this again since" in told(first)
+    assert f"Job {third} has crawled this again since" in told(second)
+    assert "crawled this again" not in told(third)
