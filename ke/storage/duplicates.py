@@ -156,7 +156,8 @@ class Twins:
                 twin = Twin(record.id, page.final_url or page.entry.url, record.reading)
                 self._add(twin, page.content_hash, record.canonical_hash)
             if not here[record.id]:
-                self._add(Twin(record.id, record.url, record.reading), None, record.canonical_hash)
+                # Only by its word: at its address there may be something else by now.
+                self._by_canonical[record.canonical_hash] = Twin(record.id, record.url, record.reading)
         ids = [page_id(self._job_id, url) for url in urls]
         for record in await connection.execute(_UNCHANGED, {"pages": ids}):
             self._add(Twin(record.id, record.url, record.reading), None, record.canonical_hash)

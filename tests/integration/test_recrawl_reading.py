@@ -1,5 +1,6 @@
 """Pages whose bytes are others at each request, as of a counter, crawled again: what counts is how they read."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import count
@@ -256,3 +257,33 @@ async def test_redirect_that_was_gone_and_is_back_is_unchanged(lanes: Lanes) -> 
     third, numbers = await again(lanes, second)
     assert numbers == {"unchanged": 2}
     assert await documents(lanes, third, "/old") == await documents(lanes, first, "/old")
+
+
+async def test_page_that_has_changed_is_not_taken_for_what_its_variant_still_has(lanes: Lanes) -> None:
+    """Its old document is another page's now, and found by its word when the page that it names is met."""
+    lanes.html("/", "/lamp?a", "/lamp?b")
+    lanes.site.html("/lamp?a", head=variant_head(lanes), text=TEXT)
+    lanes.answers["/lamp?b"] = lanes.answers["/lamp?a"]
+    lanes.answers["/lamp"] = lambda _: web.Response(status=404)
+    first, _ = await lanes.whole(lanes.crawl())
+    kept = next(path for path in await lanes.stored(first) if path != "/")
+    (other,) = {"/lamp?a", "/lamp?b"} - {kept}
+    same, asked = lanes.answers[other], asyncio.Event()
+    lanes.site.html(kept, text="Something else.")
+    changed = lanes.answers[kept]
+
+    async def named(request: web.BaseRequest) -> web.StreamResponse:
+        asked.set()
+        return same(request)
+
+    async def with_it(request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.wait_for(asked.wait(), 60)
+        return changed(request)
+
+    lanes.answers["/lamp"], lanes.answers[kept] = named, with_it
+    lanes.html("/", "/lamp?a", "/lamp?b", "/lamp")
+    second, numbers = await again(lanes, first)
+    assert numbers == {"fetched": 2, "unchanged": 1, "duplicate": 1}
+    rows, stored = await lanes.rows(second), await lanes.stored(second)
+    assert set(stored) == {"/", kept}
+    assert rows["/lamp"].source_id == rows[other].source_id == (await lanes.stored(first))[kept].id
