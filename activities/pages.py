@@ -172,10 +172,10 @@ class PageReader:
         if isinstance(verdict, Fail):
             return self._refused(entry, response, verdict.reason)
         content_hash = hashlib.sha256(response.body).digest()
-        url = self._reach.spell(response.final_url)
-        if entry.earlier is None or not self._recrawl.is_same(entry, url, content_hash):
+        before = entry.earlier
+        if before is None or not self._recrawl.is_same(entry, self._reach.spell(response.final_url), content_hash):
             return await self._outcome(entry, response, await self._parse(response), content_hash)
-        same = self._unchanged(entry, response, entry.earlier)
+        same = self._unchanged(entry, response, before)
         if self._recrawl.knows_links(entry):
             return same
         return replace(same, links=await self._links(entry, await self._parse(response)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ke.cli import output
 from ke.cli.text import count
 from ke.cli.wording import option_of
+from ke.contracts.counted import counted
 from ke.contracts.jobs import ENDED_WELL, TERMINAL, Artifacts, JobKind
 
 if TYPE_CHECKING:
@@ -37,17 +38,21 @@ async def not_awaited(ke: KnowledgeExtractionClient, job_id: str) -> str | None:
     Returns:
         A line for people; None where the job has ended, or the gateway does not tell.
     """
+    job = await _job(ke, job_id)
+    if job is None or job["status"] in TERMINAL:
+        return None
+    then = "what it has stored as this begins is extracted, and nothing that it stores later."
+    return f"Job {job_id} is {job['status']}: {then}"
+
+
+async def _job(ke: KnowledgeExtractionClient, job_id: str) -> Mapping[str, Any] | None:
+    """A job; None where the gateway does not tell."""
     from ke.client import ClientError  # noqa: PLC0415  (an HTTP stack: not for `ke --help`)
 
     try:
-        status = (await ke.get_job(job_id))["status"]
+        return await ke.get_job(job_id)
     except ClientError:
         return None
-    if status in TERMINAL:
-        return None
-    return (
-        f"Job {job_id} is {status}: what it has stored as this begins is extracted, and nothing that it stores later."
-    )
 
 
 async def newest_jobs(ke: KnowledgeExtractionClient) -> Sequence[Mapping[str, Any]]:
@@ -91,8 +96,6 @@ async def not_extracted(ke: KnowledgeExtractionClient, job: Mapping[str, Any]) -
     Returns:
         A line for people; None where there is nothing, nothing was to be extracted, or the gateway does not tell.
     """
-    from ke.client import ClientError  # noqa: PLC0415  (an HTTP stack: not for `ke --help`)
-
     params = job.get("params") or {}
     if (
         not params.get("recrawl_of")
@@ -100,16 +103,13 @@ async def not_extracted(ke: KnowledgeExtractionClient, job: Mapping[str, Any]) -
         or not output.counters_of(job).get("pages_unchanged")
     ):
         return None
-    try:
-        earlier = await ke.get_job(params["recrawl_of"])
-    except ClientError:
+    earlier = await _job(ke, params["recrawl_of"])
+    left = output.counters_of(earlier).get("sources_skipped") if earlier is not None else None
+    if earlier is None or not left or earlier.get("artifacts") != Artifacts.PRESENT:
         return None
-    left = output.counters_of(earlier).get("sources_skipped") or 0
-    if not left or earlier.get("artifacts") != Artifacts.PRESENT:
-        return None
-    pages = f"{count(left)} {'document' if left == 1 else 'documents'}"
     command = f"ke extract {earlier['id']}"
-    return f"Job {earlier['id']} left {pages} not extracted, and what is unchanged is not extracted here: {command}"
+    left_out = f"Job {earlier['id']} left {counted(left, 'document')} not extracted"
+    return f"{left_out}, and what is unchanged is not extracted here: {command}"
 
 
 def tell_more(job: Mapping[str, Any]) -> None:

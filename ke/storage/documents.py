@@ -13,7 +13,7 @@ from ke.contracts.cleanup import CleanupStatus
 from ke.contracts.jobs import Artifacts
 from ke.contracts.naming import source_cleanup_id
 from ke.storage.arrays import among
-from ke.storage.tables import cleanups, jobs, sources
+from ke.storage.tables import cleanups, jobs, pages, sources
 
 _SEPARATOR: Final = "\x1f"
 _receipt: Final = sa.literal(source_cleanup_id("")).op("||")(sa.cast(sources.c.id, sa.Text))
@@ -33,6 +33,22 @@ READING: Final = sa.func.sha256(
 def reading_of(title: str | None, text: str) -> bytes:
     """SHA-256 of a document's title and text."""
     return hashlib.sha256(f"{title or ''}{_SEPARATOR}{text}".encode()).digest()
+
+
+def unguessed(job_id: sa.ColumnElement[uuid.UUID]) -> sa.ScalarSelect[uuid.UUID]:
+    """A job's id that the planner does not take for a plain value.
+
+    Of that a new job has no statistics, and all its rows would be read where a few are looked up.
+    """
+    return sa.select(job_id).scalar_subquery()
+
+
+def a_page_with(
+    document: sa.ColumnElement[uuid.UUID], job_id: sa.ColumnElement[uuid.UUID], in_state: sa.ColumnElement[bool]
+) -> sa.ScalarSelect[int]:
+    """Not NULL where a page of a job has a document, in a state: looked up by the index, document by document."""
+    mine = (pages.c.source_id == document) & (pages.c.job_id == unguessed(job_id))
+    return sa.select(sa.literal(1)).where(mine, in_state).limit(1).scalar_subquery()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,20 +12,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ke.contracts.ids import page_id, source_id
 from ke.storage.arrays import among_found, among_given
-from ke.storage.documents import PRESENT, READING, reading_of
+from ke.storage.documents import PRESENT, READING, a_page_with, reading_of, unguessed
 from ke.storage.tables import jobs, pages, sources
 
 if TYPE_CHECKING:
     from ke.storage.collecting import Document, PageOutcome
 
 
+_THIS_JOB: Final = sa.bindparam("job", type_=sources.c.job_id.type)
+
+
 def _twins() -> sa.Executable:
-    # Told apart from a plain value, of which a new job has no statistics: the planner would read all its sources.
-    this_job = sa.select(sa.bindparam("job", type_=sources.c.job_id.type)).scalar_subquery()
     given = {"content_hash": "hashes", "id": "ids", "canonical_hash": "canonicals"}
     same = sa.or_(*(among_given(sources.c[name], values) for name, values in given.items()))
     columns = (sources.c[name] for name in ("id", "url", "content_hash", "canonical_hash"))
-    return sa.select(*columns, READING.label("reading")).where(sources.c.job_id == this_job, same)
+    return sa.select(*columns, READING.label("reading")).where(sources.c.job_id == unguessed(_THIS_JOB), same)
 
 
 _TWINS: Final = _twins()
@@ -43,14 +44,7 @@ def _unchanged() -> sa.Executable:
 
 def _unchanged_variants() -> sa.Executable:
     """Documents of an earlier job that this one has, and that name addresses that are given; or with ids that are."""
-    # One by one, by the index: the planner would sooner read all pages of the job.
-    this_job = sa.select(sa.bindparam("job", type_=pages.c.job_id.type)).scalar_subquery()
-    is_had = (
-        sa.select(sa.literal(1))
-        .where(pages.c.source_id == sources.c.id, pages.c.job_id == this_job, pages.c.state == "unchanged")
-        .limit(1)
-        .scalar_subquery()
-    )
+    is_had = a_page_with(sources.c.id, _THIS_JOB, pages.c.state == "unchanged").is_not(None)
     # Looked up first: the planner would sooner go through all sources of each job.
     named = sources.alias("named")
     found = sa.select(named.c.id).where(
@@ -59,7 +53,7 @@ def _unchanged_variants() -> sa.Executable:
     return (
         sa.select(sources.c.id, sources.c.url, READING.label("reading"), sources.c.canonical_hash)
         .join(jobs, PRESENT)
-        .where(among_found(sources.c.id, found), sa.or_(among_given(sources.c.id, "ids"), is_had.is_not(None)))
+        .where(among_found(sources.c.id, found), sa.or_(among_given(sources.c.id, "ids"), is_had))
     )
 
 

@@ -15,6 +15,7 @@ from ke.contracts.cleanup import CleanupInput, ReplacedPage, ReplacedSources
 from ke.contracts.ids import page_id
 from ke.contracts.jobs import ENDED_WELL, MAX_GONE_SHARE, Artifacts, Lane
 from ke.storage.arrays import among
+from ke.storage.documents import a_page_with
 from ke.storage.frontier import HAD_CONTENT
 from ke.storage.frontier import PIECE as URLS
 from ke.storage.recrawls import line_of
@@ -123,14 +124,7 @@ def outdated(job_id: uuid.UUID, most: int) -> sa.Select[Any]:
         .limit(1)
         .scalar_subquery()
     )
-    # Told apart from a plain value, of which a new job has no statistics: the planner would read all its pages.
-    this_job = sa.select(sa.cast(job_id, sa.Uuid)).scalar_subquery()
-    is_had = (
-        sa.select(sa.literal(1))
-        .where(pages.c.source_id == earlier.c.id, pages.c.job_id == this_job, pages.c.state != "gone")
-        .limit(1)
-        .scalar_subquery()
-    )
+    is_had = a_page_with(earlier.c.id, sa.cast(job_id, sa.Uuid), pages.c.state != "gone")
     return (
         sa.select(sa.func.coalesce(sa.func.sum(earlier.c.pages), 0))
         .select_from(earlier)
